@@ -1,0 +1,50 @@
+//! A batch from the queue in, [`Deliver::batch`], the partial batch answer out.
+
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use lambda_runtime::{Error, LambdaEvent};
+use relay::deliver::Deliver;
+use relay::queue::{Delivery, Message};
+
+/// Delivers one batch; what cannot be read is left to SQS's own redrive.
+pub async fn handle(
+    deliver: &Deliver,
+    event: LambdaEvent<SqsEvent>,
+) -> Result<SqsBatchResponse, Error> {
+    let mut response = SqsBatchResponse::default();
+    let mut deliveries = Vec::with_capacity(event.payload.records.len());
+    for record in event.payload.records {
+        let message_id = record.message_id.clone().unwrap_or_default();
+        match read(record) {
+            Ok(delivery) => deliveries.push(delivery),
+            Err(part) => {
+                tracing::error!(message_id, part, "a message cannot be read");
+                response.add_failure(message_id);
+            }
+        }
+    }
+    match deliver.batch(&deliveries).await {
+        Ok(failed) => failed.into_iter().for_each(|id| response.add_failure(id)),
+        Err(error) => {
+            tracing::error!(error = error.chain(), "a batch could not be begun");
+            return Err(error.into());
+        }
+    }
+    Ok(response)
+}
+
+fn read(mut record: SqsMessage) -> Result<Delivery, &'static str> {
+    let body = record.body.take().ok_or("body")?;
+    let system = |name: &'static str| record.attributes.get(name).map(String::as_str).ok_or(name);
+    let message = Message {
+        id: record.message_id.as_deref().ok_or("messageId")?,
+        receipt_handle: record.receipt_handle.as_deref().ok_or("receiptHandle")?,
+        body,
+        group: system("MessageGroupId")?,
+        sequence: system("SequenceNumber")?,
+        sent_at: system("SentTimestamp")?,
+        received: system("ApproximateReceiveCount")?,
+    };
+    Delivery::read(message, |name| {
+        record.message_attributes.get(name)?.string_value.as_deref()
+    })
+}

@@ -1,0 +1,16 @@
+//! The header names on both wires, each written once.
+
+/// Identifies the event, the same over all attempts (Standard Webhooks).
+pub const WEBHOOK_ID: &str = "webhook-id";
+/// When this attempt was signed, in seconds since the Unix epoch (Standard Webhooks).
+pub const WEBHOOK_TIMESTAMP: &str = "webhook-timestamp";
+/// One `v1,<base64>` for each active secret, separated by one space (Standard Webhooks).
+pub const WEBHOOK_SIGNATURE: &str = "webhook-signature";
+/// The event's type as Linear wrote it in the body.
+pub const LINEAR_EVENT: &str = "linear-event";
+/// Linear's own identifier of the event.
+pub const LINEAR_DELIVERY: &str = "linear-delivery";
+/// Hex HMAC-SHA256 of the raw body, from Linear to the relay.
+pub const LINEAR_SIGNATURE: &str = "linear-signature";
+/// The number of this attempt, from 1.
+pub const EDGE_ATTEMPT: &str = "edge-attempt";

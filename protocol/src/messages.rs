@@ -1,0 +1,281 @@
+//! The JSON that workers and the relay exchange.
+//!
+//! Field names are camelCase on the wire. Unknown fields of a request are ignored, so that an older relay
+//! takes a newer agent's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// `POST /edge/register`
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Register {
+    /// Where deliveries are POSTed; none for a pull worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_url: Option<String>,
+    /// A Linear API key or OAuth access token; used once, not kept.
+    pub linear_token: String,
+    /// Tells one user's workers apart.
+    pub name: String,
+    /// Patterns over `type` and `type.action`; none means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+}
+
+impl fmt::Debug for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Register")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a registration answers, 201.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Registered {
+    /// The path of the worker, for every later call.
+    pub worker: String,
+    /// Identifies the worker.
+    pub worker_id: String,
+    /// The workspace that the token belongs to.
+    pub workspace: Workspace,
+    /// The bearer token for every later call; shown once.
+    pub token: String,
+    /// The signing secret, `whsec_<base64>`; shown once.
+    pub secret: String,
+    /// Whether deliveries are POSTed or wait.
+    pub state: State,
+    /// When the lease ends, RFC 3339.
+    pub expires_at: String,
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered")
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A Linear workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workspace {
+    /// Linear's `organizationId`.
+    pub id: String,
+    /// The workspace's name in Linear's addresses.
+    pub url_key: String,
+    /// The workspace's name for people.
+    pub name: String,
+}
+
+/// Where a worker's events go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// POSTed to its address.
+    Live,
+    /// Into its mailbox, until it has pulled all that waits.
+    Away,
+    /// Into its mailbox, always: it has no address.
+    Pull,
+}
+
+impl State {
+    /// The word on the wire and in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Away => "away",
+            Self::Pull => "pull",
+        }
+    }
+}
+
+/// `PUT {worker}`: renews the lease and changes what is named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Renew {
+    /// Absent: as it was. `null`: none, a pull worker from now on.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub webhook_url: Option<Option<String>>,
+    /// Absent: as they were. `null`: all events.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub capabilities: Option<Option<Vec<String>>>,
+    /// Only `away` can be asked for: a goodbye before a shutdown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+}
+
+/// Tells `null` from an absent field.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// What `GET {worker}` and `PUT {worker}` answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Worker {
+    /// Identifies the worker.
+    pub worker_id: String,
+    /// As registered.
+    pub name: String,
+    /// As registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+    /// Where its events go.
+    pub state: State,
+    /// Whether its mailbox holds anything.
+    pub waiting: bool,
+    /// When the lease ends, RFC 3339.
+    pub expires_at: String,
+    /// The last delivery that the relay knows of, RFC 3339, to the hour while all goes well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_delivery: Option<String>,
+    /// Why the last failed attempt failed, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<LastError>,
+}
+
+/// The last failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// What happened.
+    pub reason: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// `POST {worker}/mailbox`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pull {
+    /// The `id`s of events that are stored on the worker's side: deleted before anything is answered.
+    #[serde(default)]
+    pub ack: Vec<String>,
+    /// How many events to answer at most, 1 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// What a pull answers: the oldest that wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mailbox {
+    /// Where the worker's events go from now on: an empty answer makes an away worker live.
+    pub state: State,
+    /// In the order in which they are to be handled.
+    pub events: Vec<Waiting>,
+}
+
+/// One event in the mailbox, with all that a delivery of it would carry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Names this entry in an `ack`.
+    pub id: String,
+    /// Header names, in lower case, and their values, signed at the time of the answer.
+    pub headers: BTreeMap<String, String>,
+    /// The raw body; it is UTF-8.
+    pub body: String,
+}
+
+/// POSTed to a `webhookUrl` before it is admitted.
+pub const CHALLENGE: &str = "edge.challenge";
+/// POSTed, signed, to ask whether a worker is there.
+pub const PING: &str = "edge.ping";
+
+/// What the relay itself says to a worker, told from Linear's events by its `type`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum Control {
+    /// To be answered 200 with [`ChallengeAnswer`].
+    #[serde(rename = "edge.challenge")]
+    Challenge {
+        /// Random.
+        challenge: String,
+    },
+    /// To be answered with a 2xx.
+    #[serde(rename = "edge.ping")]
+    Ping {
+        /// Whether the worker's mailbox holds anything.
+        waiting: bool,
+    },
+}
+
+/// Proves that whoever registers an address answers at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChallengeAnswer {
+    /// The challenge, echoed.
+    pub challenge: String,
+}
+
+/// An error on the wire: RFC 9457 `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The status's own phrase.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// Stable, for programs.
+    pub code: String,
+    /// What was wrong and what would be right, for people.
+    pub detail: String,
+}
+
+/// The media type of a [`Problem`].
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_and_absent_differ_in_a_renewal() {
+        let absent: Renew = serde_json::from_str("{}").unwrap();
+        assert_eq!(absent, Renew::default());
+        let null: Renew = serde_json::from_str(r#"{"webhookUrl":null,"new":1}"#).unwrap();
+        assert_eq!(null.webhook_url, Some(None));
+        assert_eq!(
+            serde_json::to_string(&null).unwrap(),
+            r#"{"webhookUrl":null}"#
+        );
+    }
+
+    #[test]
+    fn what_the_relay_says_is_told_apart_by_its_type() {
+        let ping = Control::Ping { waiting: true };
+        let json = serde_json::to_string(&ping).unwrap();
+        assert_eq!(json, format!(r#"{{"type":"{PING}","waiting":true}}"#));
+        let challenge: Control =
+            serde_json::from_str(&format!(r#"{{"type":"{CHALLENGE}","challenge":"x"}}"#)).unwrap();
+        assert_eq!(
+            challenge,
+            Control::Challenge {
+                challenge: "x".into()
+            }
+        );
+        assert!(serde_json::from_str::<Control>(r#"{"type":"Issue"}"#).is_err());
+    }
+
+    #[test]
+    fn a_token_is_never_printed() {
+        let register = Register {
+            webhook_url: Some("https://example.com/?key=hush".into()),
+            linear_token: "lin_api_hush".into(),
+            name: "laptop".into(),
+            capabilities: None,
+        };
+        assert!(!format!("{register:?}").contains("hush"));
+    }
+}

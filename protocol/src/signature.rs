@@ -1,0 +1,347 @@
+//! Standard Webhooks 1.0.0, scheme `v1`: HMAC-SHA256 over `{id}.{timestamp}.{body}`.
+//!
+//! Invariant: the body is signed and verified as the bytes it is; nothing here parses it.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+/// How far a signature's timestamp may lie from now, either way, as the public libraries have it.
+pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
+
+const PREFIX: &str = "whsec_";
+
+/// A worker's signing secret: 24 to 64 bytes, written `whsec_<base64>`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+/// Why a text is not a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a signing secret is `whsec_` and 24 to 64 bytes in padded base64")]
+pub struct InvalidSecret;
+
+impl Secret {
+    /// 32 bytes from the system's random source.
+    pub fn generate() -> Self {
+        let mut key = vec![0; 32];
+        getrandom::fill(&mut key).expect("the system's random source works");
+        Self(key)
+    }
+
+    /// Reads `whsec_<base64>`; the prefix may be missing, as it is in older examples of the standard.
+    pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
+        let encoded = text.strip_prefix(PREFIX).unwrap_or(text);
+        let key = BASE64.decode(encoded).map_err(|_| InvalidSecret)?;
+        if (24..=64).contains(&key.len()) {
+            Ok(Self(key))
+        } else {
+            Err(InvalidSecret)
+        }
+    }
+
+    /// The secret as `whsec_<base64>`, to be shown once or stored; never logged.
+    pub fn expose(&self) -> String {
+        format!("{PREFIX}{}", BASE64.encode(&self.0))
+    }
+
+    fn mac(&self, id: &str, timestamp: i64, body: &[u8]) -> Hmac<Sha256> {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        mac.update(id.as_bytes());
+        mac.update(b".");
+        mac.update(timestamp.to_string().as_bytes());
+        mac.update(b".");
+        mac.update(body);
+        mac
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The value of `webhook-signature`: one signature for each secret, separated by one space.
+pub fn sign(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8]) -> String {
+    let mut value = String::with_capacity(secrets.len() * 48);
+    for secret in secrets {
+        if !value.is_empty() {
+            value.push(' ');
+        }
+        value.push_str("v1,");
+        let digest = secret.mac(id, timestamp, body).finalize().into_bytes();
+        BASE64.encode_string(digest, &mut value);
+    }
+    value
+}
+
+/// Which check a delivery failed; each names what its sender has to look at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// A header is missing or is not of its form.
+    #[error("`{header}` {wrong}")]
+    Format {
+        /// The header's name.
+        header: &'static str,
+        /// What is wrong with it and what would be right.
+        wrong: &'static str,
+    },
+    /// The timestamp lies too far from now: an old delivery, or a clock that is off.
+    #[error(
+        "the signature was made {seconds} s {}, more than the {tolerance} s allowed",
+        if *.past { "ago" } else { "in the future" }
+    )]
+    Age {
+        /// How far from now.
+        seconds: u64,
+        /// Before now, or after it.
+        past: bool,
+        /// How far would have been accepted.
+        tolerance: u64,
+    },
+    /// No signature is that of an active secret over this id, timestamp and body.
+    #[error("no signature matches: another secret, or the body was changed on its way")]
+    Digest,
+}
+
+/// The three headers of a signed delivery, as they came.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    /// `webhook-id`
+    pub id: &'a str,
+    /// `webhook-timestamp`
+    pub timestamp: &'a str,
+    /// `webhook-signature`
+    pub signature: &'a str,
+}
+
+/// Checks form, then age against `now` (Unix seconds), then the digest by any of `secrets`.
+pub fn verify(
+    secrets: &[Secret],
+    signed: Signed<'_>,
+    body: &[u8],
+    now: i64,
+) -> Result<(), SignatureError> {
+    use crate::headers::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+
+    let format = |header, wrong| SignatureError::Format { header, wrong };
+    if signed.id.is_empty() || signed.id.contains('.') {
+        return Err(format(WEBHOOK_ID, "has to be a text without a full stop"));
+    }
+    if signed.timestamp.is_empty() || !signed.timestamp.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format(
+            WEBHOOK_TIMESTAMP,
+            "has to be whole seconds since the Unix epoch",
+        ));
+    }
+    let timestamp: i64 = (signed.timestamp.parse())
+        .map_err(|_| format(WEBHOOK_TIMESTAMP, "is too large to be a time"))?;
+    let mut digests = (signed.signature.split(' '))
+        .filter_map(|part| part.strip_prefix("v1,"))
+        .filter_map(|encoded| BASE64.decode(encoded).ok())
+        .filter(|digest| digest.len() == 32)
+        .peekable();
+    if digests.peek().is_none() {
+        return Err(format(
+            WEBHOOK_SIGNATURE,
+            "has to hold a `v1,<base64 of 32 bytes>`",
+        ));
+    }
+    let seconds = now.abs_diff(timestamp);
+    if seconds > TOLERANCE.as_secs() {
+        return Err(SignatureError::Age {
+            seconds,
+            past: timestamp < now,
+            tolerance: TOLERANCE.as_secs(),
+        });
+    }
+    let macs: Vec<_> = (secrets.iter())
+        .map(|secret| secret.mac(signed.id, timestamp, body))
+        .collect();
+    // `verify_slice` compares in constant time.
+    if digests.any(|digest| {
+        macs.iter()
+            .any(|mac| mac.clone().verify_slice(&digest).is_ok())
+    }) {
+        Ok(())
+    } else {
+        Err(SignatureError::Digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The standard's published example, and a second one from its libraries' tests.
+    const VECTORS: [(&str, &str, i64, &str, &str); 2] = [
+        (
+            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            r#"{"test": 2432232314}"#,
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        ),
+        (
+            "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+            "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
+            1_649_367_553,
+            r#"{"email":"test@example.com","username":"test_user"}"#,
+            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+        ),
+    ];
+
+    #[test]
+    fn the_published_vectors_are_signed_and_verified() {
+        for (secret, id, timestamp, body, expected) in VECTORS {
+            let secrets = [Secret::parse(secret).unwrap()];
+            assert_eq!(sign(&secrets, id, timestamp, body.as_bytes()), expected);
+            let signed = Signed {
+                id,
+                timestamp: &timestamp.to_string(),
+                signature: expected,
+            };
+            assert_eq!(verify(&secrets, signed, body.as_bytes(), timestamp), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_published_invalid_twin_fails_by_its_digest() {
+        let (secret, id, timestamp, body, _) = VECTORS[0];
+        let signed = Signed {
+            id,
+            timestamp: &timestamp.to_string(),
+            signature: "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA=",
+        };
+        let secrets = [Secret::parse(secret).unwrap()];
+        assert_eq!(
+            verify(&secrets, signed, body.as_bytes(), timestamp),
+            Err(SignatureError::Digest)
+        );
+    }
+
+    #[test]
+    fn each_wrong_header_is_named() {
+        let secret = [Secret::generate()];
+        let good = sign(&secret, "evt_1", 1_000, b"{}");
+        for (id, timestamp, signature, header) in [
+            ("", "1000", good.as_str(), "webhook-id"),
+            ("a.b", "1000", &good, "webhook-id"),
+            ("evt_1", "", &good, "webhook-timestamp"),
+            ("evt_1", "-5", &good, "webhook-timestamp"),
+            ("evt_1", "1e3", &good, "webhook-timestamp"),
+            ("evt_1", "99999999999999999999", &good, "webhook-timestamp"),
+            ("evt_1", "1000", "", "webhook-signature"),
+            ("evt_1", "1000", "v1,short", "webhook-signature"),
+            ("evt_1", "1000", "v1a,AAAA", "webhook-signature"),
+        ] {
+            let signed = Signed {
+                id,
+                timestamp,
+                signature,
+            };
+            match verify(&secret, signed, b"{}", 1_000) {
+                Err(SignatureError::Format { header: named, .. }) => assert_eq!(named, header),
+                other => panic!("{id} {timestamp} {signature}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_and_a_future_timestamp_fail_by_their_age() {
+        let secrets = [Secret::generate()];
+        let signature = sign(&secrets, "evt_1", 1_000, b"{}");
+        let signed = Signed {
+            id: "evt_1",
+            timestamp: "1000",
+            signature: &signature,
+        };
+        for now in [700, 1_300] {
+            assert_eq!(verify(&secrets, signed, b"{}", now), Ok(()));
+        }
+        for now in [699, 1_301] {
+            assert!(matches!(
+                verify(&secrets, signed, b"{}", now),
+                Err(SignatureError::Age { seconds: 301, .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::generate();
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
+        assert!(Secret::parse("whsec_c2hvcnQ=").is_err());
+        assert!(Secret::parse("whsec_!").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_signed_verifies_here_and_in_the_public_library(
+            body in "\\PC{0,200}",
+            id in "[A-Za-z0-9_-]{1,40}",
+            old in any::<[u8; 32]>(),
+            new in any::<[u8; 24]>(),
+        ) {
+            let secrets = [Secret(new.to_vec()), Secret(old.to_vec())];
+            // The public library reads the system's clock.
+            let now = i64::try_from(
+                std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap()
+                    .as_secs(),
+            )
+            .unwrap();
+            let signature = sign(&secrets, &id, now, body.as_bytes());
+            let timestamp = now.to_string();
+            let signed = Signed { id: &id, timestamp: &timestamp, signature: &signature };
+            for secret in &secrets {
+                prop_assert_eq!(
+                    verify(std::slice::from_ref(secret), signed, body.as_bytes(), now),
+                    Ok(())
+                );
+                let theirs = standardwebhooks::Webhook::new(&secret.expose()).unwrap();
+                let headers = http_headers(&id, &timestamp, &signature);
+                prop_assert!(theirs.verify(body.as_bytes(), &headers).is_ok());
+            }
+        }
+
+        #[test]
+        fn one_changed_byte_does_not_verify(
+            body in proptest::collection::vec(any::<u8>(), 1..200),
+            at in any::<proptest::sample::Index>(),
+            bit in 0..8_u8,
+        ) {
+            let secrets = [Secret::generate()];
+            let signature = sign(&secrets, "evt_1", 1_000, &body);
+            let signed = Signed { id: "evt_1", timestamp: "1000", signature: &signature };
+            let mut changed = body.clone();
+            changed[at.index(body.len())] ^= 1 << bit;
+            prop_assert_eq!(
+                verify(&secrets, signed, &changed, 1_000),
+                Err(SignatureError::Digest)
+            );
+        }
+
+        #[test]
+        fn a_secret_survives_its_text(key in proptest::collection::vec(any::<u8>(), 24..=64)) {
+            let secret = Secret(key);
+            prop_assert_eq!(Secret::parse(&secret.expose()), Ok(secret));
+        }
+    }
+
+    fn http_headers(id: &str, timestamp: &str, signature: &str) -> http::HeaderMap {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("webhook-id", id.parse().unwrap());
+        headers.insert("webhook-timestamp", timestamp.parse().unwrap());
+        headers.insert("webhook-signature", signature.parse().unwrap());
+        headers
+    }
+}

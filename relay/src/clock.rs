@@ -1,0 +1,90 @@
+//! The time, as an argument: the system's clock, moved forward by whoever injects it.
+//!
+//! Invariant: everything that compares with now asks the one `Clock` of its process, so that a test which
+//! moves it moves leases, ages, backoffs and visibility timeouts alike.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+/// Tells the time; clones share it.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    ahead: watch::Sender<Duration>,
+}
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self {
+            ahead: watch::Sender::new(Duration::ZERO),
+        }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn millis(&self) -> i64 {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            + *self.ahead.borrow();
+        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Whole seconds since the Unix epoch.
+    pub fn seconds(&self) -> i64 {
+        self.millis() / 1000
+    }
+
+    /// Moves this clock and all its clones forward.
+    pub fn advance(&self, by: Duration) {
+        self.ahead.send_modify(|ahead| *ahead += by);
+    }
+
+    /// Waits until `millis` has come, also when the clock is moved there.
+    pub async fn until(&self, millis: i64) {
+        let mut moved = self.ahead.subscribe();
+        loop {
+            let left = millis - self.millis();
+            let Ok(left @ 1..) = u64::try_from(left) else {
+                return;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(left)) => {}
+                _ = moved.changed() => {}
+            }
+        }
+    }
+}
+
+/// RFC 3339, UTC, to the millisecond.
+pub fn rfc3339(millis: i64) -> String {
+    use time::format_description::well_known::Rfc3339;
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_ends_when_the_clock_is_moved_past_it() {
+        let clock = Clock::system();
+        let hour = Duration::from_secs(3600);
+        let due = clock.millis() + 3_600_000;
+        let waiting = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.until(due).await }
+        });
+        clock.advance(hour);
+        assert!(waiting.await.is_ok());
+        assert!(clock.millis() >= due);
+    }
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        assert_eq!(rfc3339(1_795_168_200_540), "2026-11-20T09:50:00.54Z");
+    }
+}

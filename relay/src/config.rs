@@ -1,0 +1,280 @@
+//! Settings: the only reader of the environment.
+//!
+//! Invariant: checked whole before anything starts; every missing or malformed name is in one error, and no
+//! value is, since a value may be a secret.
+
+use std::fmt;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::linear::member::API_URL;
+use crate::linear::signature::WebhookSecret;
+use crate::outbound::Reach;
+use crate::schedule::GiveUp;
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// All settings that are wrong, one a line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+/// Reads settings by name and collects what is wrong with them.
+pub struct Settings<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    wrong: Vec<String>,
+}
+
+impl fmt::Debug for Settings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("wrong", &self.wrong)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A name's value in the process's environment; an empty one counts as absent.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the only reader of the environment"
+)]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl<'a> Settings<'a> {
+    /// Reads through `lookup`.
+    pub fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self {
+            lookup,
+            wrong: Vec::new(),
+        }
+    }
+
+    /// The value, or the names of all that is wrong.
+    pub fn finish<T>(self, value: T) -> Result<T, ConfigError> {
+        if self.wrong.is_empty() {
+            Ok(value)
+        } else {
+            Err(ConfigError(self.wrong))
+        }
+    }
+
+    fn required(&mut self, name: &str) -> String {
+        (self.lookup)(name).unwrap_or_else(|| {
+            self.wrong.push(format!("`{name}` is not set"));
+            String::new()
+        })
+    }
+
+    fn number(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
+        let Some(text) = (self.lookup)(name) else {
+            return default;
+        };
+        match text.trim().parse() {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                self.wrong.push(format!(
+                    "`{name}` has to be a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                ));
+                default
+            }
+        }
+    }
+
+    fn seconds(
+        &mut self,
+        name: &str,
+        default: u64,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Duration {
+        Duration::from_secs(self.number(name, default, range))
+    }
+
+    fn url(&mut self, name: &str, default: Option<&str>) -> String {
+        let text = match ((self.lookup)(name), default) {
+            (Some(text), _) => text,
+            (None, Some(default)) => default.to_owned(),
+            (None, None) => return self.required(name),
+        };
+        let is_http = Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if !is_http {
+            self.wrong
+                .push(format!("`{name}` has to be an http or https address"));
+        }
+        text
+    }
+}
+
+/// What `ingest` needs to know.
+#[derive(Debug, Clone)]
+pub struct IngestConfig {
+    /// Linear's webhook secrets.
+    pub secrets: Vec<WebhookSecret>,
+    /// How old a webhook may be: Linear may retry hours later with the first try's timestamp.
+    pub accepted_age: Duration,
+    /// How long a parked event and what it refers to is kept.
+    pub mailbox_retention: Duration,
+}
+
+/// What `register` needs to know.
+#[derive(Debug, Clone)]
+pub struct RegisterConfig {
+    /// Linear's GraphQL endpoint.
+    pub linear_api_url: Url,
+    /// How long a registration lives without being renewed.
+    pub lease: Duration,
+    /// Registrations a minute from one address, and with one token.
+    pub registrations_per_minute: u64,
+    /// Where workers may be.
+    pub reach: Reach,
+}
+
+/// What `deliver` needs to know.
+#[derive(Debug, Clone)]
+pub struct DeliverConfig {
+    /// How long a message may be tried.
+    pub give_up: GiveUp,
+    /// How long a parked event is kept.
+    pub mailbox_retention: Duration,
+    /// The deadline over one attempt, from resolving the name to the last byte read.
+    pub timeout: Duration,
+    /// Where workers may be.
+    pub reach: Reach,
+}
+
+/// Where everything is kept.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The name of the one table.
+    pub table: String,
+    /// The address of the FIFO queue.
+    pub queue: String,
+    /// The address of the dead-letter queue.
+    pub dead_letters: String,
+}
+
+fn mailbox_retention(settings: &mut Settings<'_>) -> Duration {
+    settings.seconds("MAILBOX_SECONDS", 7 * DAY, HOUR..=30 * DAY)
+}
+
+impl IngestConfig {
+    /// `LINEAR_WEBHOOK_SECRETS`, `ACCEPTED_AGE_SECONDS`, `MAILBOX_SECONDS`
+    pub fn read(settings: &mut Settings<'_>) -> Self {
+        let name = "LINEAR_WEBHOOK_SECRETS";
+        let text = settings.required(name);
+        let secrets = match WebhookSecret::parse_list(&text) {
+            Ok(secrets) => secrets,
+            Err(wrong) => {
+                if !text.is_empty() {
+                    settings.wrong.push(format!("`{name}` {wrong}"));
+                }
+                Vec::new()
+            }
+        };
+        Self {
+            secrets,
+            accepted_age: settings.seconds("ACCEPTED_AGE_SECONDS", 8 * HOUR, 60..=7 * DAY),
+            mailbox_retention: mailbox_retention(settings),
+        }
+    }
+}
+
+impl RegisterConfig {
+    /// `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`
+    pub fn read(settings: &mut Settings<'_>, reach: Reach) -> Self {
+        let url = settings.url("LINEAR_API_URL", Some(API_URL));
+        Self {
+            linear_api_url: Url::parse(&url)
+                .unwrap_or_else(|_| Url::parse(API_URL).expect("the default is an address")),
+            lease: settings.seconds("LEASE_SECONDS", 7 * DAY, HOUR..=30 * DAY),
+            registrations_per_minute: settings.number("REGISTRATIONS_PER_MINUTE", 30, 1..=100_000),
+            reach,
+        }
+    }
+}
+
+impl DeliverConfig {
+    /// `GIVE_UP_SECONDS`, `GIVE_UP_4XX_SECONDS`, `DELIVERY_TIMEOUT_SECONDS`, `MAILBOX_SECONDS`
+    pub fn read(settings: &mut Settings<'_>, reach: Reach) -> Self {
+        Self {
+            give_up: GiveUp {
+                after: settings.seconds("GIVE_UP_SECONDS", 6 * HOUR, 60..=3 * DAY),
+                plain_4xx_after: settings.seconds("GIVE_UP_4XX_SECONDS", 300, 1..=3 * DAY),
+            },
+            mailbox_retention: mailbox_retention(settings),
+            timeout: settings.seconds("DELIVERY_TIMEOUT_SECONDS", 10, 1..=20),
+            reach,
+        }
+    }
+}
+
+impl Places {
+    /// `TABLE_NAME`, and of `QUEUE_URL` and `DLQ_URL` those that the function uses.
+    pub fn read(settings: &mut Settings<'_>, queue: bool, dead_letters: bool) -> Self {
+        let mut queue_url = |name, used| match used {
+            true => settings.url(name, None),
+            false => String::new(),
+        };
+        Self {
+            queue: queue_url("QUEUE_URL", queue),
+            dead_letters: queue_url("DLQ_URL", dead_letters),
+            table: settings.required("TABLE_NAME"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wrong_name_is_in_the_one_error_and_no_value_is() {
+        let lookup = |name: &str| match name {
+            "LINEAR_WEBHOOK_SECRETS" => Some("[hush]".to_owned()),
+            "LINEAR_API_URL" => Some("hush".to_owned()),
+            "LEASE_SECONDS" => Some("-1".to_owned()),
+            "DELIVERY_TIMEOUT_SECONDS" => Some("999".to_owned()),
+            "QUEUE_URL" => Some("queue".to_owned()),
+            _ => None,
+        };
+        let mut settings = Settings::new(&lookup);
+        let _ = Places::read(&mut settings, true, true);
+        let _ = IngestConfig::read(&mut settings);
+        let _ = RegisterConfig::read(&mut settings, Reach::Public);
+        let _ = DeliverConfig::read(&mut settings, Reach::Public);
+        let error = settings.finish(()).unwrap_err().to_string();
+        for name in [
+            "TABLE_NAME",
+            "QUEUE_URL",
+            "DLQ_URL",
+            "LINEAR_WEBHOOK_SECRETS",
+            "LINEAR_API_URL",
+            "LEASE_SECONDS",
+            "DELIVERY_TIMEOUT_SECONDS",
+        ] {
+            assert!(error.contains(&format!("`{name}`")), "{name} in {error}");
+        }
+        assert!(!error.contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_set_has_its_default() {
+        let lookup = |name: &str| (name == "LINEAR_WEBHOOK_SECRETS").then(|| "s".to_owned());
+        let mut settings = Settings::new(&lookup);
+        let ingest = IngestConfig::read(&mut settings);
+        let register = RegisterConfig::read(&mut settings, Reach::Public);
+        settings.finish(()).unwrap();
+        assert_eq!(ingest.accepted_age, Duration::from_secs(8 * HOUR));
+        assert_eq!(register.linear_api_url.as_str(), API_URL);
+    }
+}

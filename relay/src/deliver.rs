@@ -1,0 +1,575 @@
+//! One attempt at each delivery of a batch, and what becomes of it.
+//!
+//! Invariant: a delivery is acknowledged only when it was delivered, parked, buried with its reason, or when its
+//! worker is gone. Groups go side by side; within a group nothing overtakes what failed.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use protocol::messages::State;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+use crate::Error;
+use crate::clock::Clock;
+use crate::config::DeliverConfig;
+use crate::mailbox::delivery_headers;
+use crate::outbound::{self, Outbound, Unreachable};
+use crate::queue::{Body, Delivery, Queue, Reason};
+use crate::schedule::{self, AWAY_AFTER, AWAY_OVER};
+use crate::table::{Attempts, Known, NotAway, Table};
+use crate::worker::Worker;
+
+/// After this long no further attempt is begun: what is left of the batch is handed back.
+const BATCH_BUDGET: Duration = Duration::from_secs(30);
+
+/// When a batch takes longer than this, what is done is deleted at once: a worker that stalls must not hold up
+/// what waits behind another one's delivery.
+const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(500);
+
+/// How long what the relay itself could not do waits.
+const OWN_FAULT_WAIT: Duration = Duration::from_secs(5);
+
+/// A success is recorded when nothing was for this long, so that `lastDelivery` is true to the hour.
+const RECORD_AFTER: i64 = 3600 * 1000;
+
+/// What came of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// 2xx
+    Delivered,
+    /// 410
+    Gone,
+    /// Nobody was there to answer: perhaps a laptop's lid is closed.
+    Unreachable(Why),
+    /// Somebody answered something else: somebody's bug.
+    Rejected {
+        /// The answer's status.
+        status: StatusCode,
+        /// How long it asked to wait.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Why a worker counts as unreachable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// No answer.
+    Unanswered(Unreachable),
+    /// A redirect, or a tunnel's own error page.
+    Status(StatusCode),
+}
+
+impl Outcome {
+    fn of(answer: Result<(StatusCode, HeaderMap), Unreachable>, now: i64) -> Self {
+        let (status, headers) = match answer {
+            Ok(answered) => answered,
+            Err(unreachable) => return Self::Unreachable(Why::Unanswered(unreachable)),
+        };
+        // ngrok marks the pages that it answers itself (ngrok documentation, "Error codes").
+        if headers.contains_key("ngrok-error-code") {
+            return Self::Unreachable(Why::Status(status));
+        }
+        let retry_after = headers.get(RETRY_AFTER).and_then(|value| wish(value, now));
+        match status.as_u16() {
+            200..=299 => Self::Delivered,
+            410 => Self::Gone,
+            // 520 to 527 and 530 are Cloudflare's (Cloudflare documentation, "5xx errors").
+            300..=399 | 502 | 504 | 520..=527 | 530 => Self::Unreachable(Why::Status(status)),
+            503 if retry_after.is_none() => Self::Unreachable(Why::Status(status)),
+            429 | 503 => Self::Rejected {
+                status,
+                retry_after,
+            },
+            _ => Self::Rejected {
+                status,
+                retry_after: None,
+            },
+        }
+    }
+
+    fn status(self) -> Option<u16> {
+        match self {
+            Self::Unreachable(Why::Status(status)) | Self::Rejected { status, .. } => {
+                Some(status.as_u16())
+            }
+            Self::Delivered | Self::Gone | Self::Unreachable(Why::Unanswered(_)) => None,
+        }
+    }
+
+    /// In words, for the log, the worker and the operator.
+    fn reason(self) -> String {
+        match self {
+            Self::Delivered => "delivered".to_owned(),
+            Self::Gone => "answered 410".to_owned(),
+            Self::Unreachable(Why::Unanswered(why)) => format!("unreachable: {why}"),
+            Self::Unreachable(Why::Status(status)) => {
+                format!("unreachable: answered {}", status.as_u16())
+            }
+            Self::Rejected { status, .. } => format!("rejected: answered {}", status.as_u16()),
+        }
+    }
+}
+
+/// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
+fn wish(value: &HeaderValue, now: i64) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let format = time::macros::format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+    );
+    let at = time::PrimitiveDateTime::parse(text, format)
+        .ok()?
+        .assume_utc();
+    let left = at.unix_timestamp() - now / 1000;
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()))
+}
+
+/// Delivers batches.
+#[derive(Debug, Clone)]
+pub struct Deliver {
+    config: DeliverConfig,
+    table: Table,
+    queue: Queue,
+    dead_letters: Queue,
+    outbound: Outbound,
+    clock: Clock,
+}
+
+/// What a batch has in common.
+struct Batch<'a> {
+    known: Known,
+    /// Large bodies, each read once for all who get it.
+    bodies: HashMap<&'a str, OnceCell<Option<Bytes>>>,
+    /// Workers whose success is recorded already.
+    recorded: HashMap<&'a str, AtomicBool>,
+    until: Instant,
+}
+
+/// What becomes of a message.
+enum Fate {
+    Done,
+    /// Received again after this long.
+    Back(Duration),
+}
+
+impl Deliver {
+    /// With what it reads from and writes to.
+    pub fn new(
+        config: DeliverConfig,
+        table: Table,
+        queue: Queue,
+        dead_letters: Queue,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            outbound: Outbound::new(config.reach, config.timeout)?,
+            config,
+            table,
+            queue,
+            dead_letters,
+            clock,
+        })
+    }
+
+    /// Tries each delivery of a batch; answers with the ids of the messages that are not done.
+    pub async fn batch(&self, deliveries: &[Delivery]) -> Result<Vec<String>, Error> {
+        let began = Instant::now();
+        let batch = Batch {
+            known: self.table.known(deliveries).await?,
+            bodies: (deliveries.iter())
+                .filter_map(|d| match &d.body {
+                    Body::Stored(digest) => Some((digest.as_str(), OnceCell::new())),
+                    Body::Inline(_) => None,
+                })
+                .collect(),
+            recorded: (deliveries.iter())
+                .map(|d| (d.worker.as_str(), AtomicBool::new(false)))
+                .collect(),
+            until: began + BATCH_BUDGET,
+        };
+        let mut groups: Vec<Vec<&Delivery>> = Vec::new();
+        for delivery in deliveries {
+            match groups
+                .iter_mut()
+                .find(|group| group[0].group == delivery.group)
+            {
+                Some(group) => group.push(delivery),
+                None => groups.push(vec![delivery]),
+            }
+        }
+        let mut under_way: FuturesUnordered<_> = (groups.into_iter())
+            .map(|group| self.group(&batch, group))
+            .collect();
+        let mut waits = Vec::new();
+        let mut failed = Vec::new();
+        let mut done = Vec::new();
+        while let Some(fates) = under_way.next().await {
+            for (delivery, fate) in fates {
+                match fate {
+                    Fate::Done => done.push(delivery.receipt_handle.as_str()),
+                    Fate::Back(wait) => {
+                        waits.push((delivery.receipt_handle.as_str(), wait));
+                        failed.push(delivery.message_id.clone());
+                    }
+                }
+            }
+            if !under_way.is_empty() && began.elapsed() > ACKNOWLEDGE_AFTER {
+                self.settle(&mut done, &mut waits).await;
+            }
+        }
+        // What is done and still here is deleted by whoever polled it.
+        self.queue.hand_back(&waits).await;
+        Ok(failed)
+    }
+
+    async fn settle<'a>(&self, done: &mut Vec<&'a str>, waits: &mut Vec<(&'a str, Duration)>) {
+        if !done.is_empty() {
+            self.queue.delete(done).await;
+            done.clear();
+        }
+        if !waits.is_empty() {
+            self.queue.hand_back(waits).await;
+            waits.clear();
+        }
+    }
+
+    /// Delivers a group in order, until one of it has to wait; the rest is handed back at once and stays
+    /// blocked behind that one.
+    async fn group<'a>(
+        &self,
+        batch: &Batch<'a>,
+        group: Vec<&'a Delivery>,
+    ) -> Vec<(&'a Delivery, Fate)> {
+        let mut fates = Vec::with_capacity(group.len());
+        let mut worker = batch.known.worker(group[0]).cloned();
+        for (at, delivery) in group.iter().enumerate() {
+            let fate = if Instant::now() > batch.until {
+                Ok(Next::Fate(Fate::Back(Duration::ZERO)))
+            } else {
+                self.one(batch, &mut worker, &group[at..]).await
+            };
+            match fate {
+                Ok(Next::Fate(Fate::Done)) => fates.push((*delivery, Fate::Done)),
+                Ok(Next::AllParked) => {
+                    fates.extend(group[at..].iter().map(|d| (*d, Fate::Done)));
+                    return fates;
+                }
+                stopped => {
+                    let wait = match stopped {
+                        Ok(Next::Fate(Fate::Back(wait))) => wait,
+                        Err(error) => {
+                            tracing::error!(
+                                event = %delivery.event,
+                                worker = delivery.worker,
+                                error = error.chain(),
+                                "a delivery could not be dealt with"
+                            );
+                            OWN_FAULT_WAIT
+                        }
+                        Ok(_) => Duration::ZERO,
+                    };
+                    fates.push((delivery, Fate::Back(wait)));
+                    let rest = group[at + 1..].iter();
+                    fates.extend(rest.map(|d| (*d, Fate::Back(Duration::ZERO))));
+                    return fates;
+                }
+            }
+        }
+        fates
+    }
+
+    /// Deals with the first of what is left of a group.
+    async fn one(
+        &self,
+        batch: &Batch<'_>,
+        worker: &mut Option<Worker>,
+        left: &[&Delivery],
+    ) -> Result<Next, Error> {
+        let delivery = left[0];
+        // A worker that is away can be live when it comes to parking, and the other way round.
+        for _ in 0..3 {
+            let Some(now) = worker.as_ref() else {
+                tracing::info!(event = %delivery.event, worker = delivery.worker, "no such worker any more");
+                return Ok(Next::Fate(Fate::Done));
+            };
+            if now.state == State::Live {
+                return self.attempt(batch, worker, left).await;
+            }
+            if self.park(batch, left, 0).await?.is_ok() {
+                return Ok(Next::AllParked);
+            }
+            *worker = self
+                .table
+                .worker(&delivery.workspace, &delivery.worker)
+                .await?;
+        }
+        Ok(Next::Fate(Fate::Back(schedule::SHORTEST)))
+    }
+
+    /// Parks what is left of a group, whose first was just tried `tried` times more than the table knew.
+    async fn park(
+        &self,
+        batch: &Batch<'_>,
+        left: &[&Delivery],
+        tried: u64,
+    ) -> Result<Result<(), NotAway>, Error> {
+        let first = left[0];
+        let mut deliveries: Vec<_> = (left.iter())
+            .map(|d| (*d, batch.attempts(d).map_or(0, |a| a.count) + 1))
+            .collect();
+        deliveries[0].1 += tried;
+        let parked = (self.table)
+            .park(
+                &first.workspace,
+                &first.worker,
+                &deliveries,
+                self.config.mailbox_retention,
+            )
+            .await?;
+        if parked.is_ok() {
+            for delivery in left {
+                tracing::info!(event = %delivery.event, worker = delivery.worker, "parked");
+            }
+        }
+        Ok(parked)
+    }
+
+    async fn attempt(
+        &self,
+        batch: &Batch<'_>,
+        worker: &mut Option<Worker>,
+        left: &[&Delivery],
+    ) -> Result<Next, Error> {
+        let delivery = left[0];
+        let Some(live) = worker.as_ref() else {
+            return Ok(Next::Fate(Fate::Done));
+        };
+        let earlier = batch.attempts(delivery);
+        let now = self.clock.millis();
+        let Some(body) = self.body(batch, delivery).await? else {
+            let reason = Reason {
+                text: "the stored body is gone".to_owned(),
+                status: None,
+                first_attempt: earlier.map_or(now, |a| a.first),
+                last_attempt: now,
+            };
+            self.dead_letters.bury(delivery, &reason).await?;
+            return Ok(Next::Fate(Fate::Done));
+        };
+        let attempt = earlier.map_or(0, |a| a.count) + 1;
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/json; charset=utf-8"),
+        );
+        headers.insert(USER_AGENT, HeaderValue::from_static(outbound::USER_AGENT));
+        let signed = delivery_headers(live, &delivery.event, &delivery.kind, attempt, &body, now);
+        for (name, value) in signed {
+            let value = HeaderValue::try_from(value)
+                .map_err(|e| Error::storage("write the delivery's headers", e))?;
+            headers.insert(name, value);
+        }
+        let url = live.url.as_deref().unwrap_or_default();
+        let answer = self.outbound.post(url, headers, body).await;
+        let now = self.clock.millis();
+        let outcome = Outcome::of(answer, now);
+        let span = tracing::info_span!(
+            "attempt",
+            event = %delivery.event,
+            workspace = delivery.workspace,
+            worker = delivery.worker,
+            attempt
+        );
+        span.in_scope(|| match outcome {
+            Outcome::Delivered => tracing::info!("delivered"),
+            _ => tracing::info!(reason = outcome.reason(), "not delivered"),
+        });
+        match outcome {
+            Outcome::Delivered => {
+                self.record_success(batch, live, now).await;
+                Ok(Next::Fate(Fate::Done))
+            }
+            Outcome::Gone => {
+                self.table.remove_worker(&live.workspace, &live.id).await?;
+                *worker = None;
+                Ok(Next::Fate(Fate::Done))
+            }
+            Outcome::Unreachable(_) => self.unreachable(batch, worker, left, outcome).await,
+            Outcome::Rejected { retry_after, .. } => {
+                let reason = outcome.reason();
+                if let Err(error) = self.table.record_answer(live, Some(&reason)).await {
+                    tracing::warn!(error = error.chain(), "a rejection was not recorded");
+                }
+                self.again_or_never(delivery, outcome, retry_after).await
+            }
+        }
+    }
+
+    /// Counts the attempt against the worker; the third in a row turns it away, and its group is parked.
+    async fn unreachable(
+        &self,
+        batch: &Batch<'_>,
+        worker: &Option<Worker>,
+        left: &[&Delivery],
+        outcome: Outcome,
+    ) -> Result<Next, Error> {
+        let Some(live) = worker.as_ref() else {
+            return Ok(Next::Fate(Fate::Done));
+        };
+        let counted = self
+            .table
+            .count_unreachable(live, &outcome.reason())
+            .await?;
+        let fate = self.again_or_never(left[0], outcome, None).await?;
+        let Next::Fate(Fate::Back(_)) = fate else {
+            return Ok(fate);
+        };
+        let Some((failures, over)) = counted else {
+            // Somebody else turned it away, or it has moved: look again soon.
+            return Ok(Next::Fate(Fate::Back(schedule::SHORTEST)));
+        };
+        if failures >= AWAY_AFTER && over >= AWAY_OVER && self.table.turn_away(live).await? {
+            tracing::info!(worker = live.id, workspace = live.workspace, "turned away");
+            if self.park(batch, left, 1).await?.is_ok() {
+                return Ok(Next::AllParked);
+            }
+        }
+        Ok(fate)
+    }
+
+    /// Schedules the next attempt, or buries the delivery with the reason.
+    async fn again_or_never(
+        &self,
+        delivery: &Delivery,
+        outcome: Outcome,
+        retry_after: Option<Duration>,
+    ) -> Result<Next, Error> {
+        let now = self.clock.millis();
+        let age = Duration::from_millis(u64::try_from(now - delivery.sent_at).unwrap_or_default());
+        let keep = self.config.give_up.after + Duration::from_secs(15 * 24 * 3600);
+        let attempts = self.table.record_attempt(delivery, keep).await?;
+        if !self.config.give_up.is_due(age, outcome.status()) {
+            let wait = schedule::wait(age, retry_after, schedule::jitter());
+            // SQS counts whole seconds.
+            let wait = Duration::from_secs(wait.as_millis().div_ceil(1000) as u64);
+            return Ok(Next::Fate(Fate::Back(wait)));
+        }
+        let reason = Reason {
+            text: outcome.reason(),
+            status: outcome.status(),
+            first_attempt: attempts.first,
+            last_attempt: now,
+        };
+        self.dead_letters.bury(delivery, &reason).await?;
+        tracing::warn!(
+            event = %delivery.event,
+            workspace = delivery.workspace,
+            worker = delivery.worker,
+            attempts = attempts.count,
+            reason = reason.text,
+            "given up: the event is on the dead-letter queue"
+        );
+        Ok(Next::Fate(Fate::Done))
+    }
+
+    async fn record_success(&self, batch: &Batch<'_>, worker: &Worker, now: i64) {
+        let is_news = worker.failures > 0 || now - worker.delivered_at > RECORD_AFTER;
+        let recorded = batch.recorded.get(worker.id.as_str());
+        if !is_news || recorded.is_none_or(|r| r.swap(true, Ordering::Relaxed)) {
+            return;
+        }
+        if let Err(error) = self.table.record_answer(worker, None).await {
+            tracing::warn!(error = error.chain(), "a success was not recorded");
+        }
+    }
+
+    async fn body(&self, batch: &Batch<'_>, delivery: &Delivery) -> Result<Option<Bytes>, Error> {
+        match &delivery.body {
+            Body::Inline(bytes) => Ok(Some(bytes.clone())),
+            Body::Stored(digest) => match batch.bodies.get(digest.as_str()) {
+                Some(cell) => cell
+                    .get_or_try_init(|| self.table.body(&delivery.workspace, digest))
+                    .await
+                    .cloned(),
+                None => self.table.body(&delivery.workspace, digest).await,
+            },
+        }
+    }
+}
+
+enum Next {
+    Fate(Fate),
+    /// All that was left of the group.
+    AllParked,
+}
+
+impl Batch<'_> {
+    fn attempts(&self, delivery: &Delivery) -> Option<Attempts> {
+        self.known.attempts(delivery)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16, headers: &[(&'static str, &str)]) -> Outcome {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()))
+            .collect();
+        Outcome::of(Ok((StatusCode::from_u16(status).unwrap(), headers)), 0)
+    }
+
+    #[test]
+    fn answers_fall_into_four_classes() {
+        for status in [200, 201, 202, 204, 299] {
+            assert_eq!(answered(status, &[]), Outcome::Delivered, "{status}");
+        }
+        assert_eq!(answered(410, &[]), Outcome::Gone);
+        for status in [301, 302, 307, 502, 503, 504, 520, 522, 530] {
+            assert!(
+                matches!(answered(status, &[]), Outcome::Unreachable(_)),
+                "{status}"
+            );
+        }
+        for status in [
+            400, 401, 403, 404, 408, 409, 418, 425, 429, 500, 501, 511, 599,
+        ] {
+            assert!(
+                matches!(answered(status, &[]), Outcome::Rejected { .. }),
+                "{status}"
+            );
+        }
+        let tunnel = answered(404, &[("ngrok-error-code", "ERR_NGROK_3200")]);
+        assert!(matches!(tunnel, Outcome::Unreachable(_)));
+        let timeout = Outcome::of(Err(Unreachable::Timeout), 0);
+        assert!(matches!(timeout, Outcome::Unreachable(_)));
+    }
+
+    #[test]
+    fn a_wish_to_wait_makes_a_503_a_rejection_and_is_read_in_both_forms() {
+        for (text, expected) in [
+            ("7", Some(7)),
+            ("Thu, 01 Jan 1970 00:01:00 GMT", Some(60)),
+            ("soon", None),
+            ("-7", None),
+        ] {
+            let outcome = answered(429, &[("retry-after", text)]);
+            let Outcome::Rejected { retry_after, .. } = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert_eq!(retry_after, expected.map(Duration::from_secs), "{text}");
+        }
+        let busy = answered(503, &[("retry-after", "1")]);
+        assert!(matches!(busy, Outcome::Rejected { .. }));
+    }
+}

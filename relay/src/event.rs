@@ -1,0 +1,105 @@
+//! An event: what Linear sent, once it is known to be Linear's.
+//!
+//! Invariant: `body` is the raw body, byte for byte.
+
+use std::fmt;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+/// `evt_<Linear-Delivery>`: the same over Linear's retries, over all attempts, and on the agent's side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EventId(String);
+
+const PREFIX: &str = "evt_";
+
+impl EventId {
+    /// From the value of `Linear-Delivery`: 1 to 64 of `A-Z a-z 0-9 _ -`, as a UUID is.
+    pub fn from_delivery(delivery: &str) -> Option<Self> {
+        is_token(delivery).then(|| Self(format!("{PREFIX}{delivery}")))
+    }
+
+    /// From its own text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::from_delivery(text.strip_prefix(PREFIX)?)
+    }
+
+    /// With its prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The value of `Linear-Delivery`.
+    pub fn delivery(&self) -> &str {
+        &self.0[PREFIX.len()..]
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether a text can stand in a key, a path, a header and a group id as it is.
+pub fn is_token(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && (text.bytes()).all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+/// What Linear sent, and where it goes.
+#[derive(Clone)]
+pub struct Event {
+    /// Identifies it.
+    pub id: EventId,
+    /// Linear's `organizationId`.
+    pub workspace: String,
+    /// The body's `type`.
+    pub kind: String,
+    /// The body's `action`; empty if it has none.
+    pub action: String,
+    /// Events with the same key reach a worker in order: the issue, else the agent session, else the entity.
+    pub ordering_key: String,
+    /// The raw body.
+    pub body: Bytes,
+    /// SHA-256 of the raw body, hex: names the marker against replays and the stored copy.
+    pub digest: String,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("id", &self.id)
+            .field("workspace", &self.workspace)
+            .field("kind", &self.kind)
+            .field("action", &self.action)
+            .finish_non_exhaustive()
+    }
+}
+
+/// SHA-256, hex.
+pub fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_is_linears_delivery_id_with_a_prefix() {
+        let id = EventId::from_delivery("234d1a4e-b617-4388-90fe-adc3633d6b72");
+        assert_eq!(
+            id.as_ref().map(EventId::as_str),
+            Some("evt_234d1a4e-b617-4388-90fe-adc3633d6b72")
+        );
+        assert_eq!(
+            id,
+            EventId::parse("evt_234d1a4e-b617-4388-90fe-adc3633d6b72")
+        );
+        for wrong in ["", "a.b", "a b", "ü", &"x".repeat(65)] {
+            assert_eq!(EventId::from_delivery(wrong), None, "{wrong}");
+        }
+        assert_eq!(EventId::parse("234d1a4e"), None);
+    }
+}

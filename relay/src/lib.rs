@@ -1,0 +1,29 @@
+//! What the relay is. The verbs are [`Ingest::accept`], [`Register`]'s `register`, `renew`, `read`, `remove`
+//! and `pull`, and [`Deliver::batch`]; everything else in here serves them.
+//!
+//! No Lambda, axum or clap type appears in this crate: `functions/*` and `local` translate at the edge.
+//!
+//! [`Ingest::accept`]: ingest::Ingest::accept
+//! [`Register`]: register::Register
+//! [`Deliver::batch`]: deliver::Deliver::batch
+#![warn(missing_docs)]
+
+pub mod aws;
+pub mod capability;
+pub mod clock;
+pub mod config;
+pub mod deliver;
+pub mod error;
+pub mod event;
+pub mod ingest;
+pub mod linear;
+pub mod logging;
+pub mod mailbox;
+pub mod outbound;
+pub mod queue;
+pub mod register;
+pub mod schedule;
+pub mod table;
+pub mod worker;
+
+pub use error::Error;

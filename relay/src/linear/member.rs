@@ -1,0 +1,303 @@
+//! Whose token it is: asked of Linear's GraphQL API.
+//!
+//! Invariant: "Linear refuses this token" and "Linear could not be asked" never become one another. Only a
+//! `viewer` and an `organization` in the answer prove a token: public queries succeed without one.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use protocol::messages::Workspace;
+use reqwest::redirect;
+use serde::Deserialize;
+use url::Url;
+
+use crate::Error;
+use crate::event::is_token;
+use crate::outbound::{self, USER_AGENT};
+
+/// The endpoint of Linear's API.
+pub const API_URL: &str = "https://api.linear.app/graphql";
+
+const QUERY: &str =
+    r#"{"query":"query { viewer { id active guest } organization { id urlKey name } }"}"#;
+const TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_LIMIT: usize = 64 * 1024;
+
+/// A Linear user in a workspace.
+#[derive(Debug)]
+pub struct Member {
+    /// The user's id, unique in the workspace.
+    pub user: String,
+    /// The workspace that the token belongs to.
+    pub workspace: Workspace,
+}
+
+/// Linear's GraphQL API.
+#[derive(Debug)]
+pub struct Linear {
+    client: reqwest::Client,
+    url: Url,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    data: Option<Data>,
+    #[serde(default)]
+    errors: Vec<GraphqlError>,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    #[serde(default)]
+    viewer: Option<Viewer>,
+    #[serde(default)]
+    organization: Option<Workspace>,
+}
+
+#[derive(Deserialize)]
+struct Viewer {
+    id: String,
+    #[serde(default)]
+    active: Option<bool>,
+    #[serde(default)]
+    guest: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct GraphqlError {
+    #[serde(default)]
+    extensions: Extensions,
+}
+
+#[derive(Default, Deserialize)]
+struct Extensions {
+    #[serde(default)]
+    code: Option<String>,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+}
+
+impl Answer {
+    fn has_error(&self, code: &str, kind: &str) -> bool {
+        self.errors.iter().map(|e| &e.extensions).any(|e| {
+            e.code.as_deref() == Some(code)
+                || (e.kind.as_deref()).is_some_and(|k| k.eq_ignore_ascii_case(kind))
+        })
+    }
+}
+
+impl Linear {
+    /// A client for the API at `url`.
+    pub fn new(url: Url) -> Result<Self, Error> {
+        let client = outbound::client_builder()
+            .redirect(redirect::Policy::none())
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|e| Error::storage("set up the client for Linear's API", e))?;
+        Ok(Self { client, url })
+    }
+
+    /// Finds who the token belongs to; inactive users and guests are refused.
+    pub async fn member(&self, token: &str) -> Result<Member, Error> {
+        let mut response = (self.client.post(self.url.clone()))
+            .header(AUTHORIZATION, authorization(token))
+            .header(CONTENT_TYPE, "application/json")
+            .header(http::header::USER_AGENT, USER_AGENT)
+            .body(QUERY)
+            .send()
+            .await
+            .map_err(|e| unavailable("could not be reached").caused_by(e.without_url()))?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = (response.chunk().await)
+            .map_err(|e| unavailable("broke off its answer").caused_by(e.without_url()))?
+        {
+            if body.len() + chunk.len() > ANSWER_LIMIT {
+                return Err(unavailable("answered more than was asked"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        decide(status, &body)
+    }
+}
+
+/// A personal key goes as it is, everything else as a bearer token.
+fn authorization(token: &str) -> String {
+    let token = token.trim();
+    let bare = match token.split_at_checked(7) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer ") => rest.trim(),
+        _ => token,
+    };
+    if bare.starts_with("lin_api_") {
+        bare.to_owned()
+    } else {
+        format!("Bearer {bare}")
+    }
+}
+
+fn unavailable(what: &str) -> Error {
+    Error::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "linear_unavailable",
+        format!("the token could not be checked: Linear's API {what}; try again"),
+    )
+    .retry_after(Duration::from_secs(30))
+}
+
+fn decide(status: StatusCode, body: &[u8]) -> Result<Member, Error> {
+    let answer: Option<Answer> = serde_json::from_slice(body).ok();
+    let has_error = |code, kind| answer.as_ref().is_some_and(|a| a.has_error(code, kind));
+    if has_error("AUTHENTICATION_ERROR", "authentication error")
+        || status == StatusCode::UNAUTHORIZED
+    {
+        return Err(Error::unauthorized(
+            "linear_token_invalid",
+            "Linear does not accept this token: it may be mistyped, revoked or expired",
+        ));
+    }
+    if has_error("RATELIMITED", "ratelimited") || status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(unavailable("asks to wait").retry_after(Duration::from_secs(60)));
+    }
+    if has_error("FORBIDDEN", "forbidden") || status == StatusCode::FORBIDDEN {
+        return Err(Error::new(
+            StatusCode::FORBIDDEN,
+            "linear_token_forbidden",
+            "Linear accepts this token but not for reading: it needs the `read` scope",
+        ));
+    }
+    if status.is_server_error() || status.is_redirection() {
+        return Err(unavailable(&format!("answered {}", status.as_u16())));
+    }
+    let Some(answer) = answer else {
+        return Err(unavailable("answered something that is not GraphQL"));
+    };
+    if status.is_client_error() {
+        return Err(Error::bad_request(
+            "linear_token_malformed",
+            "Linear could not read this token: use an API key (`lin_api_…`) or an OAuth access token",
+        ));
+    }
+    let Some(Data {
+        viewer: Some(viewer),
+        organization: Some(workspace),
+    }) = answer.data
+    else {
+        return Err(unavailable("answered without a viewer and an organization"));
+    };
+    if !is_token(&workspace.id) || viewer.id.is_empty() {
+        return Err(unavailable(
+            "answered with an identifier of an unknown form",
+        ));
+    }
+    if viewer.active == Some(false) || viewer.guest == Some(true) {
+        return Err(Error::new(
+            StatusCode::FORBIDDEN,
+            "linear_user_refused",
+            "the token belongs to a guest or to a user who is not active in this workspace",
+        ));
+    }
+    Ok(Member {
+        user: viewer.id,
+        workspace,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: &str = r#"{"errors":[{"message":"Authentication required, not authenticated","extensions":{"type":"authentication error","code":"AUTHENTICATION_ERROR","statusCode":401}}]}"#;
+    const LIMITED: &str =
+        r#"{"errors":[{"message":"slow down","extensions":{"code":"RATELIMITED"}}]}"#;
+
+    fn valid(viewer: &str) -> String {
+        format!(
+            r#"{{"data":{{"viewer":{{"id":"u",{viewer}}},"organization":{{"id":"o","urlKey":"k","name":"n"}}}}}}"#
+        )
+    }
+
+    #[test]
+    fn every_answer_of_linear_gets_its_own() {
+        let member = valid(r#""active":true,"guest":false"#);
+        let partial = member.replacen('{', r#"{"errors":[{"message":"x"}],"#, 1);
+        for (status, body, expected) in [
+            (200, member.as_str(), "valid"),
+            (200, &partial, "valid"),
+            (200, &valid(r#""active":false"#), "linear_user_refused"),
+            (200, &valid(r#""guest":true"#), "linear_user_refused"),
+            (401, REFUSED, "linear_token_invalid"),
+            (401, "", "linear_token_invalid"),
+            (400, REFUSED, "linear_token_invalid"),
+            (200, REFUSED, "linear_token_invalid"),
+            (400, LIMITED, "linear_unavailable"),
+            (429, "", "linear_unavailable"),
+            (
+                500,
+                REFUSED
+                    .replace("AUTHENTICATION_ERROR", "X")
+                    .replace("authentication error", "x")
+                    .as_str(),
+                "linear_unavailable",
+            ),
+            (502, "<html>", "linear_unavailable"),
+            (302, "", "linear_unavailable"),
+            (200, "<html>", "linear_unavailable"),
+            (200, "{}", "linear_unavailable"),
+            (
+                200,
+                r#"{"data":{"viewer":null,"organization":null}}"#,
+                "linear_unavailable",
+            ),
+            (
+                200,
+                r#"{"data":{"viewer":{"id":"u"}}}"#,
+                "linear_unavailable",
+            ),
+            (
+                400,
+                r#"{"errors":[{"message":"It looks like you're trying to use an API key as a Bearer token"}]}"#,
+                "linear_token_malformed",
+            ),
+            (
+                403,
+                r#"{"errors":[{"message":"Invalid scope: `read` required"}]}"#,
+                "linear_token_forbidden",
+            ),
+            (
+                400,
+                r#"{"errors":[{"extensions":{"type":"forbidden"}}]}"#,
+                "linear_token_forbidden",
+            ),
+        ] {
+            let code = match decide(StatusCode::from_u16(status).unwrap(), body.as_bytes()) {
+                Ok(member) => {
+                    assert_eq!(member.user, "u");
+                    "valid"
+                }
+                Err(error) => {
+                    assert_eq!(
+                        error.status == StatusCode::SERVICE_UNAVAILABLE,
+                        error.retry_after.is_some()
+                    );
+                    error.code
+                }
+            };
+            assert_eq!(code, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_key_goes_as_it_is_and_a_token_as_bearer() {
+        for (token, expected) in [
+            ("lin_api_x", "lin_api_x"),
+            (" Bearer lin_api_x ", "lin_api_x"),
+            ("lin_oauth_x", "Bearer lin_oauth_x"),
+            ("bearer lin_oauth_x", "Bearer lin_oauth_x"),
+            ("é", "Bearer é"),
+        ] {
+            assert_eq!(authorization(token), expected);
+        }
+    }
+}

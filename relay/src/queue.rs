@@ -1,0 +1,399 @@
+//! SQS: the FIFO queue of deliveries and its dead-letter queue.
+//!
+//! One message is one delivery: the event's raw body, and beside it in attributes what the relay must know.
+//! Invariant: what `send` wrote, [`Delivery::read`] reads back, body bytes included.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
+    MessageAttributeValue, SendMessageBatchRequestEntry,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::Error;
+use crate::clock::rfc3339;
+use crate::event::{Event, EventId};
+
+/// The largest body that travels in the message; a larger one is stored in the table.
+pub const INLINE_LIMIT: usize = 60 * 1024;
+
+/// How many messages a batch call takes (SQS).
+pub const BATCH: usize = 10;
+
+/// How many batches of one event are under way at once.
+const SIDE_BY_SIDE: usize = 16;
+/// How often entries that SQS refused in a batch are sent again.
+const TRIES: u32 = 3;
+
+mod attribute {
+    pub(super) const EVENT: &str = "event";
+    pub(super) const WORKSPACE: &str = "workspace";
+    pub(super) const WORKER: &str = "worker";
+    pub(super) const TYPE: &str = "type";
+    pub(super) const ACTION: &str = "action";
+    pub(super) const BODY: &str = "body";
+    pub(super) const REASON: &str = "reason";
+    pub(super) const LAST_STATUS: &str = "lastStatus";
+    pub(super) const FIRST_ATTEMPT: &str = "firstAttempt";
+    pub(super) const LAST_ATTEMPT: &str = "lastAttempt";
+}
+
+/// How a body travels in a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// As it is, or in base64 where SQS forbids one of its characters.
+    Inline(Bytes),
+    /// In the table, under this digest.
+    Stored(String),
+}
+
+/// SQS takes `#x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF` (SendMessage, API reference).
+fn is_allowed(text: &str) -> bool {
+    // U+FFFE and U+FFFF are EF BF BE and EF BF BF; everything else forbidden is a control character.
+    !text
+        .bytes()
+        .any(|b| b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r'))
+        && !text.contains(['\u{fffe}', '\u{ffff}'])
+}
+
+impl Body {
+    /// The word in the message's `body` attribute, and the message's body.
+    fn written(&self) -> (&'static str, String) {
+        match self {
+            Self::Stored(digest) => ("stored", digest.clone()),
+            Self::Inline(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) if is_allowed(text) => ("raw", text.to_owned()),
+                _ => ("base64", BASE64.encode(bytes)),
+            },
+        }
+    }
+
+    fn read(encoding: &str, text: String) -> Option<Self> {
+        match encoding {
+            "raw" => Some(Self::Inline(text.into())),
+            "base64" => BASE64
+                .decode(text)
+                .ok()
+                .map(|bytes| Self::Inline(bytes.into())),
+            "stored" => Some(Self::Stored(text)),
+            _ => None,
+        }
+    }
+}
+
+/// An event on its way to one worker, as it came from the queue.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// SQS's id of the message: names it in a partial batch answer.
+    pub message_id: String,
+    /// For this receive alone.
+    pub receipt_handle: String,
+    /// FIFO: worker and ordering key.
+    pub group: String,
+    /// FIFO: grows within a group.
+    pub sequence: String,
+    /// When it was put on the queue, Unix milliseconds.
+    pub sent_at: i64,
+    /// How often it was received, this time included.
+    pub received: u32,
+    /// The event.
+    pub event: EventId,
+    /// Linear's `organizationId`.
+    pub workspace: String,
+    /// The worker it goes to.
+    pub worker: String,
+    /// The event's type.
+    pub kind: String,
+    /// The event's action; may be empty.
+    pub action: String,
+    /// The event's body, or where it is.
+    pub body: Body,
+}
+
+/// A message as the event source mapping hands it over; `attribute` looks a message attribute up.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// SQS's id of the message.
+    pub id: &'a str,
+    /// For this receive alone.
+    pub receipt_handle: &'a str,
+    /// The message's body.
+    pub body: String,
+    /// `MessageGroupId`
+    pub group: &'a str,
+    /// `SequenceNumber`
+    pub sequence: &'a str,
+    /// `SentTimestamp`
+    pub sent_at: &'a str,
+    /// `ApproximateReceiveCount`
+    pub received: &'a str,
+}
+
+impl Delivery {
+    /// Reads a message, or says which part of it cannot be read.
+    pub fn read<'a>(
+        message: Message<'_>,
+        attribute: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Self, &'static str> {
+        let text = |name: &'static str| attribute(name).map(str::to_owned).ok_or(name);
+        let event = attribute(attribute::EVENT)
+            .and_then(EventId::parse)
+            .ok_or(attribute::EVENT)?;
+        let encoding = text(attribute::BODY)?;
+        Ok(Self {
+            message_id: message.id.to_owned(),
+            receipt_handle: message.receipt_handle.to_owned(),
+            group: message.group.to_owned(),
+            sequence: message.sequence.to_owned(),
+            sent_at: message.sent_at.parse().map_err(|_| "SentTimestamp")?,
+            received: message
+                .received
+                .parse()
+                .map_err(|_| "ApproximateReceiveCount")?,
+            event,
+            workspace: text(attribute::WORKSPACE)?,
+            worker: text(attribute::WORKER)?,
+            kind: text(attribute::TYPE)?,
+            action: text(attribute::ACTION).unwrap_or_default(),
+            body: Body::read(&encoding, message.body).ok_or(attribute::BODY)?,
+        })
+    }
+}
+
+/// Why a delivery was given up.
+#[derive(Debug, Clone)]
+pub struct Reason {
+    /// In words.
+    pub text: String,
+    /// The last status, if the worker answered.
+    pub status: Option<u16>,
+    /// Unix milliseconds.
+    pub first_attempt: i64,
+    /// Unix milliseconds.
+    pub last_attempt: i64,
+}
+
+/// A queue, by its address.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    client: Client,
+    url: String,
+}
+
+fn string(value: impl Into<String>) -> MessageAttributeValue {
+    MessageAttributeValue::builder()
+        .data_type("String")
+        .string_value(value)
+        .build()
+        .expect("a data type is given")
+}
+
+/// Waits longer each time before a refused call is tried again.
+async fn pause(tries: u32) {
+    tokio::time::sleep(Duration::from_millis(50 << tries)).await;
+}
+
+impl Queue {
+    /// The queue at `url`.
+    pub fn new(client: Client, url: String) -> Self {
+        Self { client, url }
+    }
+
+    /// Puts one message for each worker on the queue: answers only when all of them are there.
+    pub async fn send(&self, event: &Event, body: &Body, workers: &[String]) -> Result<(), Error> {
+        let (encoding, text) = body.written();
+        stream::iter(workers.chunks(BATCH))
+            .map(|workers| {
+                let entries = (workers.iter().enumerate())
+                    .map(|(at, worker)| entry(event, encoding, &text, worker, at))
+                    .collect();
+                self.send_batch(entries)
+            })
+            .buffer_unordered(SIDE_BY_SIDE)
+            .try_collect()
+            .await
+    }
+
+    /// Sends entries whose `id` is their place, and those that SQS refused once more.
+    async fn send_batch(&self, entries: Vec<SendMessageBatchRequestEntry>) -> Result<(), Error> {
+        let what = "put the event on the queue";
+        let mut left = entries.clone();
+        for tries in 0.. {
+            let sent = (self.client.send_message_batch())
+                .queue_url(&self.url)
+                .set_entries(Some(left))
+                .send()
+                .await
+                .map_err(|e| Error::storage(what, e))?;
+            if sent.failed.is_empty() {
+                break;
+            }
+            if tries == TRIES || sent.failed.iter().any(|f| f.sender_fault) {
+                let code = sent.failed[0].code.clone();
+                return Err(Error::storage(
+                    what,
+                    format!("SQS refused an entry: {code}"),
+                ));
+            }
+            left = (sent.failed.iter())
+                .filter_map(|f| f.id.parse::<usize>().ok())
+                .filter_map(|at| entries.get(at).cloned())
+                .collect();
+            pause(tries).await;
+        }
+        Ok(())
+    }
+
+    /// Puts a delivery that was given up on this dead-letter queue, with the reason.
+    pub async fn bury(&self, delivery: &Delivery, reason: &Reason) -> Result<(), Error> {
+        let (encoding, text) = delivery.body.written();
+        let status = reason.status.map_or("none".to_owned(), |s| s.to_string());
+        let mut call = (self.client.send_message())
+            .queue_url(&self.url)
+            .message_body(text)
+            .message_group_id(&delivery.group)
+            .message_deduplication_id(&delivery.message_id);
+        for (name, value) in [
+            (attribute::EVENT, delivery.event.as_str()),
+            (attribute::WORKSPACE, &delivery.workspace),
+            (attribute::WORKER, &delivery.worker),
+            (attribute::TYPE, &delivery.kind),
+            (attribute::ACTION, &delivery.action),
+            (attribute::BODY, encoding),
+            (attribute::REASON, &reason.text),
+            (attribute::LAST_STATUS, &status),
+            (attribute::FIRST_ATTEMPT, &rfc3339(reason.first_attempt)),
+            (attribute::LAST_ATTEMPT, &rfc3339(reason.last_attempt)),
+        ] {
+            if !value.is_empty() {
+                call = call.message_attributes(name, string(value));
+            }
+        }
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Error::storage("put the event on the dead-letter queue", e)),
+        }
+    }
+
+    /// Makes messages visible again after a wait, each by its receipt handle; what fails keeps the queue's
+    /// visibility timeout.
+    pub async fn hand_back(&self, waits: &[(&str, Duration)]) {
+        for waits in waits.chunks(BATCH) {
+            let entries = (waits.iter().enumerate())
+                .map(|(at, (receipt_handle, wait))| {
+                    ChangeMessageVisibilityBatchRequestEntry::builder()
+                        .id(at.to_string())
+                        .receipt_handle(*receipt_handle)
+                        .visibility_timeout(i32::try_from(wait.as_secs()).unwrap_or(i32::MAX))
+                        .build()
+                        .expect("an id and a receipt handle are given")
+                })
+                .collect();
+            let changed = (self.client.change_message_visibility_batch())
+                .queue_url(&self.url)
+                .set_entries(Some(entries))
+                .send()
+                .await;
+            if let Err(error) = changed {
+                let error = Error::storage("change the visibility of messages", error).chain();
+                tracing::warn!(
+                    error,
+                    "messages come back at the queue's own visibility timeout"
+                );
+            }
+        }
+    }
+
+    /// Deletes messages by their receipt handles; what fails is received once more.
+    pub async fn delete(&self, receipt_handles: &[&str]) {
+        for receipt_handles in receipt_handles.chunks(BATCH) {
+            let entries = (receipt_handles.iter().enumerate())
+                .map(|(at, receipt_handle)| {
+                    DeleteMessageBatchRequestEntry::builder()
+                        .id(at.to_string())
+                        .receipt_handle(*receipt_handle)
+                        .build()
+                        .expect("an id and a receipt handle are given")
+                })
+                .collect();
+            let deleted = (self.client.delete_message_batch())
+                .queue_url(&self.url)
+                .set_entries(Some(entries))
+                .send()
+                .await;
+            if let Err(error) = deleted {
+                let error = Error::storage("delete messages", error).chain();
+                tracing::warn!(error, "messages that are done will be received once more");
+            }
+        }
+    }
+}
+
+fn entry(
+    event: &Event,
+    encoding: &str,
+    text: &str,
+    worker: &str,
+    at: usize,
+) -> SendMessageBatchRequestEntry {
+    let mut entry = SendMessageBatchRequestEntry::builder()
+        .id(at.to_string())
+        .message_body(text)
+        .message_group_id(format!("{worker}:{}", event.ordering_key))
+        .message_deduplication_id(format!("{}:{worker}", event.id))
+        .message_attributes(attribute::EVENT, string(event.id.as_str()))
+        .message_attributes(attribute::WORKSPACE, string(&event.workspace))
+        .message_attributes(attribute::WORKER, string(worker))
+        .message_attributes(attribute::TYPE, string(&event.kind))
+        .message_attributes(attribute::BODY, string(encoding));
+    if !event.action.is_empty() {
+        entry = entry.message_attributes(attribute::ACTION, string(&event.action));
+    }
+    entry.build().expect("an id and a body are given")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn characters_that_sqs_forbids_travel_in_base64() {
+        for (text, encoding) in [
+            ("{}\r\n\t", "raw"),
+            ("{\"a\":\"é\u{1f600}\u{fffd}\u{7f}\"}", "raw"),
+            ("{\"a\":\"\u{ffff}\"}", "base64"),
+            ("{\"a\":\"\u{fffe}\"}", "base64"),
+            ("\u{1}", "base64"),
+        ] {
+            let body = Body::Inline(Bytes::from(text));
+            let (written, message) = body.written();
+            assert_eq!(written, encoding, "{text:?}");
+            assert!(is_allowed(&message));
+            assert_eq!(Body::read(written, message), Some(body));
+        }
+    }
+
+    #[test]
+    fn ten_of_the_largest_messages_fit_into_one_batch() {
+        let body = Body::Inline(Bytes::from("\u{ffff}".repeat(INLINE_LIMIT / 3)));
+        let (_, text) = body.written();
+        assert!(BATCH * (text.len() + 2048) < 1024 * 1024);
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_comes_back_as_it_went(text in "\\PC{0,100}[\u{0}-\u{20}\u{fff0}-\u{ffff}]{0,4}") {
+            let body = Body::Inline(Bytes::from(text));
+            let (encoding, message) = body.written();
+            prop_assert!(is_allowed(&message));
+            prop_assert_eq!(Body::read(encoding, message), Some(body));
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Admit, renew, read and remove a worker, and hand out its mailbox.
+//!
+//! Invariant: Linear's word decides the workspace, and only at registration; afterwards the worker's own token
+//! does, so that everything else works while Linear is down.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use protocol::messages::{self, ChallengeAnswer, Control, Mailbox, Pull, Registered, Renew, State};
+use protocol::signature::Secret;
+
+use crate::Error;
+use crate::capability;
+use crate::clock::{Clock, rfc3339};
+use crate::config::RegisterConfig;
+use crate::event::digest;
+use crate::linear::member::Linear;
+use crate::outbound::{self, Outbound, Unreachable};
+use crate::table::{Change, Table};
+use crate::worker::{self, ActiveSecret, Token, Worker};
+use crate::{event, mailbox};
+
+/// The largest body of a request to the relay, Linear's webhooks aside.
+pub const BODY_LIMIT: usize = 64 * 1024;
+
+/// How long a replaced secret still signs.
+const ROTATION: Duration = Duration::from_secs(24 * 3600);
+
+/// How long an address may take to answer the challenge.
+const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The longest Linear token that is passed on.
+const MAX_TOKEN: usize = 1024;
+
+/// How often a change is decided anew because another one was faster.
+const TRIES: u32 = 5;
+
+/// Serves workers.
+#[derive(Debug)]
+pub struct Register {
+    config: RegisterConfig,
+    table: Table,
+    linear: Linear,
+    outbound: Outbound,
+    clock: Clock,
+}
+
+/// The one answer to a worker token that is not one: unknown, replaced, removed or expired.
+pub(crate) fn token_invalid() -> Error {
+    Error::unauthorized(
+        "worker_token_invalid",
+        "there is no registration with this worker and this token: register again",
+    )
+}
+
+fn busy() -> Error {
+    Error::new(
+        StatusCode::CONFLICT,
+        "worker_changed",
+        "the worker was changed by another call at the same time: try again",
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
+fn invalid(detail: String) -> Error {
+    Error::bad_request("invalid_request", detail)
+}
+
+impl Register {
+    /// With what it asks and writes to.
+    pub fn new(config: RegisterConfig, table: Table, clock: Clock) -> Result<Self, Error> {
+        Ok(Self {
+            linear: Linear::new(config.linear_api_url.clone())?,
+            outbound: Outbound::new(config.reach, CHALLENGE_TIMEOUT)?,
+            config,
+            table,
+            clock,
+        })
+    }
+
+    /// Admits a worker: the same one again if this user has registered the name before.
+    pub async fn register(
+        &self,
+        request: messages::Register,
+        caller: &str,
+    ) -> Result<Registered, Error> {
+        worker::check_name(&request.name).map_err(invalid)?;
+        if let Some(patterns) = &request.capabilities {
+            capability::check(patterns).map_err(invalid)?;
+        }
+        if let Some(url) = &request.webhook_url {
+            outbound::check_url(url, self.config.reach)?;
+        }
+        let token = request.linear_token.trim();
+        if token.is_empty()
+            || token.len() > MAX_TOKEN
+            || !token.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+        {
+            return Err(invalid(
+                "`linearToken` has to be a Linear API key (`lin_api_…`) or OAuth access token"
+                    .to_owned(),
+            ));
+        }
+        self.limit(caller).await?;
+        self.limit(&format!("token-{}", digest(token.as_bytes())))
+            .await?;
+        let member = self.linear.member(token).await?;
+        if let Some(url) = &request.webhook_url {
+            self.challenge(url).await?;
+        }
+
+        let workspace = member.workspace;
+        let id = worker::id(&workspace.id, &member.user, &request.name);
+        for _ in 0..TRIES {
+            let was = self.table.worker(&workspace.id, &id).await?;
+            let token = Token::generate();
+            let secret = Secret::generate();
+            let worker = self.admitted(&workspace.id, &id, &request, was.as_ref(), &token, &secret);
+            if !self.table.put_worker(&worker, was.as_ref()).await? {
+                continue;
+            }
+            tracing::info!(
+                worker = id,
+                workspace = workspace.id,
+                state = worker.state.as_str(),
+                again = was.is_some(),
+                "registered"
+            );
+            return Ok(Registered {
+                worker: worker.path(),
+                worker_id: id,
+                workspace,
+                token: token.expose(),
+                secret: secret.expose(),
+                state: worker.state,
+                expires_at: rfc3339(worker.expires_at * 1000),
+            });
+        }
+        Err(busy())
+    }
+
+    /// The worker as it is from now on.
+    fn admitted(
+        &self,
+        workspace: &str,
+        id: &str,
+        request: &messages::Register,
+        was: Option<&Worker>,
+        token: &Token,
+        secret: &Secret,
+    ) -> Worker {
+        let now = self.clock.millis();
+        let until = now + i64::try_from(ROTATION.as_millis()).unwrap_or_default();
+        let current = ActiveSecret {
+            secret: secret.clone(),
+            until: None,
+        };
+        // Those before the last one keep the end they have.
+        let earlier = (was.iter().flat_map(|w| &w.secrets))
+            .filter(|s| s.until.is_none_or(|until| until > now))
+            .map(|s| ActiveSecret {
+                until: s.until.or(Some(until)),
+                ..s.clone()
+            })
+            .take(3);
+        let state = match (&request.webhook_url, was.map(|w| w.state)) {
+            (None, _) => State::Pull,
+            (Some(_), None) => State::Live,
+            // What waits comes first: an empty mailbox makes it live.
+            (Some(_), Some(State::Pull)) => State::Away,
+            (Some(_), Some(state)) => state,
+        };
+        Worker {
+            workspace: workspace.to_owned(),
+            id: id.to_owned(),
+            name: request.name.clone(),
+            url: request.webhook_url.clone(),
+            capabilities: request.capabilities.clone(),
+            state,
+            token_hash: token.hash(),
+            secrets: std::iter::once(current).chain(earlier).collect(),
+            expires_at: (now / 1000)
+                + i64::try_from(self.config.lease.as_secs()).unwrap_or_default(),
+            failures: 0,
+            delivered_at: was.map_or(now, |w| w.delivered_at),
+            has_delivered: was.is_some_and(|w| w.has_delivered),
+            last_error: None,
+            parked: was.map_or(0, |w| w.parked),
+        }
+    }
+
+    /// Counts a call of `caller`, and refuses it when there were too many in this minute.
+    async fn limit(&self, caller: &str) -> Result<(), Error> {
+        let (calls, wait) = self.table.count_call(caller).await?;
+        if calls <= self.config.registrations_per_minute {
+            return Ok(());
+        }
+        Err(Error::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_registrations",
+            format!(
+                "there were more than {} registrations in this minute: try again in {} s",
+                self.config.registrations_per_minute,
+                wait.as_secs()
+            ),
+        )
+        .retry_after(wait))
+    }
+
+    /// Asks the address to echo a random text: nobody can aim the relay at a stranger.
+    async fn challenge(&self, url: &str) -> Result<(), Error> {
+        let mut random = [0; 24];
+        getrandom::fill(&mut random).expect("the system's random source works");
+        let challenge = hex::encode(random);
+        let body = serde_json::to_vec(&Control::Challenge {
+            challenge: challenge.clone(),
+        })
+        .expect("a challenge is plain text");
+        let headers = HeaderMap::from_iter([
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (USER_AGENT, HeaderValue::from_static(outbound::USER_AGENT)),
+        ]);
+        let failed = |what: &str| {
+            Error::bad_request(
+                "challenge_failed",
+                format!(
+                    "`webhookUrl` has to answer the POSTed challenge with 200 and \
+                     `{{\"challenge\":\"<the same text>\"}}`: {what}"
+                ),
+            )
+        };
+        let (status, answer) = match self.outbound.ask(url, headers, Bytes::from(body)).await {
+            Ok(answered) => answered,
+            Err(Unreachable::Blocked) => {
+                return Err(Error::bad_request(
+                    "address_blocked",
+                    "`webhookUrl` has to be a public https address",
+                ));
+            }
+            Err(unreachable) => return Err(failed(&unreachable.to_string())),
+        };
+        if status != StatusCode::OK {
+            return Err(failed(&format!("it answered {}", status.as_u16())));
+        }
+        match serde_json::from_slice::<ChallengeAnswer>(&answer) {
+            Ok(answer) if answer.challenge == challenge => Ok(()),
+            _ => Err(failed("it answered something else")),
+        }
+    }
+
+    /// The worker that `token` speaks for.
+    pub async fn authorize(
+        &self,
+        workspace: &str,
+        id: &str,
+        token: Option<&str>,
+    ) -> Result<Worker, Error> {
+        let token = token.ok_or_else(|| {
+            Error::unauthorized(
+                "worker_token_missing",
+                "an `Authorization: Bearer <the worker's token>` header is needed",
+            )
+        })?;
+        if !event::is_token(workspace) || !worker::is_id(id) {
+            return Err(token_invalid());
+        }
+        match self.table.worker(workspace, id).await? {
+            Some(worker) if worker::is_token(token, &worker.token_hash) => Ok(worker),
+            _ => Err(token_invalid()),
+        }
+    }
+
+    /// Renews the lease, and changes what is named.
+    pub async fn renew(
+        &self,
+        mut worker: Worker,
+        request: Renew,
+    ) -> Result<messages::Worker, Error> {
+        if let Some(Some(patterns)) = &request.capabilities {
+            capability::check(patterns).map_err(invalid)?;
+        }
+        if matches!(request.state, Some(State::Live | State::Pull)) {
+            return Err(invalid(
+                "`state` can only be set to `away`: an empty mailbox makes a worker live, having no \
+                 `webhookUrl` makes it a pull worker"
+                    .to_owned(),
+            ));
+        }
+        let moves = match &request.webhook_url {
+            Some(Some(url)) if worker.url.as_deref() != Some(url) => {
+                outbound::check_url(url, self.config.reach)?;
+                self.limit(&format!("worker-{}", worker.id)).await?;
+                self.challenge(url).await?;
+                true
+            }
+            Some(None) => worker.url.is_some(),
+            _ => false,
+        };
+        let (workspace, id, token_hash) = (
+            worker.workspace.clone(),
+            worker.id.clone(),
+            worker.token_hash.clone(),
+        );
+        for _ in 0..TRIES {
+            let change = Change {
+                url: request.webhook_url.clone().filter(|_| moves),
+                capabilities: request.capabilities.clone(),
+                state: match (&request.webhook_url, worker.state, request.state) {
+                    (Some(None), State::Live | State::Away, _) => Some(State::Pull),
+                    (Some(Some(_)), State::Pull, _) => Some(State::Away),
+                    (_, State::Live, Some(State::Away)) => Some(State::Away),
+                    _ => None,
+                },
+            };
+            let renewed = self
+                .table
+                .renew(&worker, self.config.lease, &change)
+                .await?;
+            worker = (self.table.worker(&workspace, &id).await?)
+                .filter(|w| w.token_hash == token_hash)
+                .ok_or_else(token_invalid)?;
+            if renewed {
+                return self.read(worker).await;
+            }
+        }
+        Err(busy())
+    }
+
+    /// What the relay knows of a worker.
+    pub async fn read(&self, worker: Worker) -> Result<messages::Worker, Error> {
+        let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
+        Ok(worker.view(waiting))
+    }
+
+    /// Removes a worker and its mailbox.
+    pub async fn remove(&self, worker: Worker) -> Result<(), Error> {
+        self.table
+            .remove_worker(&worker.workspace, &worker.id)
+            .await?;
+        tracing::info!(worker = worker.id, workspace = worker.workspace, "removed");
+        Ok(())
+    }
+
+    /// Deletes what is acknowledged, then answers with the oldest that wait.
+    pub async fn pull(&self, worker: Worker, pull: &Pull) -> Result<Mailbox, Error> {
+        mailbox::pull(&self.table, &self.clock, worker, pull).await
+    }
+}
