@@ -207,12 +207,14 @@ impl Queue {
     /// Puts one message for each worker on the queue: answers only when all of them are there.
     pub async fn send(&self, event: &Event, body: &Body, workers: &[String]) -> Result<(), Error> {
         let (encoding, text) = body.written();
-        stream::iter(workers.chunks(BATCH))
-            .map(|workers| {
+        let batches: Vec<_> = workers.chunks(BATCH).map(<[String]>::to_vec).collect();
+        let text = text.as_str();
+        stream::iter(batches)
+            .map(|workers| async move {
                 let entries = (workers.iter().enumerate())
-                    .map(|(at, worker)| entry(event, encoding, &text, worker, at))
+                    .map(|(at, worker)| entry(event, encoding, text, worker, at))
                     .collect();
-                self.send_batch(entries)
+                self.send_batch(entries).await
             })
             .buffer_unordered(SIDE_BY_SIDE)
             .try_collect()

@@ -1,0 +1,217 @@
+//! The registration, in a file that only its owner can read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use protocol::messages::{Registered, Workspace};
+use protocol::signature::Secret;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Failure;
+
+/// What the relay gave this worker.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Registration {
+    pub(crate) relay: String,
+    pub(crate) name: String,
+    /// The path of the worker.
+    pub(crate) worker: String,
+    pub(crate) workspace: Workspace,
+    pub(crate) token: String,
+    secret: String,
+}
+
+impl Registration {
+    pub(crate) fn new(relay: &str, name: &str, registered: Registered) -> Self {
+        Self {
+            relay: relay.to_owned(),
+            name: name.to_owned(),
+            worker: registered.worker,
+            workspace: registered.workspace,
+            token: registered.token,
+            secret: registered.secret,
+        }
+    }
+
+    pub(crate) fn secret(&self) -> Result<Secret, Failure> {
+        Secret::parse(&self.secret).map_err(|error| Failure::Configuration(error.to_string()))
+    }
+
+    /// Reads the file; none if there is none.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, Failure> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                let text = format!("cannot read `{}`: {error}", path.display());
+                return Err(Failure::Configuration(text));
+            }
+        };
+        check_mode(path)?;
+        // The parser's own words could quote a secret.
+        serde_json::from_str(&text).map(Some).map_err(|_| {
+            Failure::Configuration(format!(
+                "`{}` is damaged: delete it, and `edge-agent up` registers again",
+                path.display()
+            ))
+        })
+    }
+
+    /// Writes the file, whole or not at all.
+    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let cannot = || format!("cannot write `{}`", path.display());
+        let beside = path.with_extension("new");
+        let _ = fs::remove_file(&beside);
+        let mut file = private_file(&beside).with_context(cannot)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)
+            .with_context(cannot)?;
+        file.sync_all().with_context(cannot)?;
+        fs::rename(&beside, path).with_context(cannot)
+    }
+}
+
+#[cfg(unix)]
+fn private_file(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(not(unix))]
+fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+#[cfg(unix)]
+fn check_mode(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::metadata(path)
+        .map_err(anyhow::Error::from)?
+        .permissions()
+        .mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(Failure::Configuration(format!(
+        "`{0}` holds secrets and others can read it: `chmod 600 {0}`, or delete it to register again",
+        path.display()
+    )))
+}
+
+#[cfg(not(unix))]
+fn check_mode(_: &Path) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// The directory of one agent, and its lock: two agents must not share their events.
+#[derive(Debug)]
+pub(crate) struct Home {
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Home {
+    /// Makes the directory and takes the lock.
+    pub(crate) fn take(directory: PathBuf) -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::Configuration(format!("cannot use `{}`: {error}", directory.display()))
+        };
+        fs::create_dir_all(&directory).map_err(failed)?;
+        let lock = File::create(directory.join("lock")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Failure::Configuration(format!(
+                    "another edge-agent uses `{}`: stop it, or give this one its own with `--data`",
+                    directory.display()
+                )));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        Ok(Self {
+            directory,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn registration(&self) -> PathBuf {
+        self.directory.join("registration.json")
+    }
+
+    pub(crate) fn events(&self) -> PathBuf {
+        self.directory.join("events.db")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::messages::State;
+
+    use super::*;
+
+    fn registration() -> Registration {
+        let registered = Registered {
+            worker: "/edge/x".into(),
+            worker_id: "x".into(),
+            workspace: Workspace {
+                id: "w".into(),
+                url_key: "k".into(),
+                name: "n".into(),
+            },
+            token: "hush".into(),
+            secret: Secret::generate().expose(),
+            state: State::Live,
+            expires_at: String::new(),
+        };
+        Registration::new("https://relay", "laptop", registered)
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registration.json");
+        assert!(Registration::read(&path).unwrap().is_none());
+        registration().write(&path).unwrap();
+        registration().write(&path).unwrap();
+        assert_eq!(Registration::read(&path).unwrap().unwrap().token, "hush");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registration.json");
+        registration().write(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = Registration::read(&path).err().unwrap().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_not_quoted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registration.json");
+        let mut file = private_file(&path).unwrap();
+        file.write_all(b"{\"token\":hush").unwrap();
+        let error = Registration::read(&path).err().unwrap().to_string();
+        assert!(
+            error.contains("registration.json") && !error.contains("hush"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn two_agents_do_not_share_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let _first = Home::take(directory.path().to_owned()).unwrap();
+        let second = Home::take(directory.path().to_owned()).unwrap_err();
+        assert!(second.to_string().contains("--data"));
+    }
+}

@@ -1,0 +1,146 @@
+//! The relay's HTTP interface, as a worker uses it.
+
+use std::time::Duration;
+
+use protocol::messages::{Mailbox, Problem, Pull, Register, Registered, Renew, Worker};
+use reqwest::{Client, Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::registration::Registration;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a call was not answered as hoped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    /// The relay said no, and would again.
+    #[error("{}", .0.detail)]
+    Refused(Problem),
+    /// It may go better later.
+    #[error("{reason}")]
+    Later {
+        reason: String,
+        wait: Option<Duration>,
+    },
+}
+
+impl CallError {
+    fn later(reason: impl Into<String>) -> Self {
+        Self::Later {
+            reason: reason.into(),
+            wait: None,
+        }
+    }
+
+    /// Whether the worker's token is no longer one.
+    pub(crate) fn is_unknown_worker(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.code == "worker_token_invalid")
+    }
+}
+
+/// The relay.
+#[derive(Debug, Clone)]
+pub(crate) struct Relay {
+    client: Client,
+    base: Url,
+}
+
+impl Relay {
+    pub(crate) fn new(base: Url) -> anyhow::Result<Self> {
+        let client = Client::builder()
+            .user_agent(concat!("edge-agent/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(TIMEOUT)
+            .connect_timeout(Duration::from_secs(5))
+            .build()?;
+        Ok(Self { client, base })
+    }
+
+    pub(crate) async fn register(&self, request: &Register) -> Result<Registered, CallError> {
+        self.call(Method::POST, "/edge/register", None, request)
+            .await
+    }
+
+    pub(crate) async fn renew(
+        &self,
+        registration: &Registration,
+        request: &Renew,
+    ) -> Result<Worker, CallError> {
+        self.call(
+            Method::PUT,
+            &registration.worker,
+            Some(&registration.token),
+            request,
+        )
+        .await
+    }
+
+    pub(crate) async fn pull(
+        &self,
+        registration: &Registration,
+        request: &Pull,
+    ) -> Result<Mailbox, CallError> {
+        let path = format!("{}/mailbox", registration.worker);
+        self.call(Method::POST, &path, Some(&registration.token), request)
+            .await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: &impl Serialize,
+    ) -> Result<T, CallError> {
+        let mut url = self.base.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}{path}"));
+        let mut request = self.client.request(method, url).json(body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(|error| {
+            // The address is left out: it may hold a query.
+            let error = error.without_url();
+            let what = if error.is_timeout() {
+                "does not answer in time"
+            } else {
+                "cannot be reached"
+            };
+            CallError::later(format!("the relay {what}: {error}"))
+        })?;
+        let status = response.status();
+        let wait = (response.headers().get("retry-after"))
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let body = response.bytes().await.map_err(|error| {
+            CallError::later(format!(
+                "the relay broke off its answer: {}",
+                error.without_url()
+            ))
+        })?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|_| {
+                CallError::later("the relay answered something else than its interface says")
+            });
+        }
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem)
+                if status.is_client_error()
+                    && !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT) =>
+            {
+                Err(CallError::Refused(problem))
+            }
+            Ok(problem) => Err(CallError::Later {
+                reason: problem.detail,
+                wait,
+            }),
+            Err(_) => Err(CallError::Later {
+                reason: format!("the relay answered {}", status.as_u16()),
+                wait,
+            }),
+        }
+    }
+}

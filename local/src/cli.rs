@@ -1,0 +1,167 @@
+//! The arguments of `edge-relay`, and how it ends: 0 done, 1 failed, 2 usage or configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use relay::clock::Clock;
+use relay::config::{
+    ConfigError, DeliverConfig, IngestConfig, RegisterConfig, Settings, environment,
+};
+use relay::outbound::Reach;
+use tracing_subscriber::EnvFilter;
+
+use crate::demo;
+use crate::machine::{Machine, Options, Place};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "edge-relay",
+    version,
+    about = "Linear's webhooks, delivered to every developer's machine: the whole relay on one machine"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay here: HTTP API, functions, DynamoDB and SQS in one process
+    ///
+    /// Reads LINEAR_WEBHOOK_SECRETS (one secret, or a JSON list of {"secret","workspace"?}) and LINEAR_API_URL
+    /// from the environment, and the other settings of the functions.
+    Serve(Serve),
+    /// Show it working, with nothing but this program: no network, no account
+    Demo,
+    /// Be an edge-agent: what the demo starts
+    #[command(hide = true, subcommand)]
+    Agent(edge_agent::cli::Command),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Where the HTTP API listens
+    #[arg(long, default_value = "127.0.0.1:8477")]
+    listen: SocketAddr,
+    /// Where everything is kept [default: the platform's data directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "in_memory")]
+    data: Option<PathBuf>,
+    /// Keep nothing after the end
+    #[arg(long)]
+    in_memory: bool,
+    /// Where SQS listens for other clients
+    #[arg(long, default_value = "127.0.0.1:8478", value_parser = loopback)]
+    sqs_listen: SocketAddr,
+    /// Where DynamoDB listens for other clients
+    #[arg(long, default_value = "127.0.0.1:8479", value_parser = loopback)]
+    dynamodb_listen: SocketAddr,
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "not an address with a port".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("has to be a loopback address: whoever reaches this endpoint may read and change everything".to_owned())
+    }
+}
+
+/// Reads the arguments and runs.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Agent(command) => return edge_agent::cli::run(command),
+        Command::Serve(arguments) => run(serve(arguments), "info"),
+        Command::Demo => run(demo::run(), "warn"),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("edge-relay: error: {error:#}");
+            ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Result<()> {
+    let filter = environment("RUST_LOG").unwrap_or_else(|| format!("{log},dynoxide=error"));
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(main)
+}
+
+async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    let mut settings = Settings::new(&environment);
+    let reach = Reach::Loopback;
+    let (ingest, register, deliver) = (
+        IngestConfig::read(&mut settings),
+        RegisterConfig::read(&mut settings, reach),
+        DeliverConfig::read(&mut settings, reach),
+    );
+    let (ingest, register, deliver) = settings.finish((ingest, register, deliver))?;
+    let place = if arguments.in_memory {
+        Place::Memory
+    } else {
+        Place::Directory(match arguments.data {
+            Some(directory) => directory,
+            None => default_directory()?,
+        })
+    };
+    let kept = match &place {
+        Place::Memory => "in memory".to_owned(),
+        Place::Directory(directory) => format!("in {}", directory.display()),
+    };
+    let machine = Machine::start(Options {
+        listen: arguments.listen,
+        sqs_listen: arguments.sqs_listen,
+        dynamodb_listen: arguments.dynamodb_listen,
+        place,
+        clock: Clock::system(),
+        ingest,
+        register,
+        deliver,
+    })
+    .await?;
+    eprintln!("edge-relay {}", env!("CARGO_PKG_VERSION"));
+    eprintln!("  webhooks  {}/webhooks/linear", machine.url());
+    eprintln!("  agents    {}", machine.url());
+    eprintln!("  SQS       http://{}", machine.sqs_address);
+    eprintln!("  DynamoDB  http://{}", machine.dynamodb_address);
+    eprintln!("  kept      {kept}");
+    signal().await?;
+    eprintln!("edge-relay: finishing what was begun");
+    machine.stop().await;
+    Ok(())
+}
+
+fn default_directory() -> anyhow::Result<PathBuf> {
+    use etcetera::BaseStrategy as _;
+    let base =
+        etcetera::choose_base_strategy().context("there is no data directory: use `--data`")?;
+    Ok(base.data_dir().join("edge-relay"))
+}
+
+async fn signal() -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted?,
+            _ = terminate.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await?;
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! The demo: one event after another through all of it, and three that wait while the laptop is closed.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use relay::clock::Clock;
+use relay::config::{DeliverConfig, IngestConfig, RegisterConfig, Settings};
+use relay::outbound::Reach;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::linear_api::LinearApi;
+use crate::machine::{Machine, Options, Place};
+use crate::samples::{FIVE_KINDS, ONE_ISSUE, WORKSPACE, Webhook};
+
+const SECRET: &str = "the demo's webhook secret";
+const TOKEN: &str = "lin_api_demo";
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs the demo to its end.
+pub(crate) async fn run() -> anyhow::Result<()> {
+    let began = Instant::now();
+    println!("edge-relay demo: all of it on this machine, in memory, no network, no account\n");
+    let (linear, api) = LinearApi::start().await?;
+    linear.admit(TOKEN, "ana", WORKSPACE);
+    let machine = start(api).await?;
+    println!(
+        "1  relay    HTTP API, ingest, register, deliver, SQS and DynamoDB on {}",
+        machine.url()
+    );
+
+    let home = tempfile::tempdir()?;
+    let port = free_port().await?;
+    let mut agent = Agent::start(&machine, home.path(), port).await?;
+    println!(
+        "2  agent    edge-agent as process {}, its address challenged and admitted",
+        agent.id()
+    );
+
+    println!(
+        "3  events   posted as Linear posts them; printed by the agent once verified and stored\n"
+    );
+    let client = reqwest::Client::new();
+    let url = format!("{}/webhooks/linear", machine.url());
+    let mut times = Vec::new();
+    for sample in FIVE_KINDS {
+        let sent = Instant::now();
+        let webhook = post(&client, &url, sample).await?;
+        let event = agent.event().await?;
+        let took = sent.elapsed();
+        check(&event, &webhook)?;
+        show(&event, &format!("{:.1} ms", took.as_secs_f64() * 1e3));
+        times.push(took);
+    }
+
+    agent.stop().await?;
+    println!("\n4  lid      the agent has said goodbye and ended; three more events are posted");
+    let mut missed = Vec::new();
+    for sample in ONE_ISSUE {
+        missed.push(post(&client, &url, sample).await?);
+    }
+    println!("5  wake     the agent starts again and pulls its mailbox\n");
+    let mut agent = Agent::start(&machine, home.path(), port).await?;
+    for webhook in &missed {
+        let event = agent.event().await?;
+        check(&event, webhook)?;
+        show(&event, "from the mailbox, in order");
+    }
+    agent.stop().await?;
+    machine.stop().await;
+
+    times.sort_unstable();
+    println!(
+        "\n8 events posted, 8 verified byte for byte, none lost, none twice; median {:.1} ms from POST to stdout; {:.1} s in all",
+        times[times.len() / 2].as_secs_f64() * 1e3,
+        began.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+async fn start(api: SocketAddr) -> anyhow::Result<Machine> {
+    let lookup = HashMap::from([
+        ("LINEAR_WEBHOOK_SECRETS", SECRET.to_owned()),
+        ("LINEAR_API_URL", format!("http://{api}/graphql")),
+    ]);
+    let lookup = |name: &str| lookup.get(name).cloned();
+    let mut settings = Settings::new(&lookup);
+    let (ingest, register, deliver) = (
+        IngestConfig::read(&mut settings),
+        RegisterConfig::read(&mut settings, Reach::Loopback),
+        DeliverConfig::read(&mut settings, Reach::Loopback),
+    );
+    let (ingest, register, deliver) = settings.finish((ingest, register, deliver))?;
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    Machine::start(Options {
+        listen: anywhere,
+        sqs_listen: anywhere,
+        dynamodb_listen: anywhere,
+        place: Place::Memory,
+        clock: Clock::system(),
+        ingest,
+        register,
+        deliver,
+    })
+    .await
+}
+
+/// A port for the agent, the same before and after its sleep.
+async fn free_port() -> anyhow::Result<u16> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    Ok(listener.local_addr()?.port())
+}
+
+async fn post(client: &reqwest::Client, url: &str, sample: &str) -> anyhow::Result<Webhook> {
+    let webhook = Webhook::sample(SECRET, sample, Clock::system().millis());
+    let answer = webhook.request(client, url).send().await?;
+    ensure!(
+        answer.status() == 200,
+        "the relay answered {}",
+        answer.status()
+    );
+    Ok(webhook)
+}
+
+/// The agent's word, held against what was posted.
+fn check(event: &Value, webhook: &Webhook) -> anyhow::Result<()> {
+    let expected = format!("evt_{}", webhook.delivery);
+    ensure!(
+        event["id"] == expected,
+        "another event arrived: {}",
+        event["id"]
+    );
+    let body = event["body"].as_str().unwrap_or_default();
+    ensure!(
+        body.as_bytes() == webhook.body,
+        "the body of {expected} was changed on its way"
+    );
+    Ok(())
+}
+
+fn show(event: &Value, how: &str) {
+    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+    let kind = format!("{}.{}", text("type"), text("action"));
+    println!("   {kind:<38} {}  {how}", text("id"));
+}
+
+/// A real `edge-agent`: this program in that role, as a process of its own.
+struct Agent {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Agent {
+    async fn start(machine: &Machine, home: &Path, port: u16) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["agent", "up", "--name", "demo", "--relay", &machine.url()])
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--public-url", &format!("http://127.0.0.1:{port}/webhook")])
+            .arg("--data")
+            .arg(home)
+            .env("LINEAR_TOKEN", TOKEN)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the agent")?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            bail!("the agent has no output");
+        };
+        let mut said = BufReader::new(stderr).lines();
+        let ready = async {
+            let mut all = Vec::new();
+            while let Some(line) = said.next_line().await? {
+                let is_ready = line.contains("ready:");
+                all.push(line);
+                if is_ready {
+                    return Ok(());
+                }
+            }
+            bail!("the agent ended: {}", all.join("; "))
+        };
+        tokio::time::timeout(PATIENCE, ready)
+            .await
+            .context("the agent is not ready in time")??;
+        tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+        Ok(Self {
+            child,
+            lines: BufReader::new(stdout).lines(),
+        })
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+
+    /// The next event that it prints.
+    async fn event(&mut self) -> anyhow::Result<Value> {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line())
+            .await
+            .context("no event arrived in time")??
+            .context("the agent ended")?;
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// Ends it as a person would, by SIGTERM.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        let killed = Command::new("kill")
+            .arg(self.id().to_string())
+            .status()
+            .await?;
+        ensure!(killed.success(), "the agent could not be told to end");
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = ended.context("the agent does not end")??;
+        ensure!(status.success(), "the agent ended with {status}");
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! The event source mapping between the queue and `deliver`: long polling, batches of ten, several in flight,
+//! partial batch answers.
+//!
+//! Source: the Lambda Developer Guide, "Using Lambda with Amazon SQS". Invariant: a message is deleted only if
+//! the function answered and did not name it; after an error the batch comes back by its visibility timeout.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use aws_lambda_events::sqs::SqsEvent;
+use deliver::handle;
+use lambda_runtime::{Context, LambdaEvent};
+use relay::deliver::Deliver;
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+
+use crate::machine::Calls;
+use crate::sqs::wire::system_attributes;
+use crate::sqs::{Received, Sqs, SqsError};
+
+const BATCH: usize = 10;
+/// Invocations at once: one worker that stalls must not hold up the others.
+const IN_FLIGHT: u32 = 64;
+/// Long polling: SQS's longest.
+const WAIT: i64 = 20;
+
+/// Polls until `stop` says so, then waits for what is in flight.
+pub(crate) async fn run(
+    sqs: Sqs,
+    queue: &'static str,
+    deliver: Arc<Deliver>,
+    calls: Calls,
+    mut stop: watch::Receiver<bool>,
+) {
+    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+    while !*stop.borrow() {
+        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
+            break;
+        };
+        let received = tokio::select! {
+            received = sqs.receive(queue, BATCH, None, Some(WAIT)) => received,
+            _ = stop.changed() => break,
+        };
+        calls.count("ReceiveMessage");
+        let received = match received {
+            Ok(received) if received.is_empty() => continue,
+            Ok(received) => received,
+            Err(error) => {
+                tracing::error!(%error, queue, "the queue cannot be polled");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let (sqs, deliver, calls) = (sqs.clone(), Arc::clone(&deliver), calls.clone());
+        tokio::spawn(async move {
+            if let Err(error) = invoke(&sqs, queue, &deliver, &calls, received).await {
+                tracing::error!(%error, "a batch comes back by its visibility timeout");
+            }
+            drop(permit);
+        });
+    }
+    // What is in flight holds the permits.
+    let _ = in_flight.acquire_many(IN_FLIGHT).await;
+}
+
+async fn invoke(
+    sqs: &Sqs,
+    queue: &str,
+    deliver: &Deliver,
+    calls: &Calls,
+    received: Vec<Received>,
+) -> Result<(), lambda_runtime::Error> {
+    let records: Vec<_> = received.iter().map(record).collect();
+    let event = serde_json::to_vec(&json!({ "Records": records }))?;
+    let event: SqsEvent = serde_json::from_slice(&event)?;
+    let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
+    let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
+        .map(|failure| failure.item_identifier)
+        .collect();
+    let done: Vec<_> = (received.into_iter())
+        .filter(|received| !failed.contains(&received.message.id))
+        .map(|received| received.receipt_handle)
+        .collect();
+    if !done.is_empty() {
+        calls.count("DeleteMessageBatch");
+        let deleted = sqs.delete(queue, &done).await?;
+        deleted.into_iter().collect::<Result<Vec<()>, SqsError>>()?;
+    }
+    Ok(())
+}
+
+fn record(received: &Received) -> serde_json::Value {
+    let message = &received.message;
+    let attributes: serde_json::Map<_, _> = (message.attributes.iter())
+        .map(|(name, attribute)| {
+            let attribute = json!({
+                "dataType": attribute.data_type,
+                "stringValue": attribute.string_value,
+                "stringListValues": [],
+                "binaryListValues": [],
+            });
+            (name.clone(), attribute)
+        })
+        .collect();
+    json!({
+        "messageId": message.id,
+        "receiptHandle": received.receipt_handle,
+        "body": message.body,
+        "attributes": system_attributes(received),
+        "messageAttributes": attributes,
+        "eventSource": "aws:sqs",
+        "awsRegion": "us-east-1",
+    })
+}

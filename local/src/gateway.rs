@@ -1,0 +1,253 @@
+//! The HTTP API in front of the functions: HTTP in, an API Gateway v2 event as JSON, the function's adapter,
+//! its answer's JSON, HTTP out.
+//!
+//! Source: the API Gateway Developer Guide, "Working with AWS Lambda proxy integrations for HTTP APIs" (payload
+//! format 2.0). Invariant: what a function sees here went through the parser that it has on Lambda.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use lambda_http::request::LambdaRequest;
+use lambda_http::tower::ServiceExt as _;
+use lambda_http::{Adapter, Context, IntoResponse, LambdaEvent, service_fn};
+use relay::Error;
+use relay::clock::Clock;
+use relay::ingest::Ingest;
+use relay::register::Register;
+use serde::Serialize;
+
+/// What the HTTP API takes (its quota "Payload size").
+const PAYLOAD_LIMIT: usize = 10 * 1000 * 1000;
+/// What a Lambda function may be handed and may answer, as JSON (its quota "Invocation payload").
+const INVOCATION_LIMIT: usize = 6 * 1024 * 1024;
+/// The envelope around a body, for which a request may go over what Lambda would take: the largest body that
+/// `ingest` takes must arrive here, whatever it holds.
+const ENVELOPE: usize = 8 * 1024 * 1024;
+
+/// What the routes lead to.
+#[derive(Clone)]
+pub(crate) struct Functions {
+    pub(crate) ingest: Arc<Ingest>,
+    pub(crate) register: Arc<Register>,
+    pub(crate) clock: Clock,
+}
+
+/// The routes of the template.
+pub(crate) fn router(functions: Functions) -> axum::Router {
+    axum::Router::new().fallback(route).with_state(functions)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    version: &'static str,
+    route_key: &'a str,
+    raw_path: &'a str,
+    raw_query_string: &'a str,
+    headers: BTreeMap<&'a str, Cow<'a, str>>,
+    request_context: RequestContext<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Cow<'a, str>>,
+    is_base64_encoded: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestContext<'a> {
+    account_id: &'static str,
+    api_id: &'static str,
+    domain_name: &'static str,
+    http: Http<'a>,
+    request_id: String,
+    route_key: &'a str,
+    stage: &'static str,
+    time_epoch: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Http<'a> {
+    method: &'a str,
+    path: &'a str,
+    protocol: &'static str,
+    source_ip: String,
+    user_agent: &'a str,
+}
+
+async fn route(
+    State(functions): State<Functions>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let Some(route_key) = route_key(&path) else {
+        return Error::not_found().into_response();
+    };
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, PAYLOAD_LIMIT).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return Error::too_large(PAYLOAD_LIMIT).into_response();
+        }
+        Err(_) => {
+            return Error::bad_request("body_broken_off", "the body ended before its time")
+                .into_response();
+        }
+    };
+    let event = event(&functions.clock, route_key, &parts, peer, &body);
+    drop(body);
+    let Ok(event) = event else {
+        return internal("the request could not be written as an event");
+    };
+    if event.len() > INVOCATION_LIMIT + ENVELOPE {
+        return Error::too_large(relay::ingest::BODY_LIMIT).into_response();
+    }
+    let answer = if route_key.starts_with("ANY /webhooks") {
+        let ingest = functions.ingest;
+        let handler = move |request| {
+            let ingest = Arc::clone(&ingest);
+            async move { ingest::handle(&ingest, request).await }
+        };
+        invoke(&event, handler).await
+    } else {
+        let register = functions.register;
+        let handler = move |request| {
+            let register = Arc::clone(&register);
+            async move { register::handle(&register, request).await }
+        };
+        invoke(&event, handler).await
+    };
+    answer.unwrap_or_else(internal)
+}
+
+/// `ANY /webhooks/linear` and `ANY /edge/{proxy+}`: the functions themselves say which methods they take.
+fn route_key(path: &str) -> Option<&'static str> {
+    match path {
+        "/webhooks/linear" => Some("ANY /webhooks/linear"),
+        _ if path.starts_with("/edge/") => Some("ANY /edge/{proxy+}"),
+        _ => None,
+    }
+}
+
+fn internal(what: &'static str) -> Response<Body> {
+    tracing::error!(what, "a request could not be served");
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Error::new(status, "internal_error", what).into_response()
+}
+
+fn event(
+    clock: &Clock,
+    route_key: &str,
+    parts: &axum::http::request::Parts,
+    peer: SocketAddr,
+    body: &[u8],
+) -> Result<Vec<u8>, serde_json::Error> {
+    let mut headers: BTreeMap<&str, Cow<'_, str>> = BTreeMap::new();
+    for (name, value) in &parts.headers {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        // The gateway joins what is given several times.
+        headers
+            .entry(name.as_str())
+            .and_modify(|all| *all = format!("{all},{value}").into())
+            .or_insert(value);
+    }
+    let text = std::str::from_utf8(body)
+        .ok()
+        .filter(|_| is_text(&parts.headers));
+    let event = Event {
+        version: "2.0",
+        route_key,
+        raw_path: parts.uri.path(),
+        raw_query_string: parts.uri.query().unwrap_or_default(),
+        request_context: RequestContext {
+            account_id: "000000000000",
+            api_id: "local",
+            domain_name: "localhost",
+            http: Http {
+                method: parts.method.as_str(),
+                path: parts.uri.path(),
+                protocol: "HTTP/1.1",
+                source_ip: peer.ip().to_string(),
+                user_agent: (parts.headers.get(header::USER_AGENT))
+                    .and_then(|value| value.to_str().ok())
+                    .unwrap_or_default(),
+            },
+            request_id: uuid::Uuid::new_v4().to_string(),
+            route_key,
+            stage: "$default",
+            time_epoch: clock.millis(),
+        },
+        headers,
+        is_base64_encoded: text.is_none() && !body.is_empty(),
+        body: match text {
+            _ if body.is_empty() => None,
+            Some(text) => Some(text.into()),
+            None => Some(BASE64.encode(body).into()),
+        },
+    };
+    serde_json::to_vec(&event)
+}
+
+/// Which bodies the gateway passes on as text; all others come in base64.
+fn is_text(headers: &HeaderMap) -> bool {
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    media_type.starts_with("text/")
+        || matches!(
+            media_type.as_str(),
+            "application/json" | "application/xml" | "application/javascript"
+        )
+}
+
+async fn invoke<F, R>(
+    event: &[u8],
+    handler: impl Fn(lambda_http::Request) -> F,
+) -> Result<Response<Body>, &'static str>
+where
+    F: Future<Output = Result<R, Infallible>> + Send,
+    R: IntoResponse,
+{
+    let request: LambdaRequest = serde_json::from_slice(event).map_err(|error| {
+        tracing::error!(%error, "the event is not one that the function's parser takes");
+        "the function could not read the event"
+    })?;
+    let adapter = Adapter::from(service_fn(handler));
+    let invocation = LambdaEvent::new(request, Context::default());
+    let answer = adapter
+        .oneshot(invocation)
+        .await
+        .map_err(|_: Infallible| "the function failed")?;
+    let answer = serde_json::to_vec(&answer).map_err(|_| "the function's answer is not JSON")?;
+    if answer.len() > INVOCATION_LIMIT {
+        return Err("the function's answer is larger than Lambda would take");
+    }
+    let answer: ApiGatewayV2httpResponse = serde_json::from_slice(&answer)
+        .map_err(|_| "the function's answer is not the gateway's")?;
+    let body = match answer.body {
+        None => Bytes::new(),
+        Some(body) => Bytes::from(body.to_vec()),
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = u16::try_from(answer.status_code)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or("the function's answer has no status")?;
+    response.headers_mut().extend(answer.headers);
+    response.headers_mut().extend(answer.multi_value_headers);
+    Ok(response)
+}

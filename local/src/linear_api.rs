@@ -1,0 +1,97 @@
+//! A stand-in for Linear's GraphQL API: it knows tokens, and answers the one question that the relay asks.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+/// The stand-in; clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct LinearApi {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    tokens: HashMap<String, String>,
+    /// What every call is answered instead.
+    fault: Option<(u16, String)>,
+    asked: u64,
+}
+
+impl LinearApi {
+    /// Begins to listen on a free port of loopback.
+    pub async fn start() -> std::io::Result<(Self, SocketAddr)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let api = Self::default();
+        let router = axum::Router::new().fallback(answer).with_state(api.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok((api, address))
+    }
+
+    fn shared(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on `token` belongs to this user of this workspace.
+    pub fn admit(&self, token: &str, user: &str, workspace: &str) {
+        let answer = json!({
+            "data": {
+                "viewer": {"id": user, "active": true, "guest": false},
+                "organization": {"id": workspace, "urlKey": workspace, "name": workspace},
+            }
+        });
+        let authorization = match token {
+            key if key.starts_with("lin_api_") => key.to_owned(),
+            token => format!("Bearer {token}"),
+        };
+        self.shared()
+            .tokens
+            .insert(authorization, answer.to_string());
+    }
+
+    /// From now on every call is answered with this, or as usual again.
+    pub fn fail(&self, fault: Option<(u16, &str)>) {
+        self.shared().fault = fault.map(|(status, body)| (status, body.to_owned()));
+    }
+
+    /// How often it was asked.
+    pub fn asked(&self) -> u64 {
+        self.shared().asked
+    }
+}
+
+async fn answer(State(api): State<LinearApi>, headers: HeaderMap) -> Response<Body> {
+    let (status, body) = {
+        let mut shared = api.shared();
+        shared.asked += 1;
+        let token = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let known = token.and_then(|token| shared.tokens.get(token));
+        match (&shared.fault, known) {
+            (Some(fault), _) => fault.clone(),
+            (None, Some(answer)) => (200, answer.clone()),
+            (None, None) => (401, refusal()),
+        }
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
+    response
+}
+
+fn refusal() -> String {
+    json!({
+        "errors": [{
+            "message": "Authentication required, not authenticated",
+            "extensions": {"type": "authentication error", "code": "AUTHENTICATION_ERROR", "statusCode": 401},
+        }]
+    })
+    .to_string()
+}

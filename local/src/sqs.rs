@@ -1,0 +1,490 @@
+//! SQS for one machine: FIFO queues, as far as the relay and its operator use them.
+//!
+//! awsJson1.0 over HTTP ([`wire`]), the same calls in process; queues with groups, deduplication, visibility,
+//! long polling, redrive to a dead-letter queue and message moves, with SQS's own limits and errors. Not here:
+//! standard queues, delays, tags, permissions.
+//!
+//! Invariant: a success is answered only after the journal has it.
+
+mod error;
+mod journal;
+mod message;
+mod moves;
+mod queue;
+pub(crate) mod wire;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use relay::clock::Clock;
+use tokio::sync::{Notify, oneshot};
+
+pub use error::SqsError;
+pub use message::{Attribute, Message, NewMessage};
+pub use queue::Depth;
+
+use journal::{Change, Journal, settled};
+use moves::Move;
+use queue::{Handle, Queue, Sent};
+
+const ACCOUNT: &str = "000000000000";
+const REGION: &str = "us-east-1";
+/// So that sequence numbers have as many digits as AWS's.
+const FIRST_SEQUENCE: u64 = 1_000_000_000_000_000_000;
+
+/// The server; clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Sqs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something may be receivable that was not.
+    changed: Notify,
+    clock: Clock,
+    /// `http://<address>`, in front of every queue's path.
+    endpoint: String,
+}
+
+#[derive(Debug)]
+struct State {
+    queues: BTreeMap<String, Queue>,
+    moves: Vec<Move>,
+    next: u64,
+    journal: Option<Journal>,
+}
+
+/// A message as it was received.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// For deleting it, or changing its visibility.
+    pub receipt_handle: String,
+    /// `SequenceNumber`
+    pub sequence: u64,
+    /// The message.
+    pub message: Message,
+}
+
+/// What a send answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentMessage {
+    /// Given by SQS.
+    pub message_id: String,
+    /// `SequenceNumber`
+    pub sequence: u64,
+}
+
+impl State {
+    fn queue(&mut self, name: &str) -> Result<&mut Queue, SqsError> {
+        self.queues
+            .get_mut(name)
+            .ok_or_else(|| SqsError::no_such_queue("The specified queue does not exist."))
+    }
+
+    fn say(&self, change: impl FnOnce() -> Change) {
+        if let Some(journal) = &self.journal {
+            journal.say(change());
+        }
+    }
+
+    fn written(&self) -> Option<oneshot::Receiver<()>> {
+        self.journal.as_ref().map(Journal::written)
+    }
+
+    fn put_queue(&self, name: &str) {
+        if let Some(queue) = self.queues.get(name) {
+            self.say(|| Change::PutQueue {
+                name: name.to_owned(),
+                attributes: serde_json::to_string(&queue.attributes).unwrap_or_default(),
+                created_at: queue.created_at,
+            });
+        }
+    }
+
+    fn put(
+        &mut self,
+        name: &str,
+        message: Message,
+        sent: Option<Sent>,
+        replaces: Option<u64>,
+    ) -> Result<u64, SqsError> {
+        let sequence = self.next;
+        self.next += 1;
+        self.say(|| Change::Put {
+            queue: name.to_owned(),
+            sequence,
+            message: message.clone(),
+            sent: sent.clone(),
+            replaces,
+        });
+        let queue = self.queue(name)?;
+        if let Some(sent) = sent {
+            queue.remember(sent);
+        }
+        queue.insert(sequence, message);
+        Ok(sequence)
+    }
+
+    fn send(&mut self, name: &str, new: NewMessage, now: i64) -> Result<SentMessage, SqsError> {
+        let queue = self.queue(name)?;
+        let message = queue.accept(new, now)?;
+        let key = queue.deduplication_key(&message.group, &message.deduplication_id);
+        if let Some(sent) = queue.sent_before(&key, now) {
+            return Ok(SentMessage {
+                message_id: sent.message_id.clone(),
+                sequence: sent.sequence,
+            });
+        }
+        let sent = Queue::sent(key, &message, self.next);
+        let answer = SentMessage {
+            message_id: sent.message_id.clone(),
+            sequence: sent.sequence,
+        };
+        self.put(name, message, Some(sent), None)?;
+        Ok(answer)
+    }
+
+    /// Moves a message to another queue's end: new there, with its id and what it carries.
+    fn relocate(&mut self, from: &str, to: &str, sequence: u64, source: Option<String>, now: i64) {
+        if !self.queues.contains_key(to) {
+            return;
+        }
+        let Ok(Some(mut message)) = self.queue(from).map(|queue| queue.remove(sequence)) else {
+            return;
+        };
+        message.flight = None;
+        message.received = 0;
+        message.first_received_at = None;
+        message.sent_at = now;
+        message.source = source;
+        let put = self.put(to, message, None, Some(sequence));
+        debug_assert!(put.is_ok(), "the queue is there");
+    }
+
+    fn receive(
+        &mut self,
+        name: &str,
+        limit: usize,
+        visibility: Option<i64>,
+        now: i64,
+    ) -> Result<Vec<Received>, SqsError> {
+        let arn = arn(name);
+        let mut received = Vec::new();
+        while received.is_empty() {
+            let queue = self.queue(name)?;
+            queue.land(now);
+            let visibility = visibility.unwrap_or(queue.settings.visibility);
+            let redrive = queue.settings.redrive.clone();
+            let mut expired = Vec::new();
+            let found = queue.receivable(limit, now, &mut expired);
+            if found.is_empty() && expired.is_empty() {
+                break;
+            }
+            for sequence in expired {
+                self.queue(name)?.remove(sequence);
+                self.say(|| Change::Delete(sequence));
+            }
+            for sequence in found {
+                let queue = self.queue(name)?;
+                let too_often = redrive.as_ref().filter(|redrive| {
+                    (queue.message(sequence))
+                        .is_some_and(|m| m.received >= redrive.max_receive_count)
+                });
+                if let Some(to) = too_often.and_then(|r| name_of(&r.dead_letter_target_arn)) {
+                    self.relocate(name, to, sequence, Some(arn.clone()), now);
+                    continue;
+                }
+                let Some(handle) = queue.receive(sequence, visibility, now) else {
+                    continue;
+                };
+                let Some(message) = queue.message(sequence).cloned() else {
+                    continue;
+                };
+                self.flight(sequence, &message);
+                received.push(Received {
+                    receipt_handle: handle.to_string(),
+                    sequence,
+                    message,
+                });
+            }
+        }
+        Ok(received)
+    }
+
+    fn flight(&self, sequence: u64, message: &Message) {
+        self.say(|| Change::Flight {
+            sequence,
+            received: message.received,
+            first_received_at: message.first_received_at,
+            received_at: message.received_at,
+            flight: message.flight.clone(),
+        });
+    }
+}
+
+/// `arn:aws:sqs:<region>:<account>:<name>`
+pub(crate) fn arn(name: &str) -> String {
+    format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{name}")
+}
+
+fn name_of(arn: &str) -> Option<&str> {
+    arn.strip_prefix("arn:aws:sqs:")?.rsplit(':').next()
+}
+
+impl Sqs {
+    /// With its queues in `file`, or in memory alone; `endpoint` is where clients reach it.
+    pub fn open(file: Option<&Path>, endpoint: String, clock: Clock) -> anyhow::Result<Self> {
+        let mut state = State {
+            queues: BTreeMap::new(),
+            moves: Vec::new(),
+            next: FIRST_SEQUENCE,
+            journal: None,
+        };
+        if let Some(file) = file {
+            let (journal, restored) = Journal::open(file, clock.millis())?;
+            state.queues = restored.queues;
+            state.next = state.next.max(restored.next);
+            state.journal = Some(journal);
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                changed: Notify::new(),
+                clock,
+                endpoint,
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock; if something did, its change was not answered for.
+        (self.shared.state.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> i64 {
+        self.shared.clock.millis()
+    }
+
+    /// The address of a queue.
+    pub fn url(&self, name: &str) -> String {
+        format!("{}/{ACCOUNT}/{name}", self.shared.endpoint)
+    }
+
+    /// Creates a queue; the same one again is no error.
+    pub async fn create_queue(
+        &self,
+        name: &str,
+        attributes: BTreeMap<String, String>,
+    ) -> Result<String, SqsError> {
+        let is_name = name.strip_suffix(".fifo").is_some_and(|stem| {
+            (1..=75).contains(&stem.len())
+                && stem
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        });
+        if !is_name
+            || attributes
+                .get("FifoQueue")
+                .is_none_or(|value| value != "true")
+        {
+            return Err(SqsError::invalid_parameter(
+                "Only FIFO queues are kept here: the name has to be 1 to 75 of A-Z a-z 0-9 _ - and `.fifo`, and FifoQueue has to be true.",
+            ));
+        }
+        let written = {
+            let mut state = self.state();
+            let new = Queue::new(attributes, self.now())?;
+            match state.queues.get(name) {
+                Some(queue) if queue.attributes == new.attributes => {}
+                Some(_) => {
+                    return Err(SqsError::queue_exists(
+                        "A queue already exists with the same name and a different value for an attribute.",
+                    ));
+                }
+                None => {
+                    state.queues.insert(name.to_owned(), new);
+                    state.put_queue(name);
+                }
+            }
+            state.written()
+        };
+        settled(written).await?;
+        Ok(self.url(name))
+    }
+
+    /// Changes attributes of a queue; the others stay as they are.
+    pub async fn set_attributes(
+        &self,
+        name: &str,
+        attributes: BTreeMap<String, String>,
+    ) -> Result<(), SqsError> {
+        let written = {
+            let mut state = self.state();
+            let queue = state.queue(name)?;
+            let mut merged = queue.attributes.clone();
+            merged.extend(attributes);
+            queue.settings = queue::Settings::read(&merged)?;
+            queue.attributes = merged;
+            state.put_queue(name);
+            state.written()
+        };
+        self.shared.changed.notify_waiters();
+        settled(written).await
+    }
+
+    /// Deletes a queue and all that it holds.
+    pub async fn delete_queue(&self, name: &str) -> Result<(), SqsError> {
+        let written = {
+            let mut state = self.state();
+            state.queue(name)?;
+            state.queues.remove(name);
+            state.say(|| Change::DropQueue(name.to_owned()));
+            state.written()
+        };
+        settled(written).await
+    }
+
+    /// Deletes all messages of a queue.
+    pub async fn purge(&self, name: &str) -> Result<(), SqsError> {
+        let written = {
+            let mut state = self.state();
+            let all: Vec<u64> = state.queue(name)?.messages().map(|(s, _)| *s).collect();
+            for sequence in all {
+                state.queue(name)?.remove(sequence);
+                state.say(|| Change::Delete(sequence));
+            }
+            state.written()
+        };
+        settled(written).await
+    }
+
+    /// How many messages a queue holds.
+    pub fn depth(&self, name: &str) -> Result<Depth, SqsError> {
+        let now = self.now();
+        let mut state = self.state();
+        let queue = state.queue(name)?;
+        queue.land(now);
+        Ok(queue.depth())
+    }
+
+    /// Sends messages; each has its own answer.
+    pub async fn send(
+        &self,
+        name: &str,
+        messages: Vec<NewMessage>,
+    ) -> Result<Vec<(String, Result<SentMessage, SqsError>)>, SqsError> {
+        let now = self.now();
+        let (sent, written) = {
+            let mut state = self.state();
+            state.queue(name)?;
+            let sent = (messages.into_iter())
+                .map(|mut message| {
+                    let id = std::mem::take(&mut message.id);
+                    (id, state.send(name, message, now))
+                })
+                .collect();
+            (sent, state.written())
+        };
+        settled(written).await?;
+        self.shared.changed.notify_waiters();
+        Ok(sent)
+    }
+
+    /// Receives up to `limit` messages, waiting up to `wait` seconds for the first.
+    pub async fn receive(
+        &self,
+        name: &str,
+        limit: usize,
+        visibility: Option<i64>,
+        wait: Option<i64>,
+    ) -> Result<Vec<Received>, SqsError> {
+        let began = self.now();
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let wake_at = {
+                let now = self.now();
+                let mut state = self.state();
+                let until = began + wait.unwrap_or(state.queue(name)?.settings.wait) * 1000;
+                let received = state.receive(name, limit, visibility, now)?;
+                if !received.is_empty() || now >= until {
+                    return Ok(received);
+                }
+                let landing = state.queue(name)?.next_landing();
+                landing.map_or(until, |landing| landing.min(until))
+            };
+            tokio::select! {
+                () = changed => {}
+                () = self.shared.clock.until(wake_at) => {}
+            }
+        }
+    }
+
+    /// Deletes what was received; each handle has its own answer.
+    pub async fn delete(
+        &self,
+        name: &str,
+        handles: &[String],
+    ) -> Result<Vec<Result<(), SqsError>>, SqsError> {
+        let now = self.now();
+        let (deleted, written) = {
+            let mut state = self.state();
+            state.queue(name)?.land(now);
+            let deleted = (handles.iter())
+                .map(|handle| {
+                    let handle = Handle::parse(handle)?;
+                    if state.queue(name)?.delete(&handle)? {
+                        state.say(|| Change::Delete(handle.sequence));
+                    }
+                    Ok(())
+                })
+                .collect();
+            (deleted, state.written())
+        };
+        settled(written).await?;
+        self.shared.changed.notify_waiters();
+        Ok(deleted)
+    }
+
+    /// Changes visibility timeouts, in seconds; each handle has its own answer.
+    pub async fn change_visibility(
+        &self,
+        name: &str,
+        changes: &[(String, i64)],
+    ) -> Result<Vec<Result<(), SqsError>>, SqsError> {
+        let now = self.now();
+        let (changed, written) = {
+            let mut state = self.state();
+            state.queue(name)?.land(now);
+            let changed = (changes.iter())
+                .map(|(handle, seconds)| {
+                    let handle = Handle::parse(handle)?;
+                    let queue = state.queue(name)?;
+                    queue.change_visibility(&handle, *seconds, now)?;
+                    if let Some(message) = queue.message(handle.sequence).cloned() {
+                        state.flight(handle.sequence, &message);
+                    }
+                    Ok(())
+                })
+                .collect();
+            (changed, state.written())
+        };
+        settled(written).await?;
+        self.shared.changed.notify_waiters();
+        Ok(changed)
+    }
+
+    /// All messages of a queue as they lie there, oldest first: for tests and for looking into a queue.
+    pub fn peek(&self, name: &str) -> Result<Vec<Message>, SqsError> {
+        let mut state = self.state();
+        Ok(state
+            .queue(name)?
+            .messages()
+            .map(|(_, m)| m.clone())
+            .collect())
+    }
+}

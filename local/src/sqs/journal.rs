@@ -1,0 +1,280 @@
+//! What the queues hold, in SQLite: a restart loses nothing.
+//!
+//! Invariant: changes are written in the order in which they were made; [`Journal::written`] answers when all
+//! that was said before is committed and synced. One thread writes; what gathers while it commits goes into the
+//! next transaction together. When SQLite fails, nothing is answered with a success any more.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc;
+
+use anyhow::Context as _;
+use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
+
+use super::error::SqsError;
+use super::message::Message;
+use super::queue::{Queue, Sent};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS queue (name TEXT PRIMARY KEY, attributes TEXT NOT NULL, created_at INTEGER NOT NULL)
+        STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS message (
+        sequence INTEGER PRIMARY KEY, queue TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL,
+        attributes TEXT NOT NULL, group_id TEXT NOT NULL, deduplication_id TEXT NOT NULL,
+        sent_at INTEGER NOT NULL, received INTEGER NOT NULL, first_received_at INTEGER, source TEXT,
+        visible_at INTEGER, nonce TEXT, received_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS sent (
+        queue TEXT NOT NULL, key TEXT NOT NULL, until INTEGER NOT NULL, message_id TEXT NOT NULL,
+        sequence INTEGER NOT NULL, PRIMARY KEY (queue, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS sent_until ON sent (until);
+";
+
+/// A change to be written down.
+pub(super) enum Change {
+    PutQueue {
+        name: String,
+        attributes: String,
+        created_at: i64,
+    },
+    DropQueue(String),
+    /// One change, so that no crash can come between its parts: a message is there and its deduplication id is
+    /// remembered, or neither; a moved one is in one queue.
+    Put {
+        queue: String,
+        sequence: u64,
+        message: Message,
+        sent: Option<Sent>,
+        replaces: Option<u64>,
+    },
+    /// Received, or its visibility changed.
+    Flight {
+        sequence: u64,
+        received: u32,
+        first_received_at: Option<i64>,
+        received_at: i64,
+        flight: Option<(i64, String)>,
+    },
+    Delete(u64),
+    Written(oneshot::Sender<()>),
+}
+
+/// The writer's end.
+#[derive(Debug)]
+pub(super) struct Journal {
+    changes: mpsc::Sender<Change>,
+}
+
+/// What was written down, and the next free sequence number.
+pub(super) struct Restored {
+    pub(super) queues: BTreeMap<String, Queue>,
+    pub(super) next: u64,
+}
+
+impl Journal {
+    /// Opens or creates the file, reads what it holds, and starts the writer.
+    pub(super) fn open(path: &Path, now: i64) -> anyhow::Result<(Self, Restored)> {
+        let connection = Connection::open(path)
+            .and_then(|connection| {
+                connection.pragma_update(None, "journal_mode", "WAL")?;
+                connection.pragma_update(None, "synchronous", "FULL")?;
+                connection.execute_batch(SCHEMA)?;
+                Ok(connection)
+            })
+            .with_context(|| format!("cannot open the queues in `{}`", path.display()))?;
+        let restored = restore(&connection, now)
+            .with_context(|| format!("cannot read the queues in `{}`", path.display()))?;
+        let (changes, received) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("sqs-journal".to_owned())
+            .spawn(move || write(connection, &received))
+            .context("cannot start the queues' writer")?;
+        Ok((Self { changes }, restored))
+    }
+
+    /// Says a change; it is written later.
+    pub(super) fn say(&self, change: Change) {
+        // The writer is gone only after a failure, and `written` tells that.
+        let _ = self.changes.send(change);
+    }
+
+    /// Answers once all that was said before is on the disk.
+    pub(super) fn written(&self) -> oneshot::Receiver<()> {
+        let (done, written) = oneshot::channel();
+        self.say(Change::Written(done));
+        written
+    }
+}
+
+/// Waits for [`Journal::written`].
+pub(super) async fn settled(written: Option<oneshot::Receiver<()>>) -> Result<(), SqsError> {
+    match written {
+        None => Ok(()),
+        Some(written) => written.await.map_err(|_| {
+            SqsError::internal(
+                "the queues' file cannot be written; see the log, mend it and start again",
+            )
+        }),
+    }
+}
+
+fn write(mut connection: Connection, changes: &mpsc::Receiver<Change>) {
+    while let Ok(first) = changes.recv() {
+        let mut done = Vec::new();
+        let written = connection.transaction().and_then(|transaction| {
+            let mut next = Some(first);
+            while let Some(change) = next {
+                match change {
+                    Change::Written(waiting) => done.push(waiting),
+                    change => apply(&transaction, change)?,
+                }
+                next = changes.try_recv().ok();
+            }
+            transaction.commit()
+        });
+        if let Err(error) = written {
+            // Whoever waits sees its sender dropped.
+            tracing::error!(%error, "the queues' file cannot be written: nothing is accepted any more");
+            return;
+        }
+        for waiting in done {
+            let _ = waiting.send(());
+        }
+    }
+}
+
+fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
+    let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+        connection.prepare_cached(sql)?.execute(values).map(drop)
+    };
+    match change {
+        Change::PutQueue {
+            name,
+            attributes,
+            created_at,
+        } => run(
+            "INSERT OR REPLACE INTO queue VALUES (?, ?, ?)",
+            params![name, attributes, created_at],
+        ),
+        Change::DropQueue(name) => {
+            run("DELETE FROM queue WHERE name = ?", params![name])?;
+            run("DELETE FROM message WHERE queue = ?", params![name])?;
+            run("DELETE FROM sent WHERE queue = ?", params![name])
+        }
+        Change::Put {
+            queue,
+            sequence,
+            message,
+            sent,
+            replaces,
+        } => {
+            let attributes = serde_json::to_string(&message.attributes)
+                .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+            let (visible_at, nonce) = message.flight.unzip();
+            run(
+                "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                params![
+                    sequence,
+                    queue,
+                    message.id,
+                    message.body,
+                    attributes,
+                    message.group,
+                    message.deduplication_id,
+                    message.sent_at,
+                    message.received,
+                    message.first_received_at,
+                    message.source,
+                    visible_at,
+                    nonce,
+                    message.received_at
+                ],
+            )?;
+            if let Some(sent) = sent {
+                run(
+                    "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)",
+                    params![queue, sent.key, sent.until, sent.message_id, sent.sequence],
+                )?;
+                run("DELETE FROM sent WHERE until < ?", params![message.sent_at])?;
+            }
+            match replaces {
+                Some(old) => run("DELETE FROM message WHERE sequence = ?", params![old]),
+                None => Ok(()),
+            }
+        }
+        Change::Flight {
+            sequence,
+            received,
+            first_received_at,
+            received_at,
+            flight,
+        } => {
+            let (visible_at, nonce) = flight.unzip();
+            run(
+                "UPDATE message SET received = ?2, first_received_at = ?3, received_at = ?4, visible_at = ?5,
+                 nonce = ?6 WHERE sequence = ?1",
+                params![sequence, received, first_received_at, received_at, visible_at, nonce],
+            )
+        }
+        Change::Delete(sequence) => {
+            run("DELETE FROM message WHERE sequence = ?", params![sequence])
+        }
+        Change::Written(_) => Ok(()),
+    }
+}
+
+fn restore(connection: &Connection, now: i64) -> anyhow::Result<Restored> {
+    connection.execute("DELETE FROM sent WHERE until <= ?", params![now])?;
+    let mut queues = BTreeMap::new();
+    let mut next = 1;
+    let mut read = connection.prepare("SELECT name, attributes, created_at FROM queue")?;
+    let mut rows = read.query([])?;
+    while let Some(row) = rows.next()? {
+        let attributes: String = row.get(1)?;
+        let queue = Queue::new(serde_json::from_str(&attributes)?, row.get(2)?)?;
+        queues.insert(row.get::<_, String>(0)?, queue);
+    }
+    let mut read = connection.prepare("SELECT * FROM message ORDER BY sequence")?;
+    let mut rows = read.query([])?;
+    while let Some(row) = rows.next()? {
+        let sequence: u64 = row.get("sequence")?;
+        next = next.max(sequence + 1);
+        let attributes: String = row.get("attributes")?;
+        let visible_at: Option<i64> = row.get("visible_at")?;
+        let nonce: Option<String> = row.get("nonce")?;
+        let message = Message {
+            id: row.get("id")?,
+            body: row.get("body")?,
+            attributes: serde_json::from_str(&attributes)?,
+            group: row.get("group_id")?,
+            deduplication_id: row.get("deduplication_id")?,
+            sent_at: row.get("sent_at")?,
+            received: row.get("received")?,
+            first_received_at: row.get("first_received_at")?,
+            source: row.get("source")?,
+            flight: visible_at.zip(nonce),
+            received_at: row.get("received_at")?,
+        };
+        if let Some(queue) = queues.get_mut(&row.get::<_, String>("queue")?) {
+            queue.insert(sequence, message);
+        }
+    }
+    let mut read = connection
+        .prepare("SELECT queue, key, until, message_id, sequence FROM sent ORDER BY until")?;
+    let mut rows = read.query([])?;
+    while let Some(row) = rows.next()? {
+        let sent = Sent {
+            key: row.get(1)?,
+            until: row.get(2)?,
+            message_id: row.get(3)?,
+            sequence: row.get(4)?,
+        };
+        next = next.max(sent.sequence + 1);
+        if let Some(queue) = queues.get_mut(&row.get::<_, String>(0)?) {
+            queue.remember(sent);
+        }
+    }
+    Ok(Restored { queues, next })
+}

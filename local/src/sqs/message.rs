@@ -1,0 +1,351 @@
+//! A message, its checks and its checksums.
+//!
+//! Source of the limits: the SQS Developer Guide, "Amazon SQS message quotas"; of the checksum: "Calculating
+//! the MD5 message digest for message attributes".
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use md5::{Digest as _, Md5};
+use serde::{Deserialize, Serialize};
+
+use super::error::SqsError;
+
+/// The largest message, and the largest batch: body and attributes together.
+pub(super) const MAX_BYTES: usize = 1024 * 1024;
+
+/// A message attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Attribute {
+    /// `String`, `Number` or `Binary`, with a label behind a full stop if there is one.
+    #[serde(default)]
+    pub data_type: String,
+    /// The value of a `String` or a `Number`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub string_value: Option<String>,
+    /// The value of a `Binary`, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary_value: Option<String>,
+}
+
+pub(super) type Attributes = BTreeMap<String, Attribute>;
+
+/// What is sent.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NewMessage {
+    /// In a batch: names the entry in the answer.
+    #[serde(default)]
+    pub id: String,
+    #[serde(default)]
+    pub(super) message_body: Option<String>,
+    #[serde(default)]
+    pub(super) message_attributes: Attributes,
+    #[serde(default)]
+    pub(super) message_group_id: Option<String>,
+    #[serde(default)]
+    pub(super) message_deduplication_id: Option<String>,
+    #[serde(default)]
+    pub(super) delay_seconds: Option<i64>,
+}
+
+/// A message in a queue.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Given by SQS.
+    pub id: String,
+    /// Its body.
+    pub body: String,
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// `MessageGroupId`
+    pub group: String,
+    /// `MessageDeduplicationId`
+    pub deduplication_id: String,
+    /// `SentTimestamp`, Unix milliseconds.
+    pub sent_at: i64,
+    /// `ApproximateReceiveCount`
+    pub received: u32,
+    /// `ApproximateFirstReceiveTimestamp`, Unix milliseconds.
+    pub first_received_at: Option<i64>,
+    /// `DeadLetterQueueSourceArn`
+    pub source: Option<String>,
+    /// While it is in flight: when it becomes visible again, Unix milliseconds, and its receive's nonce.
+    pub(super) flight: Option<(i64, String)>,
+    /// When the present receive began: a visibility timeout ends 12 hours later at the latest.
+    pub(super) received_at: i64,
+}
+
+impl NewMessage {
+    /// Body and attributes together, as SQS counts them.
+    pub(super) fn bytes(&self) -> usize {
+        let attributes = self.message_attributes.iter().map(|(name, attribute)| {
+            let value = match (&attribute.string_value, &attribute.binary_value) {
+                (Some(text), _) => text.len(),
+                (None, Some(binary)) => binary.len() / 4 * 3,
+                (None, None) => 0,
+            };
+            name.len() + attribute.data_type.len() + value
+        });
+        self.message_body.as_ref().map_or(0, String::len) + attributes.sum::<usize>()
+    }
+
+    /// Checks a message for a FIFO queue; answers its body, group and deduplication id.
+    pub(super) fn check(&self, content_based: bool) -> Result<(&str, &str, String), SqsError> {
+        let missing = |name: &str| {
+            SqsError::missing_parameter(format!("The request must contain the parameter {name}."))
+        };
+        let body = self.message_body.as_deref().unwrap_or_default();
+        if body.is_empty() {
+            return Err(missing("MessageBody"));
+        }
+        if self.bytes() > MAX_BYTES {
+            return Err(SqsError::invalid_parameter(format!(
+                "One or more parameters are invalid. Reason: Message must be shorter than {MAX_BYTES} bytes."
+            )));
+        }
+        if let Some(character) = body.chars().find(|c| !is_allowed(*c)) {
+            return Err(SqsError::invalid_contents(format!(
+                "Invalid characters found: #x{:X}",
+                u32::from(character)
+            )));
+        }
+        check_attributes(&self.message_attributes)?;
+        if self.delay_seconds.is_some_and(|delay| delay != 0) {
+            return Err(SqsError::invalid_parameter(
+                "Value for parameter DelaySeconds is invalid. Reason: The request include parameter that is not valid for this queue type.",
+            ));
+        }
+        let group = self
+            .message_group_id
+            .as_deref()
+            .ok_or_else(|| missing("MessageGroupId"))?;
+        check_token("MessageGroupId", group)?;
+        let deduplication_id = match &self.message_deduplication_id {
+            Some(id) => {
+                check_token("MessageDeduplicationId", id)?;
+                id.clone()
+            }
+            None if content_based => hex::encode(sha2::Sha256::digest(body.as_bytes())),
+            None => {
+                return Err(SqsError::invalid_parameter(
+                    "The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided explicitly",
+                ));
+            }
+        };
+        Ok((body, group, deduplication_id))
+    }
+}
+
+/// `#x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF`
+fn is_allowed(character: char) -> bool {
+    matches!(character, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
+}
+
+fn check_token(name: &str, text: &str) -> Result<(), SqsError> {
+    if (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(SqsError::invalid_parameter(format!(
+        "Value for parameter {name} is invalid. Reason: {name} can only include alphanumeric and punctuation characters. 1 to 128 in length."
+    )))
+}
+
+fn check_attributes(attributes: &Attributes) -> Result<(), SqsError> {
+    let invalid = |message: String| Err(SqsError::invalid_parameter(message));
+    if attributes.len() > 10 {
+        return invalid(format!(
+            "Number of message attributes [{}] exceeds the allowed maximum [10].",
+            attributes.len()
+        ));
+    }
+    for (name, attribute) in attributes {
+        let is_name = (1..=256).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+            && !name.starts_with('.')
+            && !name.ends_with('.')
+            && !name.contains("..");
+        if !is_name {
+            return invalid("The message attribute name is invalid.".to_owned());
+        }
+        let value = match attribute.data_type.split('.').next() {
+            Some("String" | "Number") => &attribute.string_value,
+            Some("Binary") => &attribute.binary_value,
+            _ => {
+                return invalid(format!(
+                    "The message attribute '{name}' has an invalid message attribute type, the set of supported type prefixes is Binary, Number, and String."
+                ));
+            }
+        };
+        match value.as_deref() {
+            None | Some("") => {
+                return invalid(format!(
+                    "The message attribute '{name}' must contain a non-empty message attribute value for message attribute type '{}'.",
+                    attribute.data_type
+                ));
+            }
+            Some(text) if !text.chars().all(is_allowed) => {
+                return invalid(format!(
+                    "The message attribute '{name}' holds an invalid character."
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// `MD5OfMessageBody`
+pub(super) fn md5_of_body(body: &str) -> String {
+    hex::encode(Md5::digest(body.as_bytes()))
+}
+
+/// `MD5OfMessageAttributes`; none where there are no attributes.
+pub(super) fn md5_of_attributes<'a>(
+    attributes: impl IntoIterator<Item = (&'a String, &'a Attribute)>,
+) -> Option<String> {
+    let mut hash = Md5::new();
+    let mut any = false;
+    let part = |hash: &mut Md5, bytes: &[u8]| {
+        hash.update(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hash.update(bytes);
+    };
+    for (name, attribute) in attributes {
+        any = true;
+        part(&mut hash, name.as_bytes());
+        part(&mut hash, attribute.data_type.as_bytes());
+        match (&attribute.string_value, &attribute.binary_value) {
+            (Some(text), _) => {
+                hash.update([1]);
+                part(&mut hash, text.as_bytes());
+            }
+            (None, binary) => {
+                hash.update([2]);
+                let binary = BASE64.decode(binary.as_deref().unwrap_or_default());
+                part(&mut hash, &binary.unwrap_or_default());
+            }
+        }
+    }
+    any.then(|| hex::encode(hash.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: &str) -> NewMessage {
+        NewMessage {
+            message_body: Some(body.to_owned()),
+            message_group_id: Some("g".to_owned()),
+            message_deduplication_id: Some("d".to_owned()),
+            ..NewMessage::default()
+        }
+    }
+
+    #[test]
+    fn a_message_of_a_mebibyte_is_taken_and_not_a_byte_more() {
+        assert!(message(&"x".repeat(MAX_BYTES)).check(false).is_ok());
+        let longer = message(&"x".repeat(MAX_BYTES + 1));
+        assert_eq!(
+            longer.check(false).unwrap_err().code,
+            "InvalidParameterValue"
+        );
+    }
+
+    #[test]
+    fn forbidden_characters_are_refused() {
+        for body in ["\u{1}", "\u{fffe}", "\u{ffff}", "a\u{8}"] {
+            let error = message(body).check(false).unwrap_err();
+            assert_eq!(error.code, "InvalidMessageContents", "{body:?}");
+        }
+        assert!(
+            message("\t\r\n \u{7f}\u{fffd}\u{10000}\u{10ffff}")
+                .check(false)
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn what_a_fifo_message_needs_is_asked_for() {
+        for (broken, code) in [
+            (
+                NewMessage {
+                    message_body: None,
+                    ..message("x")
+                },
+                "MissingParameter",
+            ),
+            (
+                NewMessage {
+                    message_body: Some(String::new()),
+                    ..message("x")
+                },
+                "MissingParameter",
+            ),
+            (
+                NewMessage {
+                    message_group_id: None,
+                    ..message("x")
+                },
+                "MissingParameter",
+            ),
+            (
+                NewMessage {
+                    message_group_id: Some("a b".into()),
+                    ..message("x")
+                },
+                "InvalidParameterValue",
+            ),
+            (
+                NewMessage {
+                    message_deduplication_id: None,
+                    ..message("x")
+                },
+                "InvalidParameterValue",
+            ),
+            (
+                NewMessage {
+                    message_deduplication_id: Some("d".repeat(129)),
+                    ..message("x")
+                },
+                "InvalidParameterValue",
+            ),
+            (
+                NewMessage {
+                    delay_seconds: Some(1),
+                    ..message("x")
+                },
+                "InvalidParameterValue",
+            ),
+        ] {
+            assert_eq!(broken.check(false).unwrap_err().code, code, "{broken:?}");
+        }
+        let content_based = NewMessage {
+            message_deduplication_id: None,
+            ..message("x")
+        };
+        assert!(content_based.check(true).is_ok());
+    }
+
+    #[test]
+    fn checksums_are_those_of_the_clients() {
+        assert_eq!(md5_of_body("hello"), "5d41402abc4b2a76b9719d911017c592");
+        let attributes = Attributes::from([(
+            "test_attribute_name_1".to_owned(),
+            Attribute {
+                data_type: "String".to_owned(),
+                string_value: Some("test_attribute_value_1".to_owned()),
+                binary_value: None,
+            },
+        )]);
+        assert_eq!(
+            md5_of_attributes(&attributes).as_deref(),
+            Some("ba056227cfd9533dba1f72ad9816d233")
+        );
+        assert_eq!(md5_of_attributes(&Attributes::new()), None);
+    }
+}

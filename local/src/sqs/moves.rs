@@ -1,0 +1,209 @@
+//! Message moves: from a dead-letter queue back to where its messages came from, or to a named queue.
+//!
+//! Source: the SQS API reference, `StartMessageMoveTask`. Invariant: a message is in one of the two queues at
+//! every moment, and in the same one after a restart.
+
+use std::time::Duration;
+
+use super::{Sqs, SqsError, State, arn, name_of};
+
+/// A move, under way or ended.
+#[derive(Debug, Clone)]
+pub(super) struct Move {
+    pub(super) handle: String,
+    pub(super) from: String,
+    pub(super) to: Option<String>,
+    pub(super) per_second: Option<u64>,
+    pub(super) status: Status,
+    pub(super) moved: u64,
+    pub(super) to_move: u64,
+    pub(super) started_at: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Running,
+    Completed,
+    Cancelled,
+    /// Some messages have no queue that they came from.
+    Failed,
+}
+
+impl Status {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "RUNNING",
+            Self::Completed => "COMPLETED",
+            Self::Cancelled => "CANCELLED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+fn no_such_queue() -> SqsError {
+    SqsError::no_such_resource(
+        "The resource that you specified for the SourceArn parameter doesn't exist.",
+    )
+}
+
+impl State {
+    /// Queues whose messages end in `name`.
+    pub(super) fn sources(&self, name: &str) -> Vec<String> {
+        let target = arn(name);
+        (self.queues.iter())
+            .filter(|(_, queue)| {
+                let redrive = queue.settings.redrive.as_ref();
+                redrive.is_some_and(|redrive| redrive.dead_letter_target_arn == target)
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Moves up to `limit` messages that wait; answers how many were and whether that is all there is to do.
+    fn step(&mut self, at: usize, limit: usize, now: i64) -> (u64, bool) {
+        let Move { from, to, .. } = self.moves[at].clone();
+        let Ok(queue) = self.queue(&from) else {
+            return (0, true);
+        };
+        queue.land(now);
+        let movable: Vec<_> = (queue.messages())
+            .filter(|(_, message)| message.flight.is_none())
+            .filter_map(|(sequence, message)| {
+                let to = to
+                    .clone()
+                    .or_else(|| name_of(message.source.as_deref()?).map(str::to_owned))?;
+                Some((*sequence, to))
+            })
+            .take(limit)
+            .collect();
+        for (sequence, to) in &movable {
+            self.relocate(&from, to, *sequence, None, now);
+        }
+        let moved = movable.len() as u64;
+        (moved, movable.len() < limit)
+    }
+}
+
+impl Sqs {
+    /// Begins a move; answers its handle.
+    pub(super) fn start_move(
+        &self,
+        source_arn: &str,
+        destination_arn: Option<&str>,
+        per_second: Option<u64>,
+    ) -> Result<String, SqsError> {
+        let from = name_of(source_arn).ok_or_else(no_such_queue)?.to_owned();
+        let to = destination_arn
+            .map(|arn| name_of(arn).map(str::to_owned).ok_or_else(no_such_queue))
+            .transpose()?;
+        if per_second.is_some_and(|limit| !(1..=500).contains(&limit)) {
+            return Err(SqsError::invalid_parameter(
+                "Value for parameter MaxNumberOfMessagesPerSecond is invalid. Reason: Must be between 1 and 500.",
+            ));
+        }
+        let handle = uuid::Uuid::new_v4().to_string();
+        let at = {
+            let now = self.now();
+            let mut state = self.state();
+            if !state.queues.contains_key(&from)
+                || to.as_ref().is_some_and(|to| !state.queues.contains_key(to))
+            {
+                return Err(no_such_queue());
+            }
+            if state.sources(&from).is_empty() {
+                return Err(SqsError::invalid_parameter(
+                    "Source queue must be configured as a Dead Letter Queue.",
+                ));
+            }
+            let running = |m: &Move| m.from == from && m.status == Status::Running;
+            if state.moves.iter().any(running) {
+                return Err(SqsError::unsupported(
+                    "There is already a task running. Only one active task is allowed for a source queue arn at a given time.",
+                ));
+            }
+            let to_move = state.queue(&from)?.depth().visible as u64;
+            state.moves.push(Move {
+                handle: handle.clone(),
+                from,
+                to,
+                per_second,
+                status: Status::Running,
+                moved: 0,
+                to_move,
+                started_at: now,
+            });
+            state.moves.len() - 1
+        };
+        tokio::spawn(self.clone().run_move(at));
+        Ok(handle)
+    }
+
+    async fn run_move(self, at: usize) {
+        loop {
+            let (done, limit) = {
+                let now = self.now();
+                let mut state = self.state();
+                if state.moves[at].status != Status::Running {
+                    return;
+                }
+                let limit = state.moves[at].per_second;
+                let (moved, done) = state.step(at, limit.unwrap_or(500) as usize, now);
+                state.moves[at].moved += moved;
+                if done {
+                    let all = state.moves[at].moved >= state.moves[at].to_move;
+                    state.moves[at].status = if all {
+                        Status::Completed
+                    } else {
+                        Status::Failed
+                    };
+                }
+                (done, limit)
+            };
+            self.shared.changed.notify_waiters();
+            if done {
+                return;
+            }
+            match limit {
+                Some(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// The newest moves from a queue, the last begun first.
+    pub(super) fn moves(&self, source_arn: &str, limit: usize) -> Result<Vec<Move>, SqsError> {
+        let from = name_of(source_arn).ok_or_else(no_such_queue)?;
+        let mut state = self.state();
+        state.queue(from).map_err(|_| no_such_queue())?;
+        Ok((state.moves.iter().rev())
+            .filter(|m| m.from == from)
+            .take(limit)
+            .cloned()
+            .collect())
+    }
+
+    /// Ends a move that is under way; answers how many messages it has moved.
+    pub(super) fn cancel_move(&self, handle: &str) -> Result<u64, SqsError> {
+        let mut state = self.state();
+        let found = state.moves.iter_mut().find(|m| m.handle == handle);
+        let task = found.ok_or_else(|| SqsError::no_such_resource("Task does not exist."))?;
+        if task.status != Status::Running {
+            return Err(SqsError::unsupported(
+                "The task is not in active state and can't be cancelled.",
+            ));
+        }
+        task.status = Status::Cancelled;
+        Ok(task.moved)
+    }
+
+    /// The addresses of the queues whose messages end in `name`.
+    pub(super) fn source_urls(&self, name: &str) -> Result<Vec<String>, SqsError> {
+        let mut state = self.state();
+        state.queue(name)?;
+        Ok(state
+            .sources(name)
+            .iter()
+            .map(|name| self.url(name))
+            .collect())
+    }
+}

@@ -1,0 +1,447 @@
+//! One FIFO queue: what is in it, what may be received, what is in flight.
+//!
+//! Invariants: while a message of a group is in flight no other of that group is received; within a group the
+//! oldest comes first; a message is not received twice within its visibility timeout; a deduplication id is
+//! taken once in five minutes. Time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::SqsError;
+use super::message::{Message, NewMessage};
+
+/// How long a deduplication id is remembered.
+const DEDUPLICATION: i64 = 5 * 60 * 1000;
+/// How many messages of a FIFO queue are in flight at most.
+pub(super) const MAX_IN_FLIGHT: usize = 120_000;
+/// The longest visibility timeout, from the receive on.
+const MAX_VISIBILITY: i64 = 12 * 3600;
+
+/// A queue's settings, as `CreateQueue` and `SetQueueAttributes` give them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Settings {
+    pub(super) visibility: i64,
+    pub(super) retention: i64,
+    pub(super) wait: i64,
+    pub(super) content_based: bool,
+    pub(super) per_group: bool,
+    pub(super) redrive: Option<Redrive>,
+}
+
+/// `RedrivePolicy`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Redrive {
+    pub(super) dead_letter_target_arn: String,
+    #[serde(deserialize_with = "number_or_text")]
+    pub(super) max_receive_count: u32,
+}
+
+/// Some clients write the count as text.
+fn number_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u32),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Number(number) => Ok(number),
+        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
+impl Settings {
+    /// Reads a queue's attributes; refuses unknown names and values out of range.
+    pub(super) fn read(attributes: &BTreeMap<String, String>) -> Result<Self, SqsError> {
+        let mut settings = Self {
+            visibility: 30,
+            retention: 345_600,
+            wait: 0,
+            content_based: false,
+            per_group: false,
+            redrive: None,
+        };
+        for (name, value) in attributes {
+            let invalid = || {
+                SqsError::invalid_attribute_value(format!(
+                    "Invalid value for the parameter {name}."
+                ))
+            };
+            let number = |range: std::ops::RangeInclusive<i64>| {
+                let number = value.parse().map_err(|_| invalid())?;
+                if range.contains(&number) {
+                    Ok(number)
+                } else {
+                    Err(invalid())
+                }
+            };
+            match name.as_str() {
+                "VisibilityTimeout" => settings.visibility = number(0..=43_200)?,
+                "MessageRetentionPeriod" => settings.retention = number(60..=1_209_600)?,
+                "ReceiveMessageWaitTimeSeconds" => settings.wait = number(0..=20)?,
+                "MaximumMessageSize" => drop(number(1024..=1_048_576)?),
+                "KmsDataKeyReusePeriodSeconds" => drop(number(60..=86_400)?),
+                // Only messages that may be received at once are kept here.
+                "DelaySeconds" => drop(number(0..=0)?),
+                "FifoQueue" if value == "true" => {}
+                "ContentBasedDeduplication" => {
+                    settings.content_based = value.parse().map_err(|_| invalid())?;
+                }
+                "DeduplicationScope" => {
+                    settings.per_group = match value.as_str() {
+                        "messageGroup" => true,
+                        "queue" => false,
+                        _ => return Err(invalid()),
+                    };
+                }
+                "FifoThroughputLimit"
+                    if matches!(value.as_str(), "perQueue" | "perMessageGroupId") => {}
+                "RedrivePolicy" if value.is_empty() => settings.redrive = None,
+                "RedrivePolicy" => {
+                    let redrive: Redrive = serde_json::from_str(value).map_err(|_| invalid())?;
+                    if !(1..=1000).contains(&redrive.max_receive_count) {
+                        return Err(invalid());
+                    }
+                    settings.redrive = Some(redrive);
+                }
+                "Policy" | "RedriveAllowPolicy" | "KmsMasterKeyId" | "SqsManagedSseEnabled" => {}
+                "FifoQueue" | "FifoThroughputLimit" => return Err(invalid()),
+                _ => {
+                    return Err(SqsError::invalid_attribute_name(format!(
+                        "Unknown Attribute {name}."
+                    )));
+                }
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// A sent deduplication id.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) key: String,
+    pub(super) until: i64,
+    pub(super) message_id: String,
+    pub(super) sequence: u64,
+}
+
+/// A receipt handle, opened: which message, and which receive of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Handle {
+    pub(super) sequence: u64,
+    pub(super) nonce: String,
+}
+
+impl Handle {
+    pub(super) fn parse(text: &str) -> Result<Self, SqsError> {
+        text.split_once('.')
+            .and_then(|(sequence, nonce)| {
+                let is_nonce = nonce.len() == 32 && nonce.bytes().all(|b| b.is_ascii_hexdigit());
+                let sequence = sequence.parse().ok()?;
+                is_nonce.then(|| Self {
+                    sequence,
+                    nonce: nonce.to_owned(),
+                })
+            })
+            .ok_or_else(|| {
+                SqsError::invalid_handle(format!(
+                    "The input receipt handle \"{text}\" is not a valid receipt handle."
+                ))
+            })
+    }
+}
+
+impl std::fmt::Display for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.sequence, self.nonce)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    waiting: BTreeSet<u64>,
+    in_flight: usize,
+}
+
+/// A queue.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) attributes: BTreeMap<String, String>,
+    pub(super) settings: Settings,
+    pub(super) created_at: i64,
+    messages: BTreeMap<u64, Message>,
+    groups: HashMap<String, Group>,
+    /// The oldest waiting message of each group that has none in flight.
+    ready: BTreeSet<u64>,
+    /// By when they become visible again.
+    in_flight: BTreeSet<(i64, u64)>,
+    sent: HashMap<String, Sent>,
+    sent_in_order: VecDeque<(i64, String)>,
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Those that wait.
+    pub visible: usize,
+    /// Those that were received and neither deleted nor visible again.
+    pub in_flight: usize,
+}
+
+impl Queue {
+    pub(super) fn new(attributes: BTreeMap<String, String>, now: i64) -> Result<Self, SqsError> {
+        Ok(Self {
+            settings: Settings::read(&attributes)?,
+            attributes,
+            created_at: now,
+            messages: BTreeMap::new(),
+            groups: HashMap::new(),
+            ready: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
+            sent: HashMap::new(),
+            sent_in_order: VecDeque::new(),
+        })
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        Depth {
+            visible: self.messages.len() - self.in_flight.len(),
+            in_flight: self.in_flight.len(),
+        }
+    }
+
+    /// All messages, oldest first.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (&u64, &Message)> {
+        self.messages.iter()
+    }
+
+    pub(super) fn message(&self, sequence: u64) -> Option<&Message> {
+        self.messages.get(&sequence)
+    }
+
+    /// The scope of deduplication: the queue, or the group.
+    pub(super) fn deduplication_key(&self, group: &str, id: &str) -> String {
+        if self.settings.per_group {
+            format!("{group} {id}")
+        } else {
+            id.to_owned()
+        }
+    }
+
+    /// What was sent under this key within the last five minutes.
+    pub(super) fn sent_before(&mut self, key: &str, now: i64) -> Option<&Sent> {
+        while let Some((_, old)) = self.sent_in_order.pop_front_if(|(until, _)| *until <= now) {
+            if self.sent.get(&old).is_some_and(|sent| sent.until <= now) {
+                self.sent.remove(&old);
+            }
+        }
+        self.sent.get(key)
+    }
+
+    /// Checks a message and makes it one of this queue's.
+    pub(super) fn accept(&self, new: NewMessage, now: i64) -> Result<Message, SqsError> {
+        let (_, group, deduplication_id) = new.check(self.settings.content_based)?;
+        Ok(Message {
+            id: uuid::Uuid::new_v4().to_string(),
+            group: group.to_owned(),
+            deduplication_id,
+            body: new.message_body.unwrap_or_default(),
+            attributes: new.message_attributes,
+            sent_at: now,
+            received: 0,
+            first_received_at: None,
+            source: None,
+            flight: None,
+            received_at: 0,
+        })
+    }
+
+    pub(super) fn remember(&mut self, sent: Sent) {
+        self.sent_in_order.push_back((sent.until, sent.key.clone()));
+        self.sent.insert(sent.key.clone(), sent);
+    }
+
+    /// What is to be remembered of a message that was just sent.
+    pub(super) fn sent(key: String, message: &Message, sequence: u64) -> Sent {
+        Sent {
+            key,
+            until: message.sent_at + DEDUPLICATION,
+            message_id: message.id.clone(),
+            sequence,
+        }
+    }
+
+    /// Puts a message into its place, also one that was in flight when it was written down.
+    pub(super) fn insert(&mut self, sequence: u64, message: Message) {
+        let group = self.groups.entry(message.group.clone()).or_default();
+        match &message.flight {
+            Some((until, _)) => {
+                self.in_flight.insert((*until, sequence));
+                group.in_flight += 1;
+                if let Some(head) = group.waiting.first() {
+                    self.ready.remove(head);
+                }
+            }
+            None => {
+                if group.in_flight == 0 {
+                    if let Some(head) = group.waiting.first() {
+                        self.ready.remove(head);
+                    }
+                    group.waiting.insert(sequence);
+                    self.ready.extend(group.waiting.first());
+                } else {
+                    group.waiting.insert(sequence);
+                }
+            }
+        }
+        self.messages.insert(sequence, message);
+    }
+
+    /// Takes a message out.
+    pub(super) fn remove(&mut self, sequence: u64) -> Option<Message> {
+        let message = self.messages.remove(&sequence)?;
+        let group = self.groups.get_mut(&message.group)?;
+        if let Some((until, _)) = &message.flight {
+            self.in_flight.remove(&(*until, sequence));
+            group.in_flight -= 1;
+        } else {
+            self.ready.remove(&sequence);
+            group.waiting.remove(&sequence);
+        }
+        if group.in_flight == 0 {
+            self.ready.extend(group.waiting.first());
+            if group.waiting.is_empty() {
+                self.groups.remove(&message.group);
+            }
+        }
+        Some(message)
+    }
+
+    /// Makes what has been in flight for long enough visible again.
+    pub(super) fn land(&mut self, now: i64) {
+        while let Some((until, sequence)) = self.in_flight.first().copied() {
+            if until > now {
+                return;
+            }
+            self.make_visible(sequence);
+        }
+    }
+
+    fn make_visible(&mut self, sequence: u64) {
+        if let Some(mut message) = self.remove(sequence) {
+            message.flight = None;
+            self.insert(sequence, message);
+        }
+    }
+
+    /// When the next message becomes visible again.
+    pub(super) fn next_landing(&self) -> Option<i64> {
+        self.in_flight.first().map(|(until, _)| *until)
+    }
+
+    /// The next message that may be received, if it still is to be: what is too old is named in `expired`.
+    pub(super) fn receivable(&self, limit: usize, now: i64, expired: &mut Vec<u64>) -> Vec<u64> {
+        let mut found = Vec::with_capacity(limit);
+        let room = MAX_IN_FLIGHT.saturating_sub(self.in_flight.len());
+        let limit = limit.min(room);
+        for head in &self.ready {
+            let Some(group) = self
+                .messages
+                .get(head)
+                .and_then(|m| self.groups.get(&m.group))
+            else {
+                continue;
+            };
+            for sequence in &group.waiting {
+                if found.len() == limit {
+                    return found;
+                }
+                let too_old = self
+                    .messages
+                    .get(sequence)
+                    .is_some_and(|message| message.sent_at + self.settings.retention * 1000 <= now);
+                if too_old {
+                    expired.push(*sequence);
+                } else {
+                    found.push(*sequence);
+                }
+            }
+        }
+        found
+    }
+
+    /// Counts a receive and takes the message in flight; with no visibility timeout it stays visible.
+    pub(super) fn receive(&mut self, sequence: u64, visibility: i64, now: i64) -> Option<Handle> {
+        let mut message = self.remove(sequence)?;
+        let nonce = uuid::Uuid::new_v4().simple().to_string();
+        message.received += 1;
+        message.first_received_at.get_or_insert(now);
+        message.received_at = now;
+        message.flight = (visibility > 0).then(|| (now + visibility * 1000, nonce.clone()));
+        self.insert(sequence, message);
+        Some(Handle { sequence, nonce })
+    }
+
+    /// Whether a handle's receive is the one that is in flight; `None` where the message is gone.
+    fn holds(&self, handle: &Handle) -> Option<bool> {
+        let message = self.messages.get(&handle.sequence)?;
+        Some(matches!(&message.flight, Some((_, nonce)) if *nonce == handle.nonce))
+    }
+
+    /// Deletes what a handle was received for; deleting it again is no error.
+    pub(super) fn delete(&mut self, handle: &Handle) -> Result<bool, SqsError> {
+        match self.holds(handle) {
+            None => Ok(false),
+            Some(true) => Ok(self.remove(handle.sequence).is_some()),
+            Some(false) => Err(SqsError::invalid_parameter(format!(
+                "Value {handle} for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired."
+            ))),
+        }
+    }
+
+    /// Moves the end of a visibility timeout; 0 ends it now.
+    pub(super) fn change_visibility(
+        &mut self,
+        handle: &Handle,
+        seconds: i64,
+        now: i64,
+    ) -> Result<(), SqsError> {
+        if !(0..=MAX_VISIBILITY).contains(&seconds) {
+            return Err(SqsError::invalid_parameter(format!(
+                "Value {seconds} for parameter VisibilityTimeout is invalid. Reason: VisibilityTimeout must be an integer between 0 and {MAX_VISIBILITY}."
+            )));
+        }
+        match self.holds(handle) {
+            None => {
+                return Err(SqsError::invalid_parameter(format!(
+                    "Value {handle} for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for visibility timeout change."
+                )));
+            }
+            Some(false) => {
+                return Err(SqsError::not_in_flight(
+                    "The message referred to is not in flight.",
+                ));
+            }
+            Some(true) => {}
+        }
+        let Some(mut message) = self.remove(handle.sequence) else {
+            return Ok(());
+        };
+        let until = now + seconds * 1000;
+        let allowed = until <= message.received_at + MAX_VISIBILITY * 1000;
+        if allowed {
+            message.flight = (seconds > 0).then(|| (until, handle.nonce.clone()));
+        }
+        self.insert(handle.sequence, message);
+        if allowed {
+            Ok(())
+        } else {
+            Err(SqsError::invalid_parameter(format!(
+                "Value {seconds} for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout for the message is beyond the limit [{MAX_VISIBILITY} seconds]."
+            )))
+        }
+    }
+}
