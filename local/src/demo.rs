@@ -175,20 +175,21 @@ impl Agent {
             bail!("the agent has no output");
         };
         let mut said = BufReader::new(stderr).lines();
+        let mut all = Vec::new();
         let ready = async {
-            let mut all = Vec::new();
             while let Some(line) = said.next_line().await? {
                 let is_ready = line.contains("ready:");
                 all.push(line);
                 if is_ready {
-                    return Ok(());
+                    return anyhow::Ok(true);
                 }
             }
-            bail!("the agent ended: {}", all.join("; "))
+            Ok(false)
         };
-        tokio::time::timeout(PATIENCE, ready)
-            .await
-            .context("the agent is not ready in time")??;
+        let is_ready = tokio::time::timeout(PATIENCE, ready).await;
+        if !matches!(is_ready, Ok(Ok(true))) {
+            bail!("the agent is not ready; it said: {}", all.join("; "));
+        }
         tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
         Ok(Self {
             child,

@@ -240,7 +240,10 @@ where
         .map_err(|_| "the function's answer is not the gateway's")?;
     let body = match answer.body {
         None => Bytes::new(),
-        Some(body) => Bytes::from(body.to_vec()),
+        Some(body) if answer.is_base64_encoded => (BASE64.decode(body.as_ref()))
+            .map_err(|_| "the function's answer is not base64")?
+            .into(),
+        Some(body) => body.to_vec().into(),
     };
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = u16::try_from(answer.status_code)

@@ -116,7 +116,7 @@ impl State {
         self.say(|| Change::Put {
             queue: name.to_owned(),
             sequence,
-            message: message.clone(),
+            message: Box::new(message.clone()),
             sent: sent.clone(),
             replaces,
         });

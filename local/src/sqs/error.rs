@@ -42,7 +42,6 @@ errors! {
     invalid_contents: "InvalidMessageContents", "InvalidMessageContents";
     invalid_handle: "ReceiptHandleIsInvalid", "ReceiptHandleIsInvalid";
     not_in_flight: "MessageNotInflight", "AWS.SimpleQueueService.MessageNotInflight";
-    over_limit: "OverLimit", "OverLimit";
     empty_batch: "EmptyBatchRequest", "AWS.SimpleQueueService.EmptyBatchRequest";
     too_many_entries: "TooManyEntriesInBatchRequest", "AWS.SimpleQueueService.TooManyEntriesInBatchRequest";
     ids_not_distinct: "BatchEntryIdsNotDistinct", "AWS.SimpleQueueService.BatchEntryIdsNotDistinct";

@@ -45,7 +45,7 @@ pub(super) enum Change {
     Put {
         queue: String,
         sequence: u64,
-        message: Message,
+        message: Box<Message>,
         sent: Option<Sent>,
         replaces: Option<u64>,
     },

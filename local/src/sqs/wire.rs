@@ -237,16 +237,16 @@ struct Send {
 async fn send(sqs: &Sqs, call: Send) -> Result<Vec<u8>, SqsError> {
     let sums = Sums::of(&call.message);
     let sent = sqs.send(name(&call.queue_url)?, vec![call.message]).await?;
-    for (_, sent) in sent {
-        let sent = sent?;
-        return write(&json!({
-            "MessageId": sent.message_id,
-            "SequenceNumber": sequence_number(sent.sequence),
-            "MD5OfMessageBody": sums.body,
-            "MD5OfMessageAttributes": sums.attributes,
-        }));
-    }
-    Err(SqsError::internal("a sent message has no answer"))
+    let Some((_, sent)) = sent.into_iter().next() else {
+        return Err(SqsError::internal("a sent message has no answer"));
+    };
+    let sent = sent?;
+    write(&json!({
+        "MessageId": sent.message_id,
+        "SequenceNumber": sequence_number(sent.sequence),
+        "MD5OfMessageBody": sums.body,
+        "MD5OfMessageAttributes": sums.attributes,
+    }))
 }
 
 struct Sums {
