@@ -6,11 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use relay::clock::Clock;
-use relay::config::{
-    ConfigError, DeliverConfig, IngestConfig, RegisterConfig, Settings, environment,
-};
-use relay::outbound::Reach;
+use relay::config::{ConfigError, environment};
 use tracing_subscriber::EnvFilter;
 
 use crate::demo;
@@ -101,21 +97,11 @@ fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Res
 }
 
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
-    let mut settings = Settings::new(&environment);
-    let reach = Reach::Loopback;
-    let (ingest, register, deliver) = (
-        IngestConfig::read(&mut settings),
-        RegisterConfig::read(&mut settings, reach),
-        DeliverConfig::read(&mut settings, reach),
-    );
-    let (ingest, register, deliver) = settings.finish((ingest, register, deliver))?;
-    let place = if arguments.in_memory {
-        Place::Memory
-    } else {
-        Place::Directory(match arguments.data {
-            Some(directory) => directory,
-            None => default_directory()?,
-        })
+    let options = Options::read(&environment)?;
+    let place = match (arguments.in_memory, arguments.data) {
+        (true, _) => Place::Memory,
+        (false, Some(directory)) => Place::Directory(directory),
+        (false, None) => Place::Directory(default_directory()?),
     };
     let kept = match &place {
         Place::Memory => "in memory".to_owned(),
@@ -126,10 +112,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         sqs_listen: arguments.sqs_listen,
         dynamodb_listen: arguments.dynamodb_listen,
         place,
-        clock: Clock::system(),
-        ingest,
-        register,
-        deliver,
+        ..options
     })
     .await?;
     eprintln!("edge-relay {}", env!("CARGO_PKG_VERSION"));

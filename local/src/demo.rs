@@ -1,6 +1,5 @@
 //! The demo: one event after another through all of it, and three that wait while the laptop is closed.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -8,14 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use relay::clock::Clock;
-use relay::config::{DeliverConfig, IngestConfig, RegisterConfig, Settings};
-use relay::outbound::Reach;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::linear_api::LinearApi;
-use crate::machine::{Machine, Options, Place};
+use crate::machine::{Machine, Options};
 use crate::samples::{FIVE_KINDS, ONE_ISSUE, WORKSPACE, Webhook};
 
 const SECRET: &str = "the demo's webhook secret";
@@ -85,30 +82,12 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 }
 
 async fn start(api: SocketAddr) -> anyhow::Result<Machine> {
-    let lookup = HashMap::from([
-        ("LINEAR_WEBHOOK_SECRETS", SECRET.to_owned()),
-        ("LINEAR_API_URL", format!("http://{api}/graphql")),
-    ]);
-    let lookup = |name: &str| lookup.get(name).cloned();
-    let mut settings = Settings::new(&lookup);
-    let (ingest, register, deliver) = (
-        IngestConfig::read(&mut settings),
-        RegisterConfig::read(&mut settings, Reach::Loopback),
-        DeliverConfig::read(&mut settings, Reach::Loopback),
-    );
-    let (ingest, register, deliver) = settings.finish((ingest, register, deliver))?;
-    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    Machine::start(Options {
-        listen: anywhere,
-        sqs_listen: anywhere,
-        dynamodb_listen: anywhere,
-        place: Place::Memory,
-        clock: Clock::system(),
-        ingest,
-        register,
-        deliver,
-    })
-    .await
+    let options = Options::read(&|name| match name {
+        "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
+        "LINEAR_API_URL" => Some(format!("http://{api}/graphql")),
+        _ => None,
+    })?;
+    Machine::start(options).await
 }
 
 /// A port for the agent, the same before and after its sleep.

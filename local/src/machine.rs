@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, bail};
 use axum::serve::ListenerExt as _;
 use relay::clock::Clock;
-use relay::config::{DeliverConfig, IngestConfig, RegisterConfig};
+use relay::config::{ConfigError, DeliverConfig, IngestConfig, RegisterConfig, Settings};
 use relay::deliver::Deliver;
 use relay::ingest::Ingest;
+use relay::outbound::Reach;
 use relay::queue::Queue;
 use relay::register::Register;
 use relay::table::Table;
@@ -62,6 +63,25 @@ pub struct Options {
     pub register: RegisterConfig,
     /// What `deliver` needs to know.
     pub deliver: DeliverConfig,
+}
+
+impl Options {
+    /// Settings from `lookup`; on free ports of loopback and in memory, unless that is changed.
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut settings = Settings::new(lookup);
+        let options = Self {
+            listen: anywhere,
+            sqs_listen: anywhere,
+            dynamodb_listen: anywhere,
+            place: Place::Memory,
+            clock: Clock::system(),
+            ingest: IngestConfig::read(&mut settings),
+            register: RegisterConfig::read(&mut settings, Reach::Loopback),
+            deliver: DeliverConfig::read(&mut settings, Reach::Loopback),
+        };
+        settings.finish(options)
+    }
 }
 
 /// Counts the calls at the embedded servers, by action.
