@@ -315,6 +315,11 @@ impl Sqs {
         Ok(self.url(name))
     }
 
+    /// The attributes that a queue was created with, and those set since.
+    pub fn attributes(&self, name: &str) -> Result<BTreeMap<String, String>, SqsError> {
+        Ok(self.state().queue(name)?.attributes.clone())
+    }
+
     /// Changes attributes of a queue; the others stay as they are.
     pub async fn set_attributes(
         &self,

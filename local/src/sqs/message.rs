@@ -78,6 +78,15 @@ pub struct Message {
     pub(super) received_at: i64,
 }
 
+impl Message {
+    /// While it is in flight: when it was received and when it becomes visible again, Unix milliseconds.
+    pub fn in_flight(&self) -> Option<(i64, i64)> {
+        self.flight
+            .as_ref()
+            .map(|(until, _)| (self.received_at, *until))
+    }
+}
+
 impl NewMessage {
     /// Body and attributes together, as SQS counts them.
     pub(super) fn bytes(&self) -> usize {

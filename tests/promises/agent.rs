@@ -1,0 +1,486 @@
+//! The agent as a real process: stored, answered, printed; once, in order, and over restarts.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use local::samples::{FIVE_KINDS, WORKSPACE};
+use protocol::messages::State;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::harness::{Relay, TOKEN, issue, number, relay};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Agent {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    said: tokio::sync::mpsc::UnboundedReceiver<String>,
+    /// Where it listens.
+    address: String,
+}
+
+fn command(relay: &str, home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
+    command
+        .args([
+            "agent", "up", "--name", "laptop", "--relay", relay, "--data",
+        ])
+        .arg(home)
+        .env("LINEAR_TOKEN", TOKEN)
+        .env_remove("EDGE_AGENT_RELAY")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn free_port() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+impl Agent {
+    async fn pushed(relay: &Relay, home: &Path, port: u16) -> Self {
+        let mut command = command(&relay.machine.url(), home);
+        command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["--public-url", &format!("http://127.0.0.1:{port}/webhook")]);
+        Self::start(command).await
+    }
+
+    async fn pulling(relay: &Relay, home: &Path) -> Self {
+        let mut command = command(&relay.machine.url(), home);
+        command.args(["--listen", "127.0.0.1:0", "--poll", "1"]);
+        Self::start(command).await
+    }
+
+    async fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (say, said) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                let _ = say.send(line);
+            }
+        });
+        let mut agent = Self {
+            child,
+            lines,
+            said,
+            address: String::new(),
+        };
+        let listening = agent.says("listening on ").await;
+        agent.address = listening.split("listening on ").nth(1).unwrap().to_owned();
+        agent.says("ready:").await;
+        agent
+    }
+
+    /// Waits for a line on stderr with this in it.
+    async fn says(&mut self, part: &str) -> String {
+        let mut all = Vec::new();
+        loop {
+            let line = tokio::time::timeout(PATIENCE, self.said.recv()).await;
+            match line {
+                Ok(Some(line)) if line.contains(part) => return line,
+                Ok(Some(line)) => all.push(line),
+                _ => panic!("it did not say `{part}`: {all:?}"),
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Value {
+        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
+        let line = line.expect("no event in time").unwrap().expect("it ended");
+        serde_json::from_str(&line).expect("stdout is lines of JSON alone")
+    }
+
+    /// SIGTERM; answers with what was still printed.
+    async fn stop(mut self) -> Vec<String> {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(
+            Command::new("kill")
+                .arg(pid)
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        assert_eq!(ended.unwrap().unwrap().code(), Some(0));
+        let mut left = Vec::new();
+        while let Some(line) = self.lines.next_line().await.unwrap() {
+            left.push(line);
+        }
+        left
+    }
+
+    async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_event_is_printed_once_with_all_that_came_with_it() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut agent = Agent::pushed(&relay, home.path(), free_port().await).await;
+    for sample in FIVE_KINDS {
+        let posted = relay.post(sample).await;
+        let event = agent.event().await;
+        let body: Value = serde_json::from_slice(&posted.webhook.body).unwrap();
+        assert_eq!(event["id"], posted.event);
+        assert_eq!(
+            event["body"].as_str().unwrap().as_bytes(),
+            posted.webhook.body
+        );
+        assert_eq!(
+            (&event["type"], &event["action"]),
+            (&body["type"], &body["action"])
+        );
+        assert_eq!(event["workspace"], WORKSPACE);
+        assert_eq!(event["attempt"], 1);
+        assert_eq!(event["headers"]["webhook-id"], posted.event);
+        assert!(event["receivedAt"].as_str().unwrap().ends_with('Z'));
+    }
+    relay.settled().await;
+    assert_eq!(agent.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_happened_while_it_was_away_comes_from_the_mailbox_in_order() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let port = free_port().await;
+    let mut agent = Agent::pushed(&relay, home.path(), port).await;
+    relay.post(&issue("i", 0)).await;
+    agent.event().await;
+    agent.stop().await;
+    let asked = relay.linear.asked();
+    for at in 1..6 {
+        relay.post(&issue("i", at)).await;
+    }
+    relay.settled().await;
+    let mut agent = Agent::pushed(&relay, home.path(), port).await;
+    relay.post(&issue("i", 6)).await;
+    for at in 1..7 {
+        assert_eq!(
+            number(agent.event().await["body"].as_str().unwrap().as_bytes()),
+            at
+        );
+    }
+    assert_eq!(
+        relay.linear.asked(),
+        asked,
+        "the registration is kept: Linear is not asked again"
+    );
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_pull_worker_gets_its_events_without_an_address() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    relay.post(&issue("i", 0)).await;
+    let mut agent = Agent::pulling(&relay, home.path()).await;
+    for at in 1..4 {
+        relay.post(&issue("i", at)).await;
+    }
+    for at in 1..4 {
+        assert_eq!(
+            number(agent.event().await["body"].as_str().unwrap().as_bytes()),
+            at
+        );
+    }
+    agent.stop().await;
+}
+
+/// The secret that the agent keeps in its file.
+fn kept(home: &Path) -> Value {
+    let text = std::fs::read_to_string(home.join("registration.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn signed(home: &Path, id: &str, body: &str) -> Vec<(&'static str, String)> {
+    let secret =
+        protocol::signature::Secret::parse(kept(home)["secret"].as_str().unwrap()).unwrap();
+    let now = relay::clock::Clock::system().seconds();
+    let signature = protocol::signature::sign(&[secret], id, now, body.as_bytes());
+    vec![
+        ("webhook-id", id.to_owned()),
+        ("webhook-timestamp", now.to_string()),
+        ("webhook-signature", signature),
+    ]
+}
+
+async fn deliver(agent: &Agent, headers: &[(&str, String)], body: &str) -> (u16, Value) {
+    let mut request = reqwest::Client::new()
+        .post(&agent.address)
+        .body(body.to_owned());
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let answer = request.send().await.unwrap();
+    (
+        answer.status().as_u16(),
+        answer.json().await.unwrap_or_default(),
+    )
+}
+
+#[tokio::test]
+async fn an_id_that_is_stored_is_answered_and_not_printed_again_also_after_a_kill() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut agent = Agent::pulling(&relay, home.path()).await;
+    let body = issue("i", 1);
+    for _ in 0..3 {
+        assert_eq!(
+            deliver(&agent, &signed(home.path(), "evt_a", &body), &body)
+                .await
+                .0,
+            202
+        );
+    }
+    assert_eq!(agent.event().await["id"], "evt_a");
+    agent.kill().await;
+    let mut agent = Agent::pulling(&relay, home.path()).await;
+    assert_eq!(
+        deliver(&agent, &signed(home.path(), "evt_a", &body), &body)
+            .await
+            .0,
+        202
+    );
+    assert_eq!(
+        deliver(&agent, &signed(home.path(), "evt_b", &body), &body)
+            .await
+            .0,
+        202
+    );
+    // Printed but perhaps not yet marked as such when it was killed: at most the one that was under way.
+    let mut next = agent.event().await;
+    if next["id"] == "evt_a" {
+        next = agent.event().await;
+    }
+    assert_eq!(next["id"], "evt_b");
+    assert_eq!(agent.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_does_not_verify_is_told_which_check_it_failed() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let agent = Agent::pulling(&relay, home.path()).await;
+    let body = issue("i", 1);
+    let good = signed(home.path(), "evt_a", &body);
+    let with = |name: &'static str, value: &str| {
+        let mut headers = good.clone();
+        headers.retain(|(n, _)| *n != name);
+        headers.push((name, value.to_owned()));
+        headers
+    };
+    let old = (relay.clock.seconds() - 301).to_string();
+    for (headers, body, code) in [
+        (vec![], body.as_str(), "signature_format"),
+        (with("webhook-id", ""), &body, "signature_format"),
+        (with("webhook-timestamp", "now"), &body, "signature_format"),
+        (with("webhook-signature", "v2,x"), &body, "signature_format"),
+        (with("webhook-timestamp", &old), &body, "signature_age"),
+        (good.clone(), "{}", "signature_digest"),
+        (with("webhook-id", "evt_b"), &body, "signature_digest"),
+    ] {
+        let (status, problem) = deliver(&agent, &headers, body).await;
+        assert_eq!(
+            (status, &problem["code"]),
+            (401, &json!(code)),
+            "{headers:?}"
+        );
+    }
+    let challenge = r#"{"type":"edge.challenge","challenge":"x"}"#;
+    assert_eq!(
+        deliver(&agent, &[], challenge).await.1["code"],
+        "not_registering"
+    );
+    let large = "x".repeat(10_000_001);
+    assert_eq!(
+        deliver(&agent, &signed(home.path(), "evt_c", &large), &large)
+            .await
+            .0,
+        413
+    );
+    let base = agent.address.trim_end_matches("/webhook").to_owned();
+    let client = reqwest::Client::new();
+    assert_eq!(
+        client
+            .get(format!("{base}/health"))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    assert_eq!(
+        client
+            .get(format!("{base}/webhook"))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        405
+    );
+    assert_eq!(
+        client
+            .get(format!("{base}/"))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        404
+    );
+    assert_eq!(agent.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_ping_that_says_something_waits_makes_it_pull() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let port = free_port().await;
+    let mut agent = Agent::pushed(&relay, home.path(), port).await;
+    let registration = kept(home.path());
+    let worker = crate::harness::Registration {
+        path: registration["worker"].as_str().unwrap().to_owned(),
+        token: registration["token"].as_str().unwrap().to_owned(),
+        secret: registration["secret"].as_str().unwrap().to_owned(),
+    };
+    relay.goodbye(&worker).await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    let ping = r#"{"type":"edge.ping","waiting":true}"#;
+    assert_eq!(
+        deliver(&agent, &signed(home.path(), "ping_1", ping), ping)
+            .await
+            .0,
+        204
+    );
+    assert_eq!(
+        number(agent.event().await["body"].as_str().unwrap().as_bytes()),
+        1
+    );
+    crate::harness::eventually("it is live again", || async {
+        (relay.read(&worker).await.state == State::Live).then_some(())
+    })
+    .await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn it_waits_for_a_relay_that_is_down_and_registers_again_when_it_has_to() {
+    let home = tempfile::tempdir().unwrap();
+    let port = free_port().await;
+    let mut command = command(&format!("http://127.0.0.1:{port}"), home.path());
+    command.args(["--listen", "127.0.0.1:0", "--poll", "1"]);
+    let mut child = command.spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    loop {
+        let line = tokio::time::timeout(PATIENCE, stderr.next_line())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        if line.contains("cannot be reached") {
+            assert!(line.contains("trying again"), "{line}");
+            break;
+        }
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it goes on");
+    child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn wrong_starts_are_told_what_is_wrong() {
+    let relay = relay().start().await;
+    let url = relay.machine.url();
+    let run = |arguments: Vec<String>, token: Option<&'static str>, home: std::path::PathBuf| async move {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
+        command
+            .args(["agent", "up", "--listen", "127.0.0.1:0", "--data"])
+            .arg(home)
+            .args(arguments);
+        match token {
+            Some(token) => command.env("LINEAR_TOKEN", token),
+            None => command.env_remove("LINEAR_TOKEN"),
+        };
+        let output = tokio::time::timeout(PATIENCE, command.output())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(output.stdout.is_empty(), "stdout is data");
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let up = |more: &[&str]| -> Vec<String> {
+        ["--relay", &url, "--name", "laptop"]
+            .iter()
+            .chain(more)
+            .map(|a| (*a).to_owned())
+            .collect()
+    };
+    for (arguments, token, code, part) in [
+        (up(&[]), None, 2, "LINEAR_TOKEN"),
+        (
+            up(&["--linear-token-file", "/nowhere"]),
+            None,
+            2,
+            "/nowhere",
+        ),
+        (up(&["--poll", "0"]), Some(TOKEN), 2, "--poll"),
+        (
+            up(&["--public-url", "nowhere"]),
+            Some(TOKEN),
+            2,
+            "--public-url",
+        ),
+        (
+            up(&["--type", "no pattern"]),
+            Some(TOKEN),
+            4,
+            "`capabilities[0]`",
+        ),
+        (
+            up(&["--public-url", "https://10.0.0.1/"]),
+            Some(TOKEN),
+            4,
+            "public https address",
+        ),
+        (up(&[]), Some("lin_api_hush"), 4, "Linear does not accept"),
+        (
+            vec![
+                "--name".into(),
+                "x".into(),
+                "--relay".into(),
+                "http://example.com".into(),
+            ],
+            Some(TOKEN),
+            2,
+            "https://",
+        ),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let (status, said) = run(arguments.clone(), token, home.path().to_owned()).await;
+        assert_eq!(status, Some(code), "{arguments:?}: {said}");
+        assert!(
+            said.contains(part) && !said.contains("hush"),
+            "{arguments:?}: {said}"
+        );
+    }
+    let home = tempfile::tempdir().unwrap();
+    let agent = Agent::pulling(&relay, home.path()).await;
+    let (status, said) = run(up(&[]), Some(TOKEN), home.path().to_owned()).await;
+    assert_eq!(status, Some(2));
+    assert!(said.contains("another edge-agent"), "{said}");
+    agent.stop().await;
+}

@@ -1,0 +1,427 @@
+//! Every wrong header, body, path and method gets a clear problem, and leaves nothing behind.
+
+use local::samples::{WORKSPACE, Webhook};
+use relay::linear::signature::sign;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Relay, SECRET, TOKEN, expect, issue, problem, relay};
+
+async fn webhook(relay: &Relay, body: &[u8], expected: (u16, &str), part: &str) {
+    let webhook = Webhook::signed(SECRET, body);
+    let problem = problem(relay.send(&webhook).await, expected).await;
+    assert!(
+        problem.detail.contains(part),
+        "{} in {}",
+        part,
+        problem.detail
+    );
+    assert!(!problem.detail.contains("hush"), "{}", problem.detail);
+}
+
+#[tokio::test]
+async fn a_wrong_webhook_is_told_what_is_wrong_with_it() {
+    let relay = relay().start().await;
+    relay.register_pull("one").await;
+    let now = relay.clock.millis();
+    let with = |fields: &str| {
+        format!(r#"{{"type":"Issue","webhookTimestamp":{now}{fields}}}"#).into_bytes()
+    };
+    for (body, code, part) in [
+        (b"".to_vec(), "body_malformed", "not JSON"),
+        (b"hush".to_vec(), "body_malformed", "not JSON"),
+        (b"[]".to_vec(), "body_malformed", "wrong type"),
+        (b"\xff\xfe{}".to_vec(), "body_not_utf8", "UTF-8"),
+        (with(""), "body_malformed", "`organizationId`"),
+        (
+            with(r#","data":{"organizationId":"a"}"#),
+            "body_malformed",
+            "`organizationId`",
+        ),
+        (
+            with(r#","organizationId":"a","organizationId":"b""#),
+            "body_malformed",
+            "twice",
+        ),
+        (
+            with(r#","organizationId":"a","type":"Issue""#),
+            "body_malformed",
+            "twice",
+        ),
+        (
+            with(r#","organizationId":"a","webhookTimestamp":1"#),
+            "body_malformed",
+            "twice",
+        ),
+        (
+            with(r#","organizationId":"a b""#),
+            "body_malformed",
+            "`organizationId`",
+        ),
+        (
+            with(r#","organizationId":"""#),
+            "body_malformed",
+            "`organizationId`",
+        ),
+        (
+            with(r#","organizationId":7"#),
+            "body_malformed",
+            "wrong type",
+        ),
+        (
+            br#"{"organizationId":"a","webhookTimestamp":1}"#.to_vec(),
+            "body_malformed",
+            "`type`",
+        ),
+        (
+            br#"{"organizationId":"a","type":"Issue"}"#.to_vec(),
+            "body_malformed",
+            "`webhookTimestamp`",
+        ),
+        (
+            br#"{"organizationId":"a","type":"a\nb","webhookTimestamp":1}"#.to_vec(),
+            "body_malformed",
+            "`type`",
+        ),
+        (
+            br#"{"organizationId":"a","type":"T","action":"\u0000","webhookTimestamp":1}"#.to_vec(),
+            "body_malformed",
+            "`action`",
+        ),
+        (
+            br#"{"organizationId":"a","type":"T","webhookTimestamp":"hush"}"#.to_vec(),
+            "body_malformed",
+            "wrong type",
+        ),
+    ] {
+        webhook(&relay, &body, (400, code), part).await;
+    }
+    relay.settled().await;
+}
+
+#[tokio::test]
+async fn a_webhook_needs_each_header_once() {
+    let relay = relay().start().await;
+    let body = issue("i", 1).replace(
+        "\"webhookTimestamp\":0",
+        &format!("\"webhookTimestamp\":{}", relay.clock.millis()),
+    );
+    let signature = sign(SECRET, body.as_bytes());
+    let delivery = "234d1a4e-b617-4388-90fe-adc3633d6b72";
+    for (headers, expected) in [
+        (
+            vec![("linear-delivery", delivery)],
+            (401, "signature_missing"),
+        ),
+        (
+            vec![("linear-signature", signature.as_str())],
+            (400, "delivery_invalid"),
+        ),
+        (
+            vec![
+                ("linear-signature", signature.as_str()),
+                ("linear-delivery", "a.b"),
+            ],
+            (400, "delivery_invalid"),
+        ),
+        (
+            vec![
+                ("linear-signature", signature.as_str()),
+                ("linear-delivery", ""),
+            ],
+            (400, "delivery_invalid"),
+        ),
+        (
+            vec![
+                ("linear-signature", signature.as_str()),
+                ("linear-delivery", delivery),
+                ("linear-delivery", "x"),
+            ],
+            (400, "delivery_invalid"),
+        ),
+        (
+            vec![
+                ("linear-signature", signature.as_str()),
+                ("linear-signature", signature.as_str()),
+                ("linear-delivery", delivery),
+            ],
+            (401, "signature_invalid"),
+        ),
+    ] {
+        let mut request = relay
+            .client
+            .post(format!("{}/webhooks/linear", relay.machine.url()));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        problem(request.body(body.clone()).send().await.unwrap(), expected).await;
+    }
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_problems_too() {
+    let relay = relay().start().await;
+    let worker = format!(
+        "/edge/workspaces/{WORKSPACE}/workers/wrk_{}",
+        "0".repeat(32)
+    );
+    let mailbox = format!("{worker}/mailbox");
+    for (method, path, expected) in [
+        (Method::GET, "/", (404, "not_found")),
+        (Method::POST, "/webhooks", (404, "not_found")),
+        (Method::POST, "/webhooks/linear/", (404, "not_found")),
+        (Method::GET, "/webhooks/linear", (405, "method_not_allowed")),
+        (Method::PUT, "/webhooks/linear", (405, "method_not_allowed")),
+        (Method::GET, "/edge/register", (405, "method_not_allowed")),
+        (Method::POST, "/edge/", (404, "not_found")),
+        (Method::POST, "/edge/registers", (404, "not_found")),
+        (Method::GET, "/edge/workspaces/x", (404, "not_found")),
+        (Method::PATCH, &worker, (405, "method_not_allowed")),
+        (Method::GET, &mailbox, (405, "method_not_allowed")),
+        (Method::GET, &worker, (401, "worker_token_missing")),
+        (Method::POST, &mailbox, (401, "worker_token_missing")),
+        (
+            Method::GET,
+            "/edge/workspaces/a%00b/workers/../..",
+            (404, "not_found"),
+        ),
+    ] {
+        relay
+            .refuses((method, path), None, &json!({}), expected)
+            .await;
+    }
+    for path in [
+        "/edge/workspaces/a%20b/workers/x",
+        "/edge/workspaces/%2e/workers/%00",
+        "/edge/workspaces//workers/",
+    ] {
+        relay
+            .refuses(
+                (Method::GET, path),
+                Some("token"),
+                &json!({}),
+                (401, "worker_token_invalid"),
+            )
+            .await;
+    }
+    for authorization in ["Basic dXNlcjpodXNo", "Bearer", "edge_0"] {
+        let url = format!("{}{worker}", relay.machine.url());
+        let answer = relay
+            .client
+            .get(url)
+            .header("authorization", authorization)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.headers()["www-authenticate"], "Bearer");
+        problem(answer, (401, "worker_token_missing")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_registration_is_told_what_is_wrong_with_it() {
+    let relay = relay().start().await;
+    for (request, part) in [
+        (json!([]), "wrong type"),
+        (json!({}), "`linearToken`"),
+        (json!({"linearToken": "hush"}), "`name`"),
+        (json!({"linearToken": 7, "name": "one"}), "wrong type"),
+        (json!({"linearToken": "", "name": "one"}), "`linearToken`"),
+        (
+            json!({"linearToken": "hu\nsh", "name": "one"}),
+            "`linearToken`",
+        ),
+        (
+            json!({"linearToken": "h".repeat(2000), "name": "one"}),
+            "`linearToken`",
+        ),
+        (json!({"linearToken": "hush", "name": ""}), "`name`"),
+        (
+            json!({"linearToken": "hush", "name": "x".repeat(65)}),
+            "`name`",
+        ),
+        (json!({"linearToken": "hush", "name": "a\u{0}"}), "`name`"),
+        (
+            json!({"linearToken": "hush", "name": "one", "capabilities": []}),
+            "`capabilities`",
+        ),
+        (
+            json!({"linearToken": "hush", "name": "one", "capabilities": ["Issue", "no pattern"]}),
+            "`capabilities[1]`",
+        ),
+        (
+            json!({"linearToken": "hush", "name": "one", "capabilities": "Issue"}),
+            "wrong type",
+        ),
+    ] {
+        let call = (Method::POST, "/edge/register");
+        let problem = relay
+            .refuses(call, None, &request, (400, "invalid_request"))
+            .await;
+        assert!(
+            problem.detail.contains(part),
+            "{part} in {}",
+            problem.detail
+        );
+        assert!(!problem.detail.contains("hush"));
+    }
+    let large = json!({"linearToken": TOKEN, "name": "one", "ignored": "x".repeat(70_000)});
+    relay
+        .refuses(
+            (Method::POST, "/edge/register"),
+            None,
+            &large,
+            (413, "body_too_large"),
+        )
+        .await;
+    assert_eq!(relay.linear.asked(), 0);
+    // What an older relay does not know, it ignores.
+    relay
+        .register_as(json!({"linearToken": TOKEN, "name": "one", "somethingNew": true}))
+        .await;
+}
+
+#[tokio::test]
+async fn a_wrong_renewal_or_pull_is_told_what_is_wrong_and_changes_nothing() {
+    let relay = relay().start().await;
+    let worker = relay.register_pull("one").await;
+    let before = relay.read(&worker).await;
+    let mailbox = format!("{}/mailbox", worker.path);
+    let id = format!("{:0>39}-evt_x", 1);
+    for (method, path, request, code) in [
+        (
+            Method::PUT,
+            &worker.path,
+            json!({"state": "live"}),
+            "invalid_request",
+        ),
+        (
+            Method::PUT,
+            &worker.path,
+            json!({"state": "asleep"}),
+            "invalid_request",
+        ),
+        (
+            Method::PUT,
+            &worker.path,
+            json!({"capabilities": ["no pattern"]}),
+            "invalid_request",
+        ),
+        (
+            Method::PUT,
+            &worker.path,
+            json!({"webhookUrl": "http://10.0.0.1"}),
+            "invalid_webhook_url",
+        ),
+        (
+            Method::PUT,
+            &worker.path,
+            json!({"webhookUrl": "https://10.0.0.1"}),
+            "address_blocked",
+        ),
+        (Method::POST, &mailbox, json!({"limit": 0}), "invalid_limit"),
+        (
+            Method::POST,
+            &mailbox,
+            json!({"limit": 101}),
+            "invalid_limit",
+        ),
+        (
+            Method::POST,
+            &mailbox,
+            json!({"limit": -1}),
+            "invalid_request",
+        ),
+        (
+            Method::POST,
+            &mailbox,
+            json!({"ack": "x"}),
+            "invalid_request",
+        ),
+        (
+            Method::POST,
+            &mailbox,
+            json!({"ack": ["evt_x"]}),
+            "invalid_ack",
+        ),
+        (
+            Method::POST,
+            &mailbox,
+            json!({"ack": [id, "MAIL#1"]}),
+            "invalid_ack",
+        ),
+        (
+            Method::POST,
+            &mailbox,
+            json!({"ack": vec![&id; 101]}),
+            "invalid_ack",
+        ),
+    ] {
+        relay
+            .refuses((method, path), Some(&worker.token), &request, (400, code))
+            .await;
+    }
+    let after = relay.read(&worker).await;
+    assert_eq!(after, before);
+    // An id of the right form that is not there is no error: it may have been acknowledged before.
+    let answer = relay
+        .call(
+            Method::POST,
+            &mailbox,
+            Some(&worker.token),
+            &json!({"ack": [id, id]}),
+        )
+        .await;
+    let _: Value = expect(answer, reqwest::StatusCode::OK).await;
+}
+
+#[test]
+fn wrong_settings_are_named_before_a_port_is_bound() {
+    for (name, value) in [
+        ("LINEAR_WEBHOOK_SECRETS", ""),
+        (
+            "LINEAR_WEBHOOK_SECRETS",
+            "[{\"secret\":\"hush\",\"typo\":1}]",
+        ),
+        ("LINEAR_API_URL", "hush"),
+        ("LEASE_SECONDS", "soon"),
+        ("MAILBOX_SECONDS", "1"),
+        ("GIVE_UP_SECONDS", "-1"),
+        ("DELIVERY_TIMEOUT_SECONDS", "3600"),
+        ("ACCEPTED_AGE_SECONDS", "0"),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_edge"))
+            .args(["serve", "--in-memory", "--listen", "127.0.0.1:0"])
+            .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+            .env(name, value)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}: {said}");
+        assert!(
+            said.contains(&format!("`{name}`")) && !said.contains("hush"),
+            "{name}: {said}"
+        );
+    }
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    for (arguments, part) in [
+        (vec!["serve", "--listen", "nowhere"], "--listen"),
+        (vec!["serve", "--sqs-listen", "0.0.0.0:0"], "loopback"),
+        (vec!["serve", "--dynamodb-listen", "0.0.0.0:0"], "loopback"),
+        (vec!["serve", "--in-memory", "--data", "x"], "--data"),
+        (vec!["serve", "--data-dir", "x"], "--data"),
+        (vec!["server"], "serve"),
+        (vec![], "Usage"),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_edge"))
+            .args(&arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+}

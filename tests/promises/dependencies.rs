@@ -1,0 +1,211 @@
+//! What may depend on what: by `cargo metadata`, so that it costs nothing to ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
+
+fn metadata() -> Metadata {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let locked = ["--locked".to_owned(), "--offline".to_owned()];
+    MetadataCommand::new()
+        .manifest_path(manifest)
+        .other_options(locked)
+        .exec()
+        .unwrap()
+}
+
+/// All that a member is built from for this machine, tests aside.
+fn built_from<'a>(metadata: &'a Metadata, member: &str) -> BTreeSet<&'a str> {
+    let resolve = metadata.resolve.as_ref().unwrap();
+    let nodes: BTreeMap<&PackageId, _> =
+        resolve.nodes.iter().map(|node| (&node.id, node)).collect();
+    let root = metadata
+        .workspace_packages()
+        .into_iter()
+        .find(|p| p.name == member)
+        .unwrap();
+    let mut found = BTreeSet::new();
+    let mut left = vec![&root.id];
+    while let Some(id) = left.pop() {
+        if found.insert(id) {
+            let normal = nodes[id].deps.iter().filter(|dependency| {
+                (dependency.dep_kinds.iter()).any(|kind| kind.kind != DependencyKind::Development)
+            });
+            left.extend(normal.map(|dependency| &dependency.pkg));
+        }
+    }
+    found
+        .into_iter()
+        .map(|id| metadata[id].name.as_str())
+        .collect()
+}
+
+fn is_aws(name: &str) -> bool {
+    [
+        "aws-sdk",
+        "aws-config",
+        "aws-smithy",
+        "aws-sigv4",
+        "aws-credential",
+        "aws-runtime",
+        "aws-types",
+        "aws_lambda",
+        "lambda_",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
+}
+
+#[test]
+fn only_the_relay_and_the_one_machine_name_the_aws_sdk() {
+    let metadata = metadata();
+    for package in metadata.workspace_packages() {
+        for dependency in &package.dependencies {
+            let is_sdk = is_aws(&dependency.name) && !dependency.name.contains("lambda");
+            let may = matches!(package.name.as_str(), "relay" | "local");
+            assert!(
+                !is_sdk || may,
+                "`{}` names `{}`",
+                package.name,
+                dependency.name
+            );
+        }
+    }
+}
+
+#[test]
+fn the_agent_and_the_protocol_contain_no_aws_crate() {
+    let metadata = metadata();
+    for member in ["edge-agent", "protocol"] {
+        let found: Vec<_> = built_from(&metadata, member)
+            .into_iter()
+            .filter(|name| is_aws(name))
+            .collect();
+        assert!(found.is_empty(), "`{member}` is built from {found:?}");
+    }
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let metadata = metadata();
+    let members: BTreeSet<_> = metadata
+        .workspace_packages()
+        .iter()
+        .map(|p| p.name.to_string())
+        .collect();
+    for (member, allowed) in [
+        ("protocol", vec![]),
+        ("relay", vec!["protocol"]),
+        ("ingest", vec!["relay"]),
+        ("register", vec!["relay", "protocol"]),
+        ("deliver", vec!["relay"]),
+        ("edge-agent", vec!["protocol"]),
+        (
+            "local",
+            vec![
+                "protocol",
+                "relay",
+                "ingest",
+                "register",
+                "deliver",
+                "edge-agent",
+            ],
+        ),
+    ] {
+        let package = metadata
+            .workspace_packages()
+            .into_iter()
+            .find(|p| p.name == member)
+            .unwrap();
+        for dependency in &package.dependencies {
+            let ours = members.contains(&dependency.name);
+            assert!(
+                !ours || allowed.contains(&dependency.name.as_str()),
+                "`{member}` names `{}`",
+                dependency.name
+            );
+        }
+    }
+}
+
+#[test]
+fn the_middle_names_no_lambda_axum_or_clap_and_a_function_no_rule_of_its_own() {
+    let metadata = metadata();
+    let relay = metadata
+        .workspace_packages()
+        .into_iter()
+        .find(|p| p.name == "relay")
+        .unwrap();
+    for dependency in &relay.dependencies {
+        let name = dependency.name.as_str();
+        assert!(
+            !name.contains("lambda") && !matches!(name, "axum" | "clap"),
+            "`relay` names `{name}`"
+        );
+    }
+}
+
+#[test]
+fn there_is_one_tls_stack_and_one_sqlite() {
+    let metadata = metadata();
+    let names: Vec<_> = metadata.packages.iter().map(|p| p.name.as_str()).collect();
+    for banned in [
+        "openssl",
+        "openssl-sys",
+        "native-tls",
+        "aws-smithy-http-client-hyper-014",
+    ] {
+        assert!(!names.contains(&banned), "`{banned}` is in the tree");
+    }
+    for single in [
+        "rustls",
+        "hyper",
+        "rusqlite",
+        "libsqlite3-sys",
+        "reqwest",
+        "tokio",
+    ] {
+        assert_eq!(
+            names.iter().filter(|name| **name == single).count(),
+            1,
+            "`{single}`"
+        );
+    }
+    // rustls can be built with either; one is enough.
+    assert!(built_from(&metadata, "local").contains("aws-lc-rs"));
+    assert!(!built_from(&metadata, "local").contains("ring"));
+}
+
+#[test]
+fn every_licence_is_one_that_lets_us_ship() {
+    const ALLOWED: [&str; 14] = [
+        "MIT",
+        "Apache-2.0",
+        "Apache-2.0 WITH LLVM-exception",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Zlib",
+        "0BSD",
+        "CC0-1.0",
+        "Unlicense",
+        "Unicode-3.0",
+        "CDLA-Permissive-2.0",
+        "MIT-0",
+        "BSL-1.0",
+    ];
+    for package in &metadata().packages {
+        let licence = package
+            .license
+            .as_deref()
+            .unwrap_or_default()
+            .replace('/', " OR ");
+        // An `OR` may be chosen from, an `AND` may not.
+        let fits = licence.split(" AND ").all(|part| {
+            let part = part.trim_matches(['(', ')', ' ']);
+            part.split(" OR ")
+                .any(|one| ALLOWED.contains(&one.trim_matches(['(', ')', ' '])))
+        });
+        assert!(fits, "`{}` is under `{licence}`", package.name);
+    }
+}

@@ -1,0 +1,242 @@
+//! After `kill -9` and a restart nothing that was answered 200 is gone, and SIGTERM drains.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use local::linear_api::LinearApi;
+use local::samples::{WORKSPACE, Webhook};
+use protocol::messages::{Mailbox, Registered};
+use relay::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Receiver, SECRET, TOKEN, eventually, issue, number, relay, sorted};
+
+/// `edge-relay serve` as a process of its own.
+struct Served {
+    child: Child,
+    url: String,
+}
+
+impl Served {
+    fn start(directory: &Path, linear: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--sqs-listen",
+                "127.0.0.1:0",
+            ])
+            .args(["--dynamodb-listen", "127.0.0.1:0", "--data"])
+            .arg(directory)
+            .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+            .env("LINEAR_API_URL", linear)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let url = loop {
+            let line = said.next().expect("the relay ended").unwrap();
+            if let Some(url) = line.trim().strip_prefix("agents") {
+                break url.trim().to_owned();
+            }
+        };
+        std::thread::spawn(move || said.for_each(drop));
+        Self { child, url }
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn post(client: &reqwest::Client, url: &str, number: usize) -> Value {
+    let webhook = Webhook::sample(SECRET, &issue("i", number), Clock::system().millis());
+    let request = webhook.request(client, &format!("{url}/webhooks/linear"));
+    request
+        .send()
+        .await
+        .unwrap()
+        .error_for_status()
+        .unwrap()
+        .json()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn what_was_answered_200_survives_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let (linear, address) = LinearApi::start().await.unwrap();
+    linear.admit(TOKEN, "ana", WORKSPACE);
+    let linear = format!("http://{address}/");
+    let client = reqwest::Client::new();
+    let receiver = Receiver::start().await;
+    receiver.answer([Answer::Status(500)]);
+    let relay = Served::start(directory.path(), &linear);
+    let register = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()});
+    let pull = json!({"name": "pull", "linearToken": TOKEN});
+    let mut workers = Vec::new();
+    for request in [register, pull] {
+        let answer = client
+            .post(format!("{}/edge/register", relay.url))
+            .json(&request)
+            .send()
+            .await
+            .unwrap();
+        workers.push(answer.json::<Registered>().await.unwrap());
+    }
+    for number in 0..30 {
+        assert_eq!(post(&client, &relay.url, number).await["deliveries"], 2);
+    }
+    relay.kill();
+
+    receiver.answer([Answer::Status(200)]);
+    let relay = Served::start(directory.path(), &linear);
+    // The one and the same event may come twice over a kill; none may be missing, and their order holds.
+    let order = eventually("all thirty arrive", || async {
+        let mut order: Vec<_> = receiver
+            .received()
+            .iter()
+            .map(|r| number(&r.body))
+            .collect();
+        order.dedup();
+        (order.len() >= 30).then_some(order)
+    })
+    .await;
+    assert_eq!(order, (0..30).collect::<Vec<_>>());
+    let mailbox = eventually("the mailbox holds all thirty", || async {
+        let url = format!("{}{}/mailbox", relay.url, workers[1].worker);
+        let request = client
+            .post(url)
+            .bearer_auth(&workers[1].token)
+            .json(&json!({}));
+        let mailbox: Mailbox = request.send().await.unwrap().json().await.unwrap();
+        (mailbox.events.len() >= 30).then_some(mailbox)
+    })
+    .await;
+    let numbers: Vec<_> = mailbox
+        .events
+        .iter()
+        .map(|e| number(e.body.as_bytes()))
+        .collect();
+    assert_eq!(numbers, (0..30).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_was_begun() {
+    let directory = tempfile::tempdir().unwrap();
+    let (linear, address) = LinearApi::start().await.unwrap();
+    linear.admit(TOKEN, "ana", WORKSPACE);
+    let client = reqwest::Client::new();
+    let receiver = Receiver::start().await;
+    receiver.answer([Answer::Stall(Duration::from_secs(1))]);
+    let mut relay = Served::start(directory.path(), &format!("http://{address}/"));
+    let register = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()});
+    client
+        .post(format!("{}/edge/register", relay.url))
+        .json(&register)
+        .send()
+        .await
+        .unwrap();
+    post(&client, &relay.url, 1).await;
+    receiver.wait_for(1).await;
+    let pid = relay.child.id().to_string();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    let status = tokio::task::spawn_blocking(move || {
+        let status = relay.child.wait().unwrap();
+        drop(relay);
+        status
+    })
+    .await
+    .unwrap();
+    assert_eq!(status.code(), Some(0));
+    // It waited for the answer and deleted the message: nothing comes again.
+    let relay = Served::start(directory.path(), &format!("http://{address}/"));
+    post(&client, &relay.url, 2).await;
+    let received = receiver.wait_for(2).await;
+    assert_eq!(
+        received.iter().map(|r| number(&r.body)).collect::<Vec<_>>(),
+        [1, 2]
+    );
+}
+
+#[tokio::test]
+async fn two_relays_do_not_share_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = relay().keep(directory.path()).start().await;
+    let output = Command::new(env!("CARGO_BIN_EXE_edge"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(directory.path())
+        .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("another edge-relay")
+    );
+}
+
+#[tokio::test]
+async fn backoff_receive_counts_and_deduplication_survive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = relay().keep(directory.path()).start().await;
+    let queue = first.machine.sqs.url("kept.fifo");
+    let create = json!({"QueueName": "kept.fifo", "Attributes": {"FifoQueue": "true"}});
+    first.sqs("CreateQueue", &create).await;
+    for at in 0..3 {
+        let send = json!({"QueueUrl": queue, "MessageBody": at.to_string(), "MessageGroupId": at.to_string(), "MessageDeduplicationId": at.to_string()});
+        assert_eq!(first.sqs("SendMessage", &send).await.0, 200);
+    }
+    let receive = json!({"QueueUrl": queue, "MaxNumberOfMessages": 2, "VisibilityTimeout": 600});
+    let (_, received) = first.sqs("ReceiveMessage", &receive).await;
+    let handle = &received["Messages"][0]["ReceiptHandle"];
+    assert_eq!(
+        first
+            .sqs(
+                "DeleteMessage",
+                &json!({"QueueUrl": queue, "ReceiptHandle": handle})
+            )
+            .await
+            .0,
+        200
+    );
+    first.machine.stop().await;
+
+    let second = relay().keep(directory.path()).start().await;
+    let left = second.machine.sqs.peek("kept.fifo").unwrap();
+    assert_eq!(
+        sorted(left.iter().map(|m| (m.body.as_str(), m.received))),
+        [("1", 1), ("2", 0)]
+    );
+    let again = json!({"QueueUrl": second.machine.sqs.url("kept.fifo"), "MessageBody": "0", "MessageGroupId": "0", "MessageDeduplicationId": "0"});
+    assert_eq!(second.sqs("SendMessage", &again).await.0, 200);
+    assert_eq!(
+        second.machine.sqs.peek("kept.fifo").unwrap().len(),
+        2,
+        "it was sent less than five minutes ago"
+    );
+    let (_, received) = second
+        .sqs(
+            "ReceiveMessage",
+            &json!({"QueueUrl": queue, "MaxNumberOfMessages": 10}),
+        )
+        .await;
+    assert_eq!(
+        received["Messages"].as_array().unwrap().len(),
+        1,
+        "one is still invisible"
+    );
+}

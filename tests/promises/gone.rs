@@ -1,0 +1,49 @@
+//! 410 means stop.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{Answer, Receiver, issue, relay};
+
+#[tokio::test]
+async fn a_worker_that_answers_410_is_removed_and_its_messages_are_acknowledged() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    receiver.answer([Answer::Status(410)]);
+    for at in 0..5 {
+        relay.post(&issue("i", at)).await;
+    }
+    relay.settled().await;
+    assert!(relay.dead_letters().is_empty());
+    let read = (Method::GET, worker.path.as_str());
+    relay
+        .refuses(
+            read,
+            Some(&worker.token),
+            &json!({}),
+            (401, "worker_token_invalid"),
+        )
+        .await;
+    assert_eq!(relay.post(&issue("i", 9)).await.answer["deliveries"], 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_removed_takes_its_mailbox_with_it() {
+    let relay = relay().start().await;
+    let worker = relay.register_pull("one").await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    let removed = relay
+        .call(
+            Method::DELETE,
+            &worker.path,
+            Some(&worker.token),
+            &json!({}),
+        )
+        .await;
+    assert_eq!(removed.status(), 204);
+    let again = relay.register_pull("one").await;
+    assert_eq!(again.path, worker.path);
+    assert!(relay.pull(&again, &[], None).await.events.is_empty());
+}

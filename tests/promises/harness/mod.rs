@@ -1,0 +1,321 @@
+//! What the promises are held with: a relay on free ports with a clock that can be moved, a stand-in for
+//! Linear's API, and receivers that record and misbehave to order.
+
+mod receiver;
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
+
+use local::linear_api::LinearApi;
+use local::machine::{DEAD_LETTERS, Machine, Options, Place, QUEUE};
+use local::samples::{WORKSPACE, Webhook};
+use local::sqs::Message;
+use protocol::messages::{Mailbox, Problem, Pull, Registered, Renew, Worker};
+use relay::clock::Clock;
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+pub(crate) use receiver::{Answer, Receiver};
+
+pub(crate) const SECRET: &str = "the webhook secret";
+pub(crate) const TOKEN: &str = "lin_api_ana";
+
+/// Asks again until it is so; the only place that waits for anything.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    ask: impl Fn() -> F,
+) -> T {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A relay with its surroundings.
+pub(crate) struct Relay {
+    pub(crate) machine: Machine,
+    pub(crate) linear: LinearApi,
+    pub(crate) clock: Clock,
+    pub(crate) client: Client,
+}
+
+/// A registered worker, as its owner knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    pub(crate) path: String,
+    pub(crate) token: String,
+    pub(crate) secret: String,
+}
+
+pub(crate) struct Start<'a> {
+    settings: HashMap<&'a str, String>,
+    place: Place,
+}
+
+impl<'a> Start<'a> {
+    pub(crate) fn set(mut self, name: &'a str, value: impl ToString) -> Self {
+        self.settings.insert(name, value.to_string());
+        self
+    }
+
+    pub(crate) fn keep(mut self, directory: &Path) -> Self {
+        self.place = Place::Directory(directory.to_owned());
+        self
+    }
+
+    pub(crate) async fn start(mut self) -> Relay {
+        let (linear, address) = LinearApi::start().await.unwrap();
+        linear.admit(TOKEN, "ana", WORKSPACE);
+        self.settings
+            .insert("LINEAR_API_URL", format!("http://{address}/graphql"));
+        let clock = Clock::system();
+        let mut options = Options::read(&|name| self.settings.get(name).cloned()).unwrap();
+        options.clock = clock.clone();
+        options.place = self.place;
+        let machine = Machine::start(options).await.unwrap();
+        Relay {
+            machine,
+            linear,
+            clock,
+            client: Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+}
+
+/// A relay in memory, with its defaults but for a limit that tests would meet.
+pub(crate) fn relay<'a>() -> Start<'a> {
+    Start {
+        settings: HashMap::new(),
+        place: Place::Memory,
+    }
+    .set("LINEAR_WEBHOOK_SECRETS", SECRET)
+    .set("REGISTRATIONS_PER_MINUTE", 100_000)
+}
+
+impl Relay {
+    /// Registers a worker at this address.
+    pub(crate) async fn register(&self, name: &str, url: &str) -> Registration {
+        self.register_as(json!({"name": name, "linearToken": TOKEN, "webhookUrl": url}))
+            .await
+    }
+
+    pub(crate) async fn register_pull(&self, name: &str) -> Registration {
+        self.register_as(json!({"name": name, "linearToken": TOKEN}))
+            .await
+    }
+
+    pub(crate) async fn register_as(&self, request: Value) -> Registration {
+        let answer = self
+            .call(Method::POST, "/edge/register", None, &request)
+            .await;
+        let registered: Registered = expect(answer, StatusCode::CREATED).await;
+        Registration {
+            path: registered.worker,
+            token: registered.token,
+            secret: registered.secret,
+        }
+    }
+
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: &Value,
+    ) -> Response {
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.machine.url()))
+            .json(body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        request.send().await.unwrap()
+    }
+
+    /// Calls and expects a problem of this status and code.
+    pub(crate) async fn refuses(
+        &self,
+        (method, path): (Method, &str),
+        token: Option<&str>,
+        body: &Value,
+        expected: (u16, &str),
+    ) -> Problem {
+        let answer = self.call(method, path, token, body).await;
+        problem(answer, expected).await
+    }
+
+    pub(crate) async fn read(&self, worker: &Registration) -> Worker {
+        let answer = self
+            .call(Method::GET, &worker.path, Some(&worker.token), &json!({}))
+            .await;
+        expect(answer, StatusCode::OK).await
+    }
+
+    pub(crate) async fn renew(&self, worker: &Registration, renew: &Renew) -> Worker {
+        let body = serde_json::to_value(renew).unwrap();
+        let answer = self
+            .call(Method::PUT, &worker.path, Some(&worker.token), &body)
+            .await;
+        expect(answer, StatusCode::OK).await
+    }
+
+    pub(crate) async fn pull(
+        &self,
+        worker: &Registration,
+        ack: &[String],
+        limit: Option<u32>,
+    ) -> Mailbox {
+        let path = format!("{}/mailbox", worker.path);
+        let pull = Pull {
+            ack: ack.to_vec(),
+            limit,
+        };
+        let body = serde_json::to_value(pull).unwrap();
+        let answer = self
+            .call(Method::POST, &path, Some(&worker.token), &body)
+            .await;
+        expect(answer, StatusCode::OK).await
+    }
+
+    /// Stamps a payload with the relay's time, signs it, and posts it as Linear does.
+    pub(crate) async fn post(&self, payload: &str) -> Posted {
+        let webhook = Webhook::sample(SECRET, payload, self.clock.millis());
+        self.post_webhook(webhook).await
+    }
+
+    pub(crate) async fn post_webhook(&self, webhook: Webhook) -> Posted {
+        let answer = self.send(&webhook).await;
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+        Posted {
+            event: format!("evt_{}", webhook.delivery),
+            answer: answer.json().await.unwrap(),
+            webhook,
+        }
+    }
+
+    pub(crate) async fn send(&self, webhook: &Webhook) -> Response {
+        let url = format!("{}/webhooks/linear", self.machine.url());
+        webhook.request(&self.client, &url).send().await.unwrap()
+    }
+
+    /// Calls SQS at its loopback endpoint as any client does.
+    pub(crate) async fn sqs(&self, action: &str, request: &Value) -> (u16, Value) {
+        let answer = (self
+            .client
+            .post(format!("http://{}/", self.machine.sqs_address)))
+        .header("content-type", "application/x-amz-json-1.0")
+        .header("x-amz-target", format!("AmazonSQS.{action}"))
+        .body(request.to_string())
+        .send()
+        .await
+        .unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    pub(crate) fn dead_letters(&self) -> Vec<Message> {
+        self.machine.sqs.peek(DEAD_LETTERS).unwrap()
+    }
+
+    /// Waits until nothing is on the queue.
+    pub(crate) async fn settled(&self) {
+        eventually("the queue is empty", || async {
+            let depth = self.machine.sqs.depth(QUEUE).unwrap();
+            (depth.visible + depth.in_flight == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until every message on the queue waits for its next attempt, then moves the clock by this much.
+    pub(crate) async fn pass(&self, time: Duration, attempts: impl Fn() -> usize, expected: usize) {
+        eventually(&format!("{expected} attempts"), || async {
+            (attempts() >= expected && self.is_waiting()).then_some(())
+        })
+        .await;
+        self.clock.advance(time);
+    }
+
+    /// Whether every message's next attempt has been scheduled: one that is being tried is invisible for the
+    /// queue's own visibility timeout.
+    fn is_waiting(&self) -> bool {
+        let messages = self.machine.sqs.peek(QUEUE).unwrap();
+        let now = self.clock.millis();
+        messages
+            .iter()
+            .filter_map(Message::in_flight)
+            .all(|(received_at, visible_at)| visible_at > now && visible_at - received_at != 90_000)
+    }
+
+    /// Turns a worker away, by its own goodbye.
+    pub(crate) async fn goodbye(&self, worker: &Registration) {
+        let away = Renew {
+            state: Some(protocol::messages::State::Away),
+            ..Renew::default()
+        };
+        self.renew(worker, &away).await;
+    }
+}
+
+/// What was posted, and what it was answered.
+#[derive(Debug)]
+pub(crate) struct Posted {
+    pub(crate) event: String,
+    pub(crate) answer: Value,
+    pub(crate) webhook: Webhook,
+}
+
+pub(crate) async fn expect<T: serde::de::DeserializeOwned>(
+    answer: Response,
+    status: StatusCode,
+) -> T {
+    let got = answer.status();
+    let body = answer.text().await.unwrap();
+    assert_eq!(got, status, "{body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// An answer that has to be a problem of this status and code.
+pub(crate) async fn problem(answer: Response, (status, code): (u16, &str)) -> Problem {
+    let media_type = answer.headers().get("content-type").cloned();
+    let got = answer.status();
+    let body = answer.text().await.unwrap();
+    let problem: Problem = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{got}: {body}"));
+    assert_eq!(
+        (problem.status, problem.code.as_str()),
+        (status, code),
+        "{body}"
+    );
+    assert_eq!(got.as_u16(), status);
+    assert_eq!(media_type.unwrap(), "application/problem+json");
+    problem
+}
+
+/// A payload about an issue, told from others by its number.
+pub(crate) fn issue(issue: &str, number: usize) -> String {
+    json!({
+        "action": "update",
+        "type": "Issue",
+        "organizationId": WORKSPACE,
+        "data": {"id": issue, "number": number},
+        "webhookTimestamp": 0,
+    })
+    .to_string()
+}
+
+/// The number of a payload from [`issue`].
+pub(crate) fn number(body: &[u8]) -> usize {
+    let body: Value = serde_json::from_slice(body).unwrap();
+    usize::try_from(body["data"]["number"].as_u64().unwrap()).unwrap()
+}
+
+pub(crate) fn sorted<T: Ord + Debug>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<_> = items.into_iter().collect();
+    items.sort();
+    items
+}

@@ -1,0 +1,211 @@
+//! A worker's handler that records what it gets and answers to order.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Response, StatusCode};
+use futures::stream;
+use protocol::messages::{ChallengeAnswer, Control};
+use protocol::signature::{Secret, Signed, verify};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+use super::eventually;
+
+/// How a delivery is answered.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    Status(u16),
+    /// A status and one header.
+    With(u16, &'static str, String),
+    /// Nothing, for this long.
+    Stall(Duration),
+    /// 200, and then a body without end.
+    Endless,
+}
+
+/// A delivery as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Received {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Whether it verifies with a secret, at the time it was signed.
+    pub(crate) fn verifies(&self, secret: &str) -> bool {
+        let timestamp = self.header("webhook-timestamp");
+        let signed = Signed {
+            id: self.header("webhook-id"),
+            timestamp,
+            signature: self.header("webhook-signature"),
+        };
+        let now = timestamp.parse().unwrap();
+        verify(&[Secret::parse(secret).unwrap()], signed, &self.body, now).is_ok()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    received: Vec<Received>,
+    /// Used one after another; then the last one for all that come.
+    answers: VecDeque<Answer>,
+    /// Instead of echoing a challenge.
+    challenge: Option<Answer>,
+    challenged: usize,
+}
+
+/// The handler; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Receiver {
+    orders: Arc<Mutex<Orders>>,
+    pub(crate) address: SocketAddr,
+    serving: Arc<AbortHandle>,
+}
+
+impl Receiver {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let orders = Arc::default();
+        let router = axum::Router::new()
+            .fallback(receive)
+            .layer(axum::extract::DefaultBodyLimit::max(16 * 1024 * 1024))
+            .with_state(Arc::clone(&orders));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        Self {
+            orders,
+            address,
+            serving: Arc::new(serving.abort_handle()),
+        }
+    }
+
+    /// Echoes a challenge; closes every other connection without an answer.
+    pub(crate) async fn start_dropping() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let mut length = 0;
+                while let Ok(read @ 1..) = stream.read(&mut request[length..]).await {
+                    length += read;
+                    if request[..length].ends_with(b"}") {
+                        break;
+                    }
+                }
+                let request = String::from_utf8_lossy(&request[..length]);
+                let body = request.split("\r\n\r\n").nth(1).unwrap_or_default();
+                if let Ok(Control::Challenge { challenge }) = serde_json::from_str(body) {
+                    let answer = serde_json::to_string(&ChallengeAnswer { challenge }).unwrap();
+                    let length = answer.len();
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{answer}"
+                    );
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    /// Listens no more.
+    pub(crate) fn close(&self) {
+        self.serving.abort();
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/hook?key=hush", self.address)
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap()
+    }
+
+    /// From now on deliveries are answered so, one after another, the last one for ever.
+    pub(crate) fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.orders().answers = answers.into_iter().collect();
+    }
+
+    pub(crate) fn answer_challenge(&self, answer: Option<Answer>) {
+        self.orders().challenge = answer;
+    }
+
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.orders().received.clone()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.orders().received.len()
+    }
+
+    pub(crate) fn challenged(&self) -> usize {
+        self.orders().challenged
+    }
+
+    /// Waits until this many deliveries have come.
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Received> {
+        eventually(&format!("{count} deliveries"), || async {
+            let received = self.received();
+            (received.len() >= count).then_some(received)
+        })
+        .await
+    }
+}
+
+async fn receive(
+    State(orders): State<Arc<Mutex<Orders>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let is_signed = headers.contains_key("webhook-signature");
+    let answer = {
+        let mut orders = orders.lock().unwrap();
+        if is_signed {
+            orders.received.push(Received { headers, body });
+            if orders.answers.len() > 1 {
+                orders.answers.pop_front()
+            } else {
+                orders.answers.front().cloned()
+            }
+        } else {
+            orders.challenged += 1;
+            let Control::Challenge { challenge } = serde_json::from_slice(&body).unwrap() else {
+                panic!("an unsigned delivery is a challenge");
+            };
+            Some(orders.challenge.clone().unwrap_or_else(|| {
+                let answer = serde_json::to_string(&ChallengeAnswer { challenge }).unwrap();
+                Answer::With(200, "x-body", answer)
+            }))
+        }
+    };
+    let mut response = Response::new(Body::empty());
+    match answer.unwrap_or(Answer::Status(200)) {
+        Answer::Status(status) => *response.status_mut() = StatusCode::from_u16(status).unwrap(),
+        Answer::With(status, "x-body", body) => {
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            *response.body_mut() = Body::from(body);
+        }
+        Answer::With(status, name, value) => {
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        Answer::Stall(time) => tokio::time::sleep(time).await,
+        Answer::Endless => {
+            let chunk = || Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 8192]));
+            *response.body_mut() = Body::from_stream(stream::repeat_with(chunk));
+        }
+    }
+    response
+}

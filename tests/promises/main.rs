@@ -1,0 +1,24 @@
+//! The promises of the design, one file each, kept through the front door: HTTP in, HTTP out.
+
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+mod harness;
+
+mod addresses;
+mod agent;
+mod bad_input;
+mod bodies_are_bytes;
+mod dependencies;
+mod durability;
+mod gone;
+mod isolation;
+mod no_duplicate_effect;
+mod nothing_is_lost;
+mod nothing_secret_is_said;
+mod order;
+mod registration;
+mod rejecting_workers;
+mod signatures;
+mod sleeping_laptops;
+mod sqs;
+mod tokens;

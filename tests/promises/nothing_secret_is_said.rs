@@ -1,0 +1,109 @@
+//! Nothing secret is logged: not by the relay, not by the agent, whatever happens.
+
+use std::process::Stdio;
+
+use local::linear_api::LinearApi;
+use local::samples::{WORKSPACE, Webhook};
+use protocol::messages::Registered;
+use relay::clock::Clock;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::harness::{Answer, Receiver, issue};
+
+const SECRET: &str = "webhook-hush";
+const TOKEN: &str = "lin_api_hush";
+
+#[tokio::test]
+async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
+    let (linear, address) = LinearApi::start().await.unwrap();
+    linear.admit(TOKEN, "ana", WORKSPACE);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
+        .args([
+            "serve",
+            "--in-memory",
+            "--listen",
+            "127.0.0.1:0",
+            "--sqs-listen",
+            "127.0.0.1:0",
+        ])
+        .args(["--dynamodb-listen", "127.0.0.1:0"])
+        .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+        .env("LINEAR_API_URL", format!("http://{address}/?key=hush"))
+        .env(
+            "RUST_LOG",
+            "relay=trace,local=trace,ingest=trace,register=trace,deliver=trace",
+        )
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    let url = loop {
+        let mut line = String::new();
+        assert!(
+            stderr.read_line(&mut line).await.unwrap() > 0,
+            "the relay ended"
+        );
+        said.push_str(&line);
+        if let Some(url) = line.trim().strip_prefix("agents") {
+            break url.trim().to_owned();
+        }
+    };
+    let client = reqwest::Client::new();
+    let receiver = Receiver::start().await;
+    let mut secrets = vec!["hush".to_owned()];
+    for (name, webhook_url) in [("live", Some(receiver.url())), ("pull", None)] {
+        let request = json!({"name": name, "linearToken": TOKEN, "webhookUrl": webhook_url});
+        let answer = client
+            .post(format!("{url}/edge/register"))
+            .json(&request)
+            .send()
+            .await
+            .unwrap();
+        let registered: Registered = answer.json().await.unwrap();
+        secrets.extend([registered.token, registered.secret]);
+    }
+    receiver.answer([
+        Answer::Status(500),
+        Answer::Status(302),
+        Answer::Status(200),
+        Answer::Status(410),
+    ]);
+    let now = Clock::system().millis();
+    for at in 0..4 {
+        let body = issue("i", at).replace("\"number\"", "\"hush\":1,\"number\"");
+        let webhook = Webhook::sample(SECRET, &body, now);
+        let wrong = Webhook {
+            signature: "00".repeat(32),
+            ..webhook.clone()
+        };
+        for webhook in [wrong, webhook] {
+            webhook
+                .request(&client, &format!("{url}/webhooks/linear"))
+                .send()
+                .await
+                .unwrap();
+        }
+    }
+    receiver.wait_for(4).await;
+    let pid = child.id().unwrap().to_string();
+    assert!(
+        Command::new("kill")
+            .arg(pid)
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
+    stderr.read_to_string(&mut said).await.unwrap();
+    assert!(
+        said.contains("accepted") && said.contains("delivered"),
+        "{said}"
+    );
+    for secret in secrets {
+        assert!(!said.contains(&secret), "`{secret}` is in the log: {said}");
+    }
+}

@@ -1,0 +1,101 @@
+//! Order per issue: the group waits while its head retries, and nothing else waits with it.
+
+use std::time::Duration;
+
+use crate::harness::{Answer, Receiver, issue, number, relay};
+
+#[tokio::test]
+async fn fifty_events_of_one_issue_arrive_in_order() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    relay.register("one", &receiver.url()).await;
+    for at in 0..50 {
+        relay.post(&issue("i", at)).await;
+    }
+    let received = receiver.wait_for(50).await;
+    let order: Vec<_> = received.iter().map(|r| number(&r.body)).collect();
+    assert_eq!(order, (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_comes_after_a_failing_event_waits_and_other_issues_do_not() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    receiver.answer([
+        Answer::Status(500),
+        Answer::Status(500),
+        Answer::Status(200),
+    ]);
+    relay.register("one", &receiver.url()).await;
+    relay.post(&issue("stuck", 1)).await;
+    receiver.wait_for(1).await;
+    for at in 2..8 {
+        relay.post(&issue("stuck", at)).await;
+    }
+    relay
+        .pass(Duration::from_secs(2), || receiver.count(), 1)
+        .await;
+    receiver.wait_for(2).await;
+    relay.post(&issue("free", 100)).await;
+    let received = receiver.wait_for(3).await;
+    assert_eq!(number(&received[2].body), 100);
+    relay
+        .pass(Duration::from_secs(60), || receiver.count(), 3)
+        .await;
+    let received = receiver.wait_for(9).await;
+    let order: Vec<_> = received
+        .iter()
+        .map(|r| number(&r.body))
+        .filter(|n| *n < 100)
+        .collect();
+    assert_eq!(order, [1, 1, 1, 2, 3, 4, 5, 6, 7]);
+    let attempts: Vec<_> = (received.iter().filter(|r| number(&r.body) == 1))
+        .map(|r| r.header("edge-attempt").to_owned())
+        .collect();
+    assert_eq!(attempts, ["1", "2", "3"]);
+    // What waited behind it was received with it, but not tried.
+    let seventh = received.iter().find(|r| number(&r.body) == 7).unwrap();
+    assert_eq!(seventh.header("edge-attempt"), "1");
+}
+
+#[tokio::test]
+async fn events_of_one_issue_keep_their_order_through_mailbox_and_return() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    relay.post(&issue("i", 0)).await;
+    receiver.wait_for(1).await;
+    relay.goodbye(&worker).await;
+    for at in 1..5 {
+        relay.post(&issue("i", at)).await;
+    }
+    relay.settled().await;
+    let mut order: Vec<_> = receiver
+        .received()
+        .iter()
+        .map(|r| number(&r.body))
+        .collect();
+    let mut ack = Vec::new();
+    // What is parked while the mailbox is being emptied comes after what was there.
+    for at in 5..8 {
+        let mailbox = relay.pull(&worker, &ack, Some(2)).await;
+        assert_eq!(mailbox.state.as_str(), "away");
+        ack = mailbox.events.iter().map(|e| e.id.clone()).collect();
+        order.extend(mailbox.events.iter().map(|e| number(e.body.as_bytes())));
+        relay.post(&issue("i", at)).await;
+        relay.settled().await;
+    }
+    loop {
+        let mailbox = relay.pull(&worker, &ack, None).await;
+        ack = mailbox.events.iter().map(|e| e.id.clone()).collect();
+        order.extend(mailbox.events.iter().map(|e| number(e.body.as_bytes())));
+        if ack.is_empty() {
+            assert_eq!(mailbox.state.as_str(), "live");
+            break;
+        }
+    }
+    relay.post(&issue("i", 8)).await;
+    let received = receiver.wait_for(2).await;
+    order.push(number(&received[1].body));
+    assert_eq!(order, (0..9).collect::<Vec<_>>());
+}

@@ -1,0 +1,138 @@
+//! Registration: the challenge, the same worker again, renewal.
+
+use protocol::messages::{Renew, State};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{Answer, Receiver, TOKEN, relay};
+
+#[tokio::test]
+async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let request = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()});
+    for answer in [
+        Answer::Status(200),
+        Answer::Status(404),
+        Answer::With(201, "x-body", r#"{"challenge":"x"}"#.into()),
+        Answer::With(200, "x-body", r#"{"challenge":"something else"}"#.into()),
+        Answer::With(302, "location", receiver.url()),
+        Answer::Endless,
+    ] {
+        receiver.answer_challenge(Some(answer));
+        let call = (Method::POST, "/edge/register");
+        let problem = relay
+            .refuses(call, None, &request, (400, "challenge_failed"))
+            .await;
+        assert!(!problem.detail.contains("hush"));
+    }
+    assert_eq!(
+        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
+        0
+    );
+    receiver.answer_challenge(None);
+    let worker = relay.register("one", &receiver.url()).await;
+    assert_eq!(receiver.challenged(), 7);
+    // The same address again needs no other; a new one does.
+    let same = Renew {
+        webhook_url: Some(Some(receiver.url())),
+        ..Renew::default()
+    };
+    relay.renew(&worker, &same).await;
+    assert_eq!(receiver.challenged(), 7);
+    let other = Receiver::start().await;
+    let moved = Renew {
+        webhook_url: Some(Some(other.url())),
+        ..Renew::default()
+    };
+    assert_eq!(relay.renew(&worker, &moved).await.state, State::Live);
+    assert_eq!(other.challenged(), 1);
+    relay.post(&crate::harness::issue("i", 2)).await;
+    other.wait_for(1).await;
+    assert_eq!(receiver.count(), 0);
+}
+
+#[tokio::test]
+async fn registering_again_is_the_same_worker_and_keeps_its_mail() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let first = relay.register("one", &receiver.url()).await;
+    relay.goodbye(&first).await;
+    relay.post(&crate::harness::issue("i", 1)).await;
+    relay.settled().await;
+    let again = relay.register("one", &receiver.url()).await;
+    assert_eq!(again.path, first.path);
+    let worker = relay.read(&again).await;
+    assert_eq!((worker.state, worker.waiting), (State::Away, true));
+    assert_eq!(
+        relay.post(&crate::harness::issue("i", 2)).await.answer["deliveries"],
+        1
+    );
+}
+
+#[tokio::test]
+async fn fifty_workers_at_once_all_get_the_next_event() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let names: Vec<_> = (0..50).map(|at| format!("worker {at}")).collect();
+    let url = receiver.url();
+    futures::future::join_all(names.iter().map(|name| relay.register(name, &url))).await;
+    assert_eq!(
+        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
+        50
+    );
+    receiver.wait_for(50).await;
+}
+
+#[tokio::test]
+async fn one_name_registered_ten_times_at_once_is_one_worker_that_works() {
+    let relay = relay().start().await;
+    let all = futures::future::join_all((0..10).map(|_| async {
+        let request = json!({"name": "one", "linearToken": TOKEN});
+        relay
+            .call(Method::POST, "/edge/register", None, &request)
+            .await
+            .status()
+            .as_u16()
+    }))
+    .await;
+    assert!(
+        all.contains(&201) && all.iter().all(|status| matches!(status, 201 | 409)),
+        "{all:?}"
+    );
+    assert_eq!(
+        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_renewal_changes_what_it_names_and_nothing_else() {
+    let relay = relay().start().await;
+    let worker = relay.register_pull("one").await;
+    let some = Renew {
+        capabilities: Some(Some(vec!["Comment".into()])),
+        ..Renew::default()
+    };
+    assert_eq!(
+        relay.renew(&worker, &some).await.capabilities,
+        Some(vec!["Comment".into()])
+    );
+    assert_eq!(
+        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
+        0
+    );
+    assert_eq!(
+        relay.renew(&worker, &Renew::default()).await.capabilities,
+        Some(vec!["Comment".into()])
+    );
+    let all = Renew {
+        capabilities: Some(None),
+        ..Renew::default()
+    };
+    assert_eq!(relay.renew(&worker, &all).await.capabilities, None);
+    assert_eq!(
+        relay.post(&crate::harness::issue("i", 2)).await.answer["deliveries"],
+        1
+    );
+}

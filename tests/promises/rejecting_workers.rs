@@ -1,0 +1,143 @@
+//! A rejecting worker is somebody's bug, and is seen: backoff, `Retry-After`, and the reason on the dead letter.
+
+use std::time::Duration;
+
+use local::machine::{DEAD_LETTERS, QUEUE};
+use protocol::messages::State;
+use serde_json::json;
+
+use crate::harness::{Answer, Receiver, eventually, issue, relay};
+
+#[tokio::test]
+async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with_the_reason() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    receiver.answer([Answer::Status(500)]);
+    let posted = relay.post(&issue("i", 1)).await;
+    let began = relay.clock.millis();
+    let mut ages = Vec::new();
+    while relay.dead_letters().is_empty() {
+        let attempts = ages.len() + 1;
+        receiver.wait_for(attempts).await;
+        ages.push((relay.clock.millis() - began) / 1000);
+        let next = eventually("the next attempt is scheduled or given up", || async {
+            if !relay.dead_letters().is_empty() {
+                return Some(None);
+            }
+            let queued = relay.machine.sqs.peek(QUEUE).unwrap();
+            let (received_at, visible_at) = queued.first()?.in_flight()?;
+            (visible_at - received_at != 90_000).then_some(Some(visible_at))
+        })
+        .await;
+        let Some(next) = next else { break };
+        let wait = u64::try_from((next - relay.clock.millis()).max(0)).unwrap();
+        assert!(
+            wait <= 4_321_000,
+            "never longer than an hour and its jitter: {wait}"
+        );
+        relay.clock.advance(Duration::from_millis(wait + 1));
+    }
+    assert!((12..40).contains(&ages.len()), "{ages:?}");
+    assert!(ages.last().is_some_and(|age| *age >= 6 * 3600), "{ages:?}");
+    assert!(
+        ages.windows(2)
+            .filter(|w| w[0] > 5)
+            .all(|w| w[1] - w[0] >= w[0].min(3600) * 3 / 4),
+        "{ages:?}"
+    );
+    let letters = relay.dead_letters();
+    let letter = &letters[0];
+    assert_eq!(letter.body.as_bytes(), posted.webhook.body);
+    let attribute = |name: &str| letter.attributes[name].string_value.clone().unwrap();
+    assert_eq!(attribute("event"), posted.event);
+    assert_eq!(attribute("reason"), "rejected: answered 500");
+    assert_eq!(attribute("lastStatus"), "500");
+    assert!(attribute("firstAttempt") < attribute("lastAttempt"));
+    relay.settled().await;
+    // It answers, so it is not away.
+    assert_eq!(relay.read(&worker).await.state, State::Live);
+    assert_eq!(
+        relay.read(&worker).await.last_error.unwrap().reason,
+        "rejected: answered 500"
+    );
+}
+
+#[tokio::test]
+async fn a_plain_4xx_is_given_up_after_five_minutes() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    relay.register("one", &receiver.url()).await;
+    receiver.answer([Answer::Status(400)]);
+    relay.post(&issue("i", 1)).await;
+    relay
+        .pass(Duration::from_secs(299), || receiver.count(), 1)
+        .await;
+    receiver.wait_for(2).await;
+    assert!(relay.dead_letters().is_empty());
+    relay
+        .pass(Duration::from_secs(600), || receiver.count(), 2)
+        .await;
+    receiver.wait_for(3).await;
+    let letters = eventually("a dead letter", || async {
+        Some(relay.dead_letters()).filter(|letters| !letters.is_empty())
+    })
+    .await;
+    assert_eq!(
+        letters[0].attributes["lastStatus"].string_value.as_deref(),
+        Some("400")
+    );
+}
+
+#[tokio::test]
+async fn a_wish_to_wait_is_granted() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    relay.register("one", &receiver.url()).await;
+    for (at, status) in [429, 503].into_iter().enumerate() {
+        receiver.answer([
+            Answer::With(status, "retry-after", "120".into()),
+            Answer::Status(200),
+        ]);
+        let before = receiver.count();
+        relay.post(&issue(&format!("i{at}"), at)).await;
+        relay
+            .pass(Duration::from_secs(118), || receiver.count(), before + 1)
+            .await;
+        // Time for what must not happen.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(receiver.count(), before + 1, "{status}: it came too early");
+        relay.clock.advance(Duration::from_secs(3));
+        receiver.wait_for(before + 2).await;
+        relay.settled().await;
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_goes_out_when_it_is_moved_back() {
+    let relay = relay().set("GIVE_UP_4XX_SECONDS", 1).start().await;
+    let receiver = Receiver::start().await;
+    relay.register("one", &receiver.url()).await;
+    receiver.answer([Answer::Status(404)]);
+    let posted = relay.post(&issue("i", 1)).await;
+    relay
+        .pass(Duration::from_secs(3), || receiver.count(), 1)
+        .await;
+    eventually("a dead letter", || async {
+        (!relay.dead_letters().is_empty()).then_some(())
+    })
+    .await;
+    relay.settled().await;
+    receiver.answer([Answer::Status(200)]);
+    let arn = |name: &str| format!("arn:aws:sqs:us-east-1:000000000000:{name}");
+    let from_to = json!({"SourceArn": arn(DEAD_LETTERS), "DestinationArn": arn(QUEUE)});
+    let (status, _) = relay.sqs("StartMessageMoveTask", &from_to).await;
+    assert_eq!(status, 200);
+    let received = receiver.wait_for(3).await;
+    assert_eq!(received[2].header("webhook-id"), posted.event);
+    assert_eq!(received[2].header("edge-attempt"), "3");
+    relay.settled().await;
+    assert!(relay.dead_letters().is_empty());
+}

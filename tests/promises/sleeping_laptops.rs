@@ -1,0 +1,213 @@
+//! A sleeping laptop misses nothing and costs nothing.
+
+use std::time::Duration;
+
+use protocol::messages::{Renew, State};
+use serde_json::json;
+
+use crate::harness::{Answer, Receiver, eventually, issue, number, relay};
+
+#[tokio::test]
+async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_nothing_is_tried_any_more()
+ {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    receiver.answer([Answer::Status(502)]);
+    relay.post(&issue("i", 1)).await;
+    // Three attempts within ten seconds are not enough.
+    relay
+        .pass(Duration::from_millis(1500), || receiver.count(), 1)
+        .await;
+    relay
+        .pass(Duration::from_millis(2500), || receiver.count(), 2)
+        .await;
+    relay
+        .pass(Duration::from_secs(5), || receiver.count(), 3)
+        .await;
+    assert_eq!(relay.read(&worker).await.state, State::Live);
+    relay
+        .pass(Duration::from_secs(12), || receiver.count(), 4)
+        .await;
+    let away = eventually("the worker is away", || async {
+        let worker = relay.read(&worker).await;
+        (worker.state == State::Away).then_some(worker)
+    })
+    .await;
+    relay.settled().await;
+    assert!(away.last_error.unwrap().reason.contains("502"));
+    let tried = receiver.count();
+    for at in 2..10 {
+        relay.post(&issue(&format!("i{at}"), at)).await;
+    }
+    relay.settled().await;
+    assert_eq!(receiver.count(), tried, "nothing is tried while it is away");
+    assert!(relay.read(&worker).await.waiting);
+    assert!(
+        relay.dead_letters().is_empty(),
+        "a laptop lid is not a dead letter"
+    );
+
+    // It is back, days later.
+    receiver.answer([Answer::Status(200)]);
+    relay.clock.advance(Duration::from_secs(5 * 24 * 3600));
+    let mailbox = relay.pull(&worker, &[], None).await;
+    let numbers: Vec<_> = mailbox
+        .events
+        .iter()
+        .map(|e| number(e.body.as_bytes()))
+        .collect();
+    assert_eq!(numbers, (1..10).collect::<Vec<_>>());
+    assert_eq!(
+        mailbox.events[0].headers["edge-attempt"],
+        (tried + 1).to_string()
+    );
+    let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
+    assert_eq!(relay.pull(&worker, &ids, None).await.state, State::Live);
+    relay.post(&issue("i", 10)).await;
+    let received = receiver.wait_for(tried + 1).await;
+    assert_eq!(number(&received[tried].body), 10);
+}
+
+#[tokio::test]
+async fn a_closed_port_a_stall_a_redirect_and_a_dropped_connection_count_as_unreachable() {
+    let relay = relay().set("DELIVERY_TIMEOUT_SECONDS", 1).start().await;
+    let (receiver, closing) = (Receiver::start().await, Receiver::start().await);
+    let dropping = Receiver::start_dropping().await;
+    let redirect = Answer::With(302, "location", receiver.url());
+    let offline = Answer::With(404, "ngrok-error-code", "ERR_NGROK_3200".into());
+    for (name, url, answer, reason) in [
+        (
+            "closed",
+            closing.url(),
+            Answer::Status(200),
+            "could not connect",
+        ),
+        (
+            "dropping",
+            format!("http://{dropping}/?key=hush"),
+            Answer::Status(200),
+            "closed without an answer",
+        ),
+        (
+            "stalling",
+            receiver.url(),
+            Answer::Stall(Duration::from_secs(5)),
+            "no answer in time",
+        ),
+        ("redirecting", receiver.url(), redirect, "302"),
+        ("tunnel", receiver.url(), offline, "404"),
+        ("cloudflare", receiver.url(), Answer::Status(530), "530"),
+    ] {
+        receiver.answer([answer]);
+        let worker = relay.register(name, &url).await;
+        // It was there for the challenge.
+        closing.close();
+        relay.post(&issue(name, 1)).await;
+        let error = eventually("the attempt failed", || async {
+            relay.read(&worker).await.last_error
+        })
+        .await;
+        assert!(
+            error.reason.starts_with("unreachable") && error.reason.contains(reason),
+            "{error:?}"
+        );
+        assert!(!error.reason.contains("hush"));
+        let removed = relay
+            .call(
+                reqwest::Method::DELETE,
+                &worker.path,
+                Some(&worker.token),
+                &json!({}),
+            )
+            .await;
+        assert_eq!(removed.status(), 204);
+    }
+}
+
+#[tokio::test]
+async fn a_goodbye_keeps_everything_from_being_tried_in_vain() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    relay.goodbye(&worker).await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    assert_eq!(receiver.count(), 0);
+    let renewed = relay.renew(&worker, &Renew::default()).await;
+    assert_eq!((renewed.state, renewed.waiting), (State::Away, true));
+}
+
+#[tokio::test]
+async fn a_pull_worker_is_asked_nothing_and_gets_everything() {
+    let relay = relay().start().await;
+    let worker = relay.register_pull("one").await;
+    assert_eq!(relay.read(&worker).await.state, State::Pull);
+    for at in 0..3 {
+        relay.post(&issue("i", at)).await;
+    }
+    relay.settled().await;
+    let mailbox = relay.pull(&worker, &[], None).await;
+    assert_eq!(mailbox.events.len(), 3);
+    // Not acknowledged: handed out again, signed anew.
+    let again = relay.pull(&worker, &[], Some(1)).await;
+    assert_eq!(again.events[0].id, mailbox.events[0].id);
+    let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
+    let left = relay.pull(&worker, &ids[..1], None).await;
+    assert_eq!(
+        left.events.iter().map(|e| &e.id).collect::<Vec<_>>(),
+        ids[1..].iter().collect::<Vec<_>>()
+    );
+    let empty = relay.pull(&worker, &ids, None).await;
+    assert_eq!((empty.state, empty.events.len()), (State::Pull, 0));
+}
+
+#[tokio::test]
+async fn a_pull_worker_that_gets_an_address_is_live_once_its_mailbox_is_empty() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register_pull("one").await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    let url = Renew {
+        webhook_url: Some(Some(receiver.url())),
+        ..Renew::default()
+    };
+    let renewed = relay.renew(&worker, &url).await;
+    assert_eq!((renewed.state, renewed.waiting), (State::Away, true));
+    let waiting = relay.pull(&worker, &[], None).await;
+    assert_eq!(waiting.state, State::Away);
+    let ids: Vec<_> = waiting.events.iter().map(|e| e.id.clone()).collect();
+    assert_eq!(relay.pull(&worker, &ids, None).await.state, State::Live);
+    relay.post(&issue("i", 2)).await;
+    receiver.wait_for(1).await;
+    let none = Renew {
+        webhook_url: Some(None),
+        ..Renew::default()
+    };
+    assert_eq!(relay.renew(&worker, &none).await.state, State::Pull);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_renewed_ends_and_one_that_is_does_not() {
+    let relay = relay().start().await;
+    let (kept, left) = (
+        relay.register_pull("kept").await,
+        relay.register_pull("left").await,
+    );
+    for _ in 0..3 {
+        relay.clock.advance(Duration::from_secs(3 * 24 * 3600));
+        relay.renew(&kept, &Renew::default()).await;
+    }
+    let gone = (reqwest::Method::GET, left.path.as_str());
+    relay
+        .refuses(
+            gone,
+            Some(&left.token),
+            &json!({}),
+            (401, "worker_token_invalid"),
+        )
+        .await;
+    let posted = relay.post(&issue("i", 1)).await;
+    assert_eq!(posted.answer["deliveries"], 1);
+}
