@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::machine::Calls;
 use crate::sqs::wire::system_attributes;
-use crate::sqs::{Received, Sqs, SqsError};
+use crate::sqs::{Consumer, Received, Sqs, SqsError};
 
 const BATCH: usize = 10;
 /// Invocations at once: one worker that stalls must not hold up the others.
@@ -38,7 +38,7 @@ pub(crate) async fn run(
             break;
         };
         let received = tokio::select! {
-            received = sqs.receive(queue, BATCH, None, Some(WAIT)) => received,
+            received = sqs.receive(queue, BATCH, None, Some(WAIT), Consumer::Here) => received,
             _ = stop.changed() => break,
         };
         calls.count("ReceiveMessage");

@@ -68,6 +68,15 @@ pub struct Received {
     pub message: Message,
 }
 
+/// Who receives a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consumer {
+    /// A part of this process: when the process ends, what it had received is to be received again at once.
+    Here,
+    /// Another process: it may still be at work when this one starts again.
+    Elsewhere,
+}
+
 /// What a send answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentMessage {
@@ -169,6 +178,7 @@ impl State {
         name: &str,
         limit: usize,
         visibility: Option<i64>,
+        consumer: Consumer,
         now: i64,
     ) -> Result<Vec<Received>, SqsError> {
         let arn = arn(name);
@@ -203,7 +213,7 @@ impl State {
                 let Some(message) = queue.message(sequence).cloned() else {
                     continue;
                 };
-                self.flight(sequence, &message);
+                self.flight(sequence, &message, consumer);
                 received.push(Received {
                     receipt_handle: handle.to_string(),
                     sequence,
@@ -214,13 +224,16 @@ impl State {
         Ok(received)
     }
 
-    fn flight(&self, sequence: u64, message: &Message) {
+    fn flight(&self, sequence: u64, message: &Message, consumer: Consumer) {
         self.say(|| Change::Flight {
             sequence,
             received: message.received,
             first_received_at: message.first_received_at,
             received_at: message.received_at,
-            flight: message.flight.clone(),
+            flight: match consumer {
+                Consumer::Here => None,
+                Consumer::Elsewhere => message.flight.clone(),
+            },
         });
     }
 }
@@ -405,6 +418,7 @@ impl Sqs {
         limit: usize,
         visibility: Option<i64>,
         wait: Option<i64>,
+        consumer: Consumer,
     ) -> Result<Vec<Received>, SqsError> {
         let began = self.now();
         loop {
@@ -415,7 +429,7 @@ impl Sqs {
                 let now = self.now();
                 let mut state = self.state();
                 let until = began + wait.unwrap_or(state.queue(name)?.settings.wait) * 1000;
-                let received = state.receive(name, limit, visibility, now)?;
+                let received = state.receive(name, limit, visibility, consumer, now)?;
                 if !received.is_empty() || now >= until {
                     return Ok(received);
                 }
@@ -471,7 +485,8 @@ impl Sqs {
                     let queue = state.queue(name)?;
                     queue.change_visibility(&handle, *seconds, now)?;
                     if let Some(message) = queue.message(handle.sequence).cloned() {
-                        state.flight(handle.sequence, &message);
+                        // Asked for, so it holds over a restart, whoever asked.
+                        state.flight(handle.sequence, &message, Consumer::Elsewhere);
                     }
                     Ok(())
                 })

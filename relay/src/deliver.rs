@@ -211,7 +211,16 @@ impl Deliver {
         let mut waits = Vec::new();
         let mut failed = Vec::new();
         let mut done = Vec::new();
-        while let Some(fates) = under_way.next().await {
+        loop {
+            let has_news = !(done.is_empty() && waits.is_empty());
+            let fates = tokio::select! {
+                fates = under_way.next() => fates,
+                () = tokio::time::sleep_until(began + ACKNOWLEDGE_AFTER), if has_news => {
+                    self.settle(&mut done, &mut waits).await;
+                    continue;
+                }
+            };
+            let Some(fates) = fates else { break };
             for (delivery, fate) in fates {
                 match fate {
                     Fate::Done => done.push(delivery.receipt_handle.as_str()),
@@ -220,9 +229,6 @@ impl Deliver {
                         failed.push(delivery.message_id.clone());
                     }
                 }
-            }
-            if !under_way.is_empty() && began.elapsed() > ACKNOWLEDGE_AFTER {
-                self.settle(&mut done, &mut waits).await;
             }
         }
         // What is done and still here is deleted by whoever polled it.

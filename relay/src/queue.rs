@@ -99,8 +99,8 @@ pub struct Delivery {
     pub sequence: String,
     /// When it was put on the queue, Unix milliseconds.
     pub sent_at: i64,
-    /// How often it was received, this time included.
-    pub received: u32,
+    /// Whether it may have been tried before: it was received before, or came back from the dead-letter queue.
+    pub may_be_tried: bool,
     /// The event.
     pub event: EventId,
     /// Linear's `organizationId`.
@@ -151,10 +151,7 @@ impl Delivery {
             group: message.group.to_owned(),
             sequence: message.sequence.to_owned(),
             sent_at: message.sent_at.parse().map_err(|_| "SentTimestamp")?,
-            received: message
-                .received
-                .parse()
-                .map_err(|_| "ApproximateReceiveCount")?,
+            may_be_tried: message.received != "1" || attribute(attribute::REASON).is_some(),
             event,
             workspace: text(attribute::WORKSPACE)?,
             worker: text(attribute::WORKER)?,

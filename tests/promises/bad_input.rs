@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use crate::harness::{Relay, SECRET, TOKEN, expect, issue, problem, relay};
 
 async fn webhook(relay: &Relay, body: &[u8], expected: (u16, &str), part: &str) {
-    let webhook = Webhook::signed(SECRET, body);
+    let webhook = Webhook {
+        kind: "Issue".to_owned(),
+        ..Webhook::signed(SECRET, body)
+    };
     let problem = problem(relay.send(&webhook).await, expected).await;
     assert!(
         problem.detail.contains(part),
@@ -192,7 +195,7 @@ async fn unknown_paths_and_methods_are_problems_too() {
     }
     for path in [
         "/edge/workspaces/a%20b/workers/x",
-        "/edge/workspaces/%2e/workers/%00",
+        "/edge/workspaces/%2e%2f/workers/%00",
         "/edge/workspaces//workers/",
     ] {
         relay

@@ -42,7 +42,7 @@ async fn what_comes_after_a_failing_event_waits_and_other_issues_do_not() {
     relay
         .pass(Duration::from_secs(60), || receiver.count(), 3)
         .await;
-    let received = receiver.wait_for(9).await;
+    let received = receiver.wait_for(10).await;
     let order: Vec<_> = received
         .iter()
         .map(|r| number(&r.body))

@@ -17,6 +17,9 @@ use serde::de::DeserializeOwned;
 /// Answers from this size on are compressed for those who take it: Lambda limits an answer's size.
 const COMPRESS_FROM: usize = 1024;
 
+/// The lowest level that codes what does not repeat too: a body of random letters has to fit as well.
+const COMPRESSION: Compression = Compression::new(3);
+
 /// Answers one request of a worker.
 pub async fn handle(register: &Register, request: Request) -> Result<Response<Body>, Infallible> {
     Ok(answer(register, request)
@@ -161,7 +164,7 @@ fn compressed(parts: &Parts, response: Response<Body>) -> Result<Response<Body>,
         return Ok(response);
     }
     let (mut parts, body) = response.into_parts();
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), COMPRESSION);
     let packed = (encoder.write_all(&body))
         .and_then(|()| encoder.finish())
         .map_err(|e| Error::storage("compress the answer", e))?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::message::{MAX_BYTES, NewMessage, md5_of_attributes, md5_of_body};
 use super::queue::Redrive;
-use super::{ACCOUNT, Attribute, Received, Sqs, SqsError, arn};
+use super::{ACCOUNT, Attribute, Consumer, Received, Sqs, SqsError, arn};
 
 const TARGET: &str = "AmazonSQS.";
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
@@ -503,6 +503,7 @@ async fn receive(sqs: &Sqs, call: Receive) -> Result<Vec<u8>, SqsError> {
             limit,
             call.visibility_timeout,
             call.wait_time_seconds,
+            Consumer::Elsewhere,
         )
         .await?;
     let wanted_system = |name: &str| {

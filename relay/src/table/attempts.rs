@@ -71,9 +71,8 @@ impl Table {
             if named.insert((&delivery.workspace, &delivery.worker, None)) {
                 keys.push(workers::key(&delivery.workspace, &delivery.worker));
             }
-            // A message that was not received before was not tried before.
             let event = Some(delivery.event.as_str());
-            if delivery.received > 1 && named.insert((&delivery.workspace, &delivery.worker, event))
+            if delivery.may_be_tried && named.insert((&delivery.workspace, &delivery.worker, event))
             {
                 keys.push(key(delivery));
             }
