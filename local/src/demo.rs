@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use relay::clock::Clock;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -191,11 +192,8 @@ impl Agent {
 
     /// Ends it as a person would, by SIGTERM.
     async fn stop(mut self) -> anyhow::Result<()> {
-        let killed = Command::new("kill")
-            .arg(self.id().to_string())
-            .status()
-            .await?;
-        ensure!(killed.success(), "the agent could not be told to end");
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("the agent has ended")?, Signal::TERM)?;
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         let status = ended.context("the agent does not end")??;
         ensure!(status.success(), "the agent ended with {status}");

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// An event makes thousands of small allocations, most of them in the AWS SDK.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     local::cli::main()
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -108,6 +108,7 @@ pub(crate) fn clients(
         .behavior_version(BehaviorVersion::latest())
         .region(region.clone())
         .credentials_provider(credentials())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .endpoint_url("http://dynamodb.local")
         .http_client(in_process.clone())
         .build();
@@ -115,6 +116,7 @@ pub(crate) fn clients(
         .behavior_version(BehaviorVersion::latest())
         .region(region)
         .credentials_provider(credentials())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .endpoint_url("http://sqs.local")
         .http_client(in_process)
         .build();

@@ -1,7 +1,9 @@
 //! The AWS clients of a function, from its environment: made once, and shared by all that it does.
 
-use aws_config::timeout::TimeoutConfig;
 use std::time::Duration;
+
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
 
 /// One client for each service; each keeps its connections.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ impl Clients {
     /// Region, credentials and endpoints as Lambda gives them.
     pub async fn from_environment() -> Self {
         let config = aws_config::from_env()
+            // Every answer is a small JSON object under a timeout.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(Duration::from_secs(2))

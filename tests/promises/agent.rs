@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::{Relay, TOKEN, issue, number, relay};
+use crate::harness::{Relay, TOKEN, issue, number, relay, terminate};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -100,15 +100,7 @@ impl Agent {
 
     /// SIGTERM; answers with what was still printed.
     async fn stop(mut self) -> Vec<String> {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(
-            Command::new("kill")
-                .arg(pid)
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
+        terminate(self.child.id().unwrap());
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         assert_eq!(ended.unwrap().unwrap().code(), Some(0));
         let mut left = Vec::new();

@@ -151,8 +151,7 @@ async fn sigterm_finishes_what_was_begun() {
         .unwrap();
     post(&client, &relay.url, 1).await;
     receiver.wait_for(1).await;
-    let pid = relay.child.id().to_string();
-    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    terminate(relay.child.id());
     let status = tokio::task::spawn_blocking(move || {
         let status = relay.child.wait().unwrap();
         drop(relay);

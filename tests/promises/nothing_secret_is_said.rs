@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{Answer, Receiver, issue};
+use crate::harness::{Answer, Receiver, issue, terminate};
 
 const SECRET: &str = "webhook-hush";
 const TOKEN: &str = "lin_api_hush";
@@ -89,15 +89,7 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
         }
     }
     receiver.wait_for(4).await;
-    let pid = child.id().unwrap().to_string();
-    assert!(
-        Command::new("kill")
-            .arg(pid)
-            .status()
-            .await
-            .unwrap()
-            .success()
-    );
+    terminate(child.id().unwrap());
     stderr.read_to_string(&mut said).await.unwrap();
     assert!(
         said.contains("accepted") && said.contains("delivered"),

@@ -37,6 +37,13 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
+/// Tells a process to end, as a person or a service manager would.
+pub(crate) fn terminate(pid: u32) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+}
+
 /// A relay with its surroundings.
 pub(crate) struct Relay {
     pub(crate) machine: Machine,
