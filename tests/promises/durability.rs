@@ -11,7 +11,9 @@ use protocol::messages::{Mailbox, Registered};
 use relay::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Receiver, SECRET, TOKEN, eventually, issue, number, relay, sorted};
+use crate::harness::{
+    Answer, Receiver, SECRET, TOKEN, eventually, issue, number, relay, sorted, terminate,
+};
 
 /// `edge-relay serve` as a process of its own.
 struct Served {
