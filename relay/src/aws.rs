@@ -22,9 +22,10 @@ impl Clients {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
-                    .connect_timeout(Duration::from_secs(2))
-                    .operation_attempt_timeout(Duration::from_secs(5))
-                    .operation_timeout(Duration::from_secs(12))
+                    // Linear waits five seconds for its answer, and a connection may have died in a freeze.
+                    .connect_timeout(Duration::from_secs(1))
+                    .operation_attempt_timeout(Duration::from_millis(1500))
+                    .operation_timeout(Duration::from_secs(4))
                     .build(),
             )
             .load()

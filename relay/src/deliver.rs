@@ -35,7 +35,8 @@ const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(500);
 /// How long what the relay itself could not do waits.
 const OWN_FAULT_WAIT: Duration = Duration::from_secs(5);
 
-/// A success is recorded when nothing was for this long, so that `lastDelivery` is true to the hour.
+/// A worker's first success is recorded, and then one when none was for this long: `lastDelivery` is true to the
+/// hour, and a success costs no write.
 const RECORD_AFTER: i64 = 3600 * 1000;
 
 /// What came of an attempt.
@@ -75,13 +76,14 @@ impl Outcome {
         if headers.contains_key("ngrok-error-code") {
             return Self::Unreachable(Why::Status(status));
         }
+        let asks_to_wait = headers.contains_key(RETRY_AFTER);
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| wish(value, now));
         match status.as_u16() {
             200..=299 => Self::Delivered,
             410 => Self::Gone,
             // 520 to 527 and 530 are Cloudflare's (Cloudflare documentation, "5xx errors").
             300..=399 | 502 | 504 | 520..=527 | 530 => Self::Unreachable(Why::Status(status)),
-            503 if retry_after.is_none() => Self::Unreachable(Why::Status(status)),
+            503 if !asks_to_wait => Self::Unreachable(Why::Status(status)),
             429 | 503 => Self::Rejected {
                 status,
                 retry_after,
@@ -119,8 +121,9 @@ impl Outcome {
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
 fn wish(value: &HeaderValue, now: i64) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // A number too large to read is a long time.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let format = time::macros::format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
@@ -211,40 +214,43 @@ impl Deliver {
         let mut waits = Vec::new();
         let mut failed = Vec::new();
         let mut done = Vec::new();
+        let mut settling = Vec::new();
         loop {
             let has_news = !(done.is_empty() && waits.is_empty());
             let fates = tokio::select! {
                 fates = under_way.next() => fates,
                 () = tokio::time::sleep_until(began + ACKNOWLEDGE_AFTER), if has_news => {
-                    self.settle(&mut done, &mut waits).await;
+                    // Beside the attempts that are still under way, or they would stand still meanwhile.
+                    let (done, waits) = (std::mem::take(&mut done), std::mem::take(&mut waits));
+                    settling.push(tokio::spawn(self.clone().settle(done, waits)));
                     continue;
                 }
             };
             let Some(fates) = fates else { break };
             for (delivery, fate) in fates {
                 match fate {
-                    Fate::Done => done.push(delivery.receipt_handle.as_str()),
+                    Fate::Done => done.push(delivery.receipt_handle.clone()),
                     Fate::Back(wait) => {
-                        waits.push((delivery.receipt_handle.as_str(), wait));
+                        waits.push((delivery.receipt_handle.clone(), wait));
                         failed.push(delivery.message_id.clone());
                     }
                 }
             }
+        }
+        for settling in settling {
+            // What could not be settled comes back by the queue's visibility timeout.
+            let _ = settling.await;
         }
         // What is done and still here is deleted by whoever polled it.
         self.queue.hand_back(&waits).await;
         Ok(failed)
     }
 
-    async fn settle<'a>(&self, done: &mut Vec<&'a str>, waits: &mut Vec<(&'a str, Duration)>) {
+    async fn settle(self, done: Vec<String>, waits: Vec<(String, Duration)>) {
         if !done.is_empty() {
-            self.queue.delete(done).await;
-            done.clear();
+            self.queue.delete(&done).await;
         }
-        if !waits.is_empty() {
-            self.queue.hand_back(waits).await;
-            waits.clear();
-        }
+        self.queue.hand_back(&waits).await;
     }
 
     /// Delivers a group in order, until one of it has to wait; the rest is handed back at once and stays
@@ -278,7 +284,7 @@ impl Deliver {
                                 error = error.chain(),
                                 "a delivery could not be dealt with"
                             );
-                            OWN_FAULT_WAIT
+                            self.wait(self.age(delivery), None).max(OWN_FAULT_WAIT)
                         }
                         Ok(_) => Duration::ZERO,
                     };
@@ -404,7 +410,15 @@ impl Deliver {
                 Ok(Next::Fate(Fate::Done))
             }
             Outcome::Gone => {
-                self.table.remove_worker(&live.workspace, &live.id).await?;
+                if !self.table.remove_worker(live).await? {
+                    // It has registered again, or moved, since it was read.
+                    return Ok(Next::Fate(Fate::Back(schedule::SHORTEST)));
+                }
+                tracing::info!(
+                    worker = live.id,
+                    workspace = live.workspace,
+                    "removed: it answered 410"
+                );
                 *worker = None;
                 Ok(Next::Fate(Fate::Done))
             }
@@ -430,25 +444,44 @@ impl Deliver {
         let Some(live) = worker.as_ref() else {
             return Ok(Next::Fate(Fate::Done));
         };
-        let counted = self
-            .table
+        let counted = (self.table)
             .count_unreachable(live, &outcome.reason())
             .await?;
-        let fate = self.again_or_never(left[0], outcome, None).await?;
-        let Next::Fate(Fate::Back(_)) = fate else {
-            return Ok(fate);
-        };
+        let delivery = left[0];
+        self.table
+            .record_attempt(delivery, self.attempts_kept())
+            .await?;
         let Some((failures, over)) = counted else {
             // Somebody else turned it away, or it has moved: look again soon.
             return Ok(Next::Fate(Fate::Back(schedule::SHORTEST)));
         };
-        if failures >= AWAY_AFTER && over >= AWAY_OVER && self.table.turn_away(live).await? {
+        let age = self.age(delivery);
+        let is_away = failures >= AWAY_AFTER && over >= AWAY_OVER;
+        // A laptop's lid is never a dead letter: what was tried for long enough waits in the mailbox.
+        let is_due = self.config.give_up.is_due(age, None);
+        if (is_away || is_due) && self.table.turn_away(live).await? {
             tracing::info!(worker = live.id, workspace = live.workspace, "turned away");
             if self.park(batch, left, 1).await?.is_ok() {
                 return Ok(Next::AllParked);
             }
         }
-        Ok(fate)
+        Ok(Next::Fate(Fate::Back(self.wait(age, None))))
+    }
+
+    fn age(&self, delivery: &Delivery) -> Duration {
+        let age = self.clock.millis() - delivery.sent_at;
+        Duration::from_millis(u64::try_from(age).unwrap_or_default())
+    }
+
+    /// Until the next attempt, in the whole seconds that SQS counts.
+    fn wait(&self, age: Duration, retry_after: Option<Duration>) -> Duration {
+        let wait = schedule::wait(age, retry_after, schedule::jitter());
+        Duration::from_secs(wait.as_millis().div_ceil(1000) as u64)
+    }
+
+    /// As long as a message can lie on the queue or the dead-letter queue.
+    fn attempts_kept(&self) -> Duration {
+        self.config.give_up.after + Duration::from_secs(15 * 24 * 3600)
     }
 
     /// Schedules the next attempt, or buries the delivery with the reason.
@@ -458,21 +491,19 @@ impl Deliver {
         outcome: Outcome,
         retry_after: Option<Duration>,
     ) -> Result<Next, Error> {
-        let now = self.clock.millis();
-        let age = Duration::from_millis(u64::try_from(now - delivery.sent_at).unwrap_or_default());
-        let keep = self.config.give_up.after + Duration::from_secs(15 * 24 * 3600);
-        let attempts = self.table.record_attempt(delivery, keep).await?;
+        let age = self.age(delivery);
+        let attempts = self
+            .table
+            .record_attempt(delivery, self.attempts_kept())
+            .await?;
         if !self.config.give_up.is_due(age, outcome.status()) {
-            let wait = schedule::wait(age, retry_after, schedule::jitter());
-            // SQS counts whole seconds.
-            let wait = Duration::from_secs(wait.as_millis().div_ceil(1000) as u64);
-            return Ok(Next::Fate(Fate::Back(wait)));
+            return Ok(Next::Fate(Fate::Back(self.wait(age, retry_after))));
         }
         let reason = Reason {
             text: outcome.reason(),
             status: outcome.status(),
             first_attempt: attempts.first,
-            last_attempt: now,
+            last_attempt: self.clock.millis(),
         };
         self.dead_letters.bury(delivery, &reason).await?;
         tracing::warn!(
@@ -487,7 +518,9 @@ impl Deliver {
     }
 
     async fn record_success(&self, batch: &Batch<'_>, worker: &Worker, now: i64) {
-        let is_news = worker.failures > 0 || now - worker.delivered_at > RECORD_AFTER;
+        let is_news = worker.failures > 0
+            || !worker.has_delivered
+            || now - worker.delivered_at > RECORD_AFTER;
         let recorded = batch.recorded.get(worker.id.as_str());
         if !is_news || recorded.is_none_or(|r| r.swap(true, Ordering::Relaxed)) {
             return;

@@ -21,6 +21,8 @@ pub struct Error {
     pub detail: String,
     /// When it is worth trying again.
     pub retry_after: Option<Duration>,
+    /// With 405: the methods that are taken.
+    allow: Option<&'static str>,
     #[source]
     cause: Option<Cause>,
 }
@@ -33,6 +35,7 @@ impl Error {
             code,
             detail: detail.into(),
             retry_after: None,
+            allow: None,
             cause: None,
         }
     }
@@ -66,12 +69,15 @@ impl Error {
     }
 
     /// 405, with the methods that would have been accepted.
-    pub fn method_not_allowed(allowed: &str) -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            format!("this path takes {allowed}"),
-        )
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                format!("this path takes {allow}"),
+            )
+        }
     }
 
     /// 503: DynamoDB or SQS could not do `what`.
@@ -81,6 +87,7 @@ impl Error {
             code: "storage_unavailable",
             detail: format!("could not {what}; try again"),
             retry_after: Some(Duration::from_secs(5)),
+            allow: None,
             cause: Some(cause.into()),
         }
     }
@@ -109,8 +116,11 @@ impl Error {
         text
     }
 
-    /// RFC 9457 `application/problem+json`.
+    /// RFC 9457 `application/problem+json`; what is our fault goes to the log, with its cause.
     pub fn into_response<B: From<String>>(self) -> Response<B> {
+        if self.status.is_server_error() {
+            tracing::error!(code = self.code, error = self.chain(), "a request failed");
+        }
         let problem = Problem {
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
             status: self.status.as_u16(),
@@ -130,6 +140,9 @@ impl Error {
                 header::WWW_AUTHENTICATE,
                 header::HeaderValue::from_static("Bearer"),
             );
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, header::HeaderValue::from_static(allow));
         }
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());

@@ -80,44 +80,52 @@ pub async fn pull(
     }
     let limit = pull.limit.map_or(LIMIT, |l| l as usize);
     for _ in 0..TRIES {
-        let events = waiting(table, clock, &worker, limit).await?;
-        if !events.is_empty() || worker.state != State::Away {
+        let mail = table.mail(&workspace, &id, limit, BYTES).await?;
+        if !mail.is_empty() {
+            let events = signed(table, clock, &worker, mail).await?;
+            if events.is_empty() {
+                continue;
+            }
             return Ok(Mailbox {
                 state: worker.state,
                 events,
+            });
+        }
+        if worker.state != State::Away {
+            return Ok(Mailbox {
+                state: worker.state,
+                events: Vec::new(),
             });
         }
         if table.wake(&worker).await? {
             tracing::info!(worker = id, workspace, "live again");
             return Ok(Mailbox {
                 state: State::Live,
-                events,
+                events: Vec::new(),
             });
         }
         // Something was parked since the worker was read.
         worker =
             (table.worker(&workspace, &id).await?).ok_or_else(crate::register::token_invalid)?;
     }
-    Ok(Mailbox {
-        state: worker.state,
-        events: Vec::new(),
-    })
+    Err(crate::register::busy())
 }
 
-async fn waiting(
+/// What a delivery of each would carry; an event whose body is gone can never be handed out, and goes.
+async fn signed(
     table: &Table,
     clock: &Clock,
     worker: &Worker,
-    limit: usize,
+    mail: Vec<Mail>,
 ) -> Result<Vec<Waiting>, Error> {
-    let mail = table
-        .mail(&worker.workspace, &worker.id, limit, BYTES)
-        .await?;
-    let mut events = Vec::with_capacity(mail.len());
+    let mut events: Vec<Waiting> = Vec::with_capacity(mail.len());
     let mut together = 0;
     for mail in mail {
         let Some(body) = body(table, &worker.workspace, &mail).await? else {
             tracing::error!(event = %mail.event, worker = worker.id, "the stored body is gone");
+            table
+                .delete_mail(&worker.workspace, &worker.id, &[mail.id])
+                .await?;
             continue;
         };
         if !events.is_empty() && together + body.len() > BYTES {

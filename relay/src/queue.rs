@@ -190,6 +190,15 @@ fn string(value: impl Into<String>) -> MessageAttributeValue {
         .expect("a data type is given")
 }
 
+/// What went wrong with a batch or with some of its entries, for the log.
+fn trouble(failed: Result<Vec<String>, Error>) -> Option<String> {
+    match failed {
+        Ok(codes) if codes.is_empty() => None,
+        Ok(codes) => Some(codes.join(", ")),
+        Err(error) => Some(error.chain()),
+    }
+}
+
 /// Waits longer each time before a refused call is tried again.
 async fn pause(tries: u32) {
     tokio::time::sleep(Duration::from_millis(50 << tries)).await;
@@ -281,13 +290,13 @@ impl Queue {
 
     /// Makes messages visible again after a wait, each by its receipt handle; what fails keeps the queue's
     /// visibility timeout.
-    pub async fn hand_back(&self, waits: &[(&str, Duration)]) {
+    pub async fn hand_back(&self, waits: &[(String, Duration)]) {
         for waits in waits.chunks(BATCH) {
             let entries = (waits.iter().enumerate())
                 .map(|(at, (receipt_handle, wait))| {
                     ChangeMessageVisibilityBatchRequestEntry::builder()
                         .id(at.to_string())
-                        .receipt_handle(*receipt_handle)
+                        .receipt_handle(receipt_handle)
                         .visibility_timeout(i32::try_from(wait.as_secs()).unwrap_or(i32::MAX))
                         .build()
                         .expect("an id and a receipt handle are given")
@@ -298,8 +307,10 @@ impl Queue {
                 .set_entries(Some(entries))
                 .send()
                 .await;
-            if let Err(error) = changed {
-                let error = Error::storage("change the visibility of messages", error).chain();
+            let failed = changed
+                .map(|changed| changed.failed.into_iter().map(|f| f.code).collect())
+                .map_err(|error| Error::storage("change the visibility of messages", error));
+            if let Some(error) = trouble(failed) {
                 tracing::warn!(
                     error,
                     "messages come back at the queue's own visibility timeout"
@@ -309,13 +320,13 @@ impl Queue {
     }
 
     /// Deletes messages by their receipt handles; what fails is received once more.
-    pub async fn delete(&self, receipt_handles: &[&str]) {
+    pub async fn delete(&self, receipt_handles: &[String]) {
         for receipt_handles in receipt_handles.chunks(BATCH) {
             let entries = (receipt_handles.iter().enumerate())
                 .map(|(at, receipt_handle)| {
                     DeleteMessageBatchRequestEntry::builder()
                         .id(at.to_string())
-                        .receipt_handle(*receipt_handle)
+                        .receipt_handle(receipt_handle)
                         .build()
                         .expect("an id and a receipt handle are given")
                 })
@@ -325,8 +336,10 @@ impl Queue {
                 .set_entries(Some(entries))
                 .send()
                 .await;
-            if let Err(error) = deleted {
-                let error = Error::storage("delete messages", error).chain();
+            let failed = deleted
+                .map(|deleted| deleted.failed.into_iter().map(|f| f.code).collect())
+                .map_err(|error| Error::storage("delete messages", error));
+            if let Some(error) = trouble(failed) {
                 tracing::warn!(error, "messages that are done will be received once more");
             }
         }

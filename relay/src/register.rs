@@ -55,7 +55,7 @@ pub(crate) fn token_invalid() -> Error {
     )
 }
 
-fn busy() -> Error {
+pub(crate) fn busy() -> Error {
     Error::new(
         StatusCode::CONFLICT,
         "worker_changed",
@@ -66,6 +66,24 @@ fn busy() -> Error {
 
 fn invalid(detail: String) -> Error {
     Error::bad_request("invalid_request", detail)
+}
+
+/// The new secret, and those before it for as long as they still sign.
+fn rotated(secret: &Secret, was: Option<&Worker>, now: i64) -> Vec<ActiveSecret> {
+    let until = now + i64::try_from(ROTATION.as_millis()).unwrap_or_default();
+    let current = ActiveSecret {
+        secret: secret.clone(),
+        until: None,
+    };
+    // Those before the last one keep the end they have.
+    let earlier = (was.iter().flat_map(|w| &w.secrets))
+        .filter(|s| s.until.is_none_or(|until| until > now))
+        .map(|s| ActiveSecret {
+            until: s.until.or(Some(until)),
+            ..s.clone()
+        })
+        .take(3);
+    std::iter::once(current).chain(earlier).collect()
 }
 
 impl Register {
@@ -115,9 +133,35 @@ impl Register {
         let id = worker::id(&workspace.id, &member.user, &request.name);
         for _ in 0..TRIES {
             let was = self.table.worker(&workspace.id, &id).await?;
+            let state = match (&request.webhook_url, was.as_ref().map(|w| w.state)) {
+                (None, _) => State::Pull,
+                // Mail can outlive a registration whose lease has ended, and what waits comes first: an empty
+                // mailbox makes the worker live.
+                (Some(_), None) if self.table.has_mail(&workspace.id, &id).await? => State::Away,
+                (Some(_), None) => State::Live,
+                (Some(_), Some(State::Pull)) => State::Away,
+                (Some(_), Some(state)) => state,
+            };
             let token = Token::generate();
             let secret = Secret::generate();
-            let worker = self.admitted(&workspace.id, &id, &request, was.as_ref(), &token, &secret);
+            let now = self.clock.millis();
+            let lease = i64::try_from(self.config.lease.as_secs()).unwrap_or_default();
+            let worker = Worker {
+                workspace: workspace.id.clone(),
+                id: id.clone(),
+                name: request.name.clone(),
+                url: request.webhook_url.clone(),
+                capabilities: request.capabilities.clone(),
+                state,
+                token_hash: token.hash(),
+                secrets: rotated(&secret, was.as_ref(), now),
+                expires_at: now / 1000 + lease,
+                failures: 0,
+                delivered_at: was.as_ref().map_or(now, |w| w.delivered_at),
+                has_delivered: was.as_ref().is_some_and(|w| w.has_delivered),
+                last_error: None,
+                parked: was.as_ref().map_or(0, |w| w.parked),
+            };
             if !self.table.put_worker(&worker, was.as_ref()).await? {
                 continue;
             }
@@ -139,56 +183,6 @@ impl Register {
             });
         }
         Err(busy())
-    }
-
-    /// The worker as it is from now on.
-    fn admitted(
-        &self,
-        workspace: &str,
-        id: &str,
-        request: &messages::Register,
-        was: Option<&Worker>,
-        token: &Token,
-        secret: &Secret,
-    ) -> Worker {
-        let now = self.clock.millis();
-        let until = now + i64::try_from(ROTATION.as_millis()).unwrap_or_default();
-        let current = ActiveSecret {
-            secret: secret.clone(),
-            until: None,
-        };
-        // Those before the last one keep the end they have.
-        let earlier = (was.iter().flat_map(|w| &w.secrets))
-            .filter(|s| s.until.is_none_or(|until| until > now))
-            .map(|s| ActiveSecret {
-                until: s.until.or(Some(until)),
-                ..s.clone()
-            })
-            .take(3);
-        let state = match (&request.webhook_url, was.map(|w| w.state)) {
-            (None, _) => State::Pull,
-            (Some(_), None) => State::Live,
-            // What waits comes first: an empty mailbox makes it live.
-            (Some(_), Some(State::Pull)) => State::Away,
-            (Some(_), Some(state)) => state,
-        };
-        Worker {
-            workspace: workspace.to_owned(),
-            id: id.to_owned(),
-            name: request.name.clone(),
-            url: request.webhook_url.clone(),
-            capabilities: request.capabilities.clone(),
-            state,
-            token_hash: token.hash(),
-            secrets: std::iter::once(current).chain(earlier).collect(),
-            expires_at: (now / 1000)
-                + i64::try_from(self.config.lease.as_secs()).unwrap_or_default(),
-            failures: 0,
-            delivered_at: was.map_or(now, |w| w.delivered_at),
-            has_delivered: was.is_some_and(|w| w.has_delivered),
-            last_error: None,
-            parked: was.map_or(0, |w| w.parked),
-        }
     }
 
     /// Counts a call of `caller`, and refuses it when there were too many in this minute.
@@ -336,9 +330,9 @@ impl Register {
 
     /// Removes a worker and its mailbox.
     pub async fn remove(&self, worker: Worker) -> Result<(), Error> {
-        self.table
-            .remove_worker(&worker.workspace, &worker.id)
-            .await?;
+        if !self.table.remove_worker(&worker).await? {
+            return Err(busy());
+        }
         tracing::info!(worker = worker.id, workspace = worker.workspace, "removed");
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! A batch from the queue in, [`Deliver::batch`], the partial batch answer out.
 
+use std::collections::HashSet;
+
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use lambda_runtime::{Error, LambdaEvent};
 use relay::deliver::Deliver;
@@ -12,13 +14,21 @@ pub async fn handle(
 ) -> Result<SqsBatchResponse, Error> {
     let mut response = SqsBatchResponse::default();
     let mut deliveries = Vec::with_capacity(event.payload.records.len());
+    let mut blocked = HashSet::new();
     for record in event.payload.records {
         let message_id = record.message_id.clone().unwrap_or_default();
+        let group = record.attributes.get("MessageGroupId").cloned();
+        if blocked.contains(&group) {
+            // Nothing overtakes in its group.
+            response.add_failure(message_id);
+            continue;
+        }
         match read(record) {
             Ok(delivery) => deliveries.push(delivery),
             Err(part) => {
                 tracing::error!(message_id, part, "a message cannot be read");
                 response.add_failure(message_id);
+                blocked.insert(group);
             }
         }
     }

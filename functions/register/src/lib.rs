@@ -64,7 +64,7 @@ async fn answer(register: &Register, request: Request) -> Result<Response<Body>,
             Ok(response)
         }
         (["edge", "workspaces", _, "workers", _], _) => {
-            Err(Error::method_not_allowed("GET, PUT and DELETE"))
+            Err(Error::method_not_allowed("GET, PUT, DELETE"))
         }
         (
             [

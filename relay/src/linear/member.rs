@@ -45,7 +45,7 @@ struct Answer {
     #[serde(default)]
     data: Option<Data>,
     #[serde(default)]
-    errors: Vec<GraphqlError>,
+    errors: Option<Vec<GraphqlError>>,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +68,7 @@ struct Viewer {
 #[derive(Deserialize)]
 struct GraphqlError {
     #[serde(default)]
-    extensions: Extensions,
+    extensions: Option<Extensions>,
 }
 
 #[derive(Default, Deserialize)]
@@ -81,10 +81,14 @@ struct Extensions {
 
 impl Answer {
     fn has_error(&self, code: &str, kind: &str) -> bool {
-        self.errors.iter().map(|e| &e.extensions).any(|e| {
-            e.code.as_deref() == Some(code)
-                || (e.kind.as_deref()).is_some_and(|k| k.eq_ignore_ascii_case(kind))
-        })
+        self.errors
+            .iter()
+            .flatten()
+            .filter_map(|e| e.extensions.as_ref())
+            .any(|e| {
+                e.code.as_deref() == Some(code)
+                    || (e.kind.as_deref()).is_some_and(|k| k.eq_ignore_ascii_case(kind))
+            })
     }
 }
 
@@ -160,7 +164,9 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<Member, Error> {
     if has_error("RATELIMITED", "ratelimited") || status == StatusCode::TOO_MANY_REQUESTS {
         return Err(unavailable("asks to wait").retry_after(Duration::from_secs(60)));
     }
-    if has_error("FORBIDDEN", "forbidden") || status == StatusCode::FORBIDDEN {
+    // A 403 that is not GraphQL comes from something in front of Linear, and says nothing about the token.
+    if has_error("FORBIDDEN", "forbidden") || (status == StatusCode::FORBIDDEN && answer.is_some())
+    {
         return Err(Error::new(
             StatusCode::FORBIDDEN,
             "linear_token_forbidden",
@@ -221,10 +227,12 @@ mod tests {
     #[test]
     fn every_answer_of_linear_gets_its_own() {
         let member = valid(r#""active":true,"guest":false"#);
+        let null = member.replacen('{', r#"{"errors":null,"#, 1);
         let partial = member.replacen('{', r#"{"errors":[{"message":"x"}],"#, 1);
         for (status, body, expected) in [
             (200, member.as_str(), "valid"),
             (200, &partial, "valid"),
+            (200, &null, "valid"),
             (200, &valid(r#""active":false"#), "linear_user_refused"),
             (200, &valid(r#""guest":true"#), "linear_user_refused"),
             (401, REFUSED, "linear_token_invalid"),
@@ -243,6 +251,7 @@ mod tests {
             ),
             (502, "<html>", "linear_unavailable"),
             (302, "", "linear_unavailable"),
+            (403, "<html>", "linear_unavailable"),
             (200, "<html>", "linear_unavailable"),
             (200, "{}", "linear_unavailable"),
             (

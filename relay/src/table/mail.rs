@@ -16,6 +16,7 @@ use super::{Item, Table, n, number, s, text, unreadable, worker_partition, worke
 use crate::Error;
 use crate::event::EventId;
 use crate::queue::{Body, Delivery};
+use crate::schedule::jitter;
 
 const PREFIX: &str = "MAIL#";
 /// A SequenceNumber has up to 128 bits.
@@ -150,7 +151,9 @@ impl Table {
             if !has_reason("TransactionConflict") {
                 return Err(Error::storage(what, error));
             }
-            tokio::time::sleep(Duration::from_millis(10 << tries)).await;
+            // Other groups of the same worker are being parked: not all of them again at the same moment.
+            let wait = Duration::from_millis(10 << tries);
+            tokio::time::sleep(wait.mul_f64(1.0 + 0.9 * jitter())).await;
         }
         Err(Error::storage(
             what,

@@ -140,7 +140,11 @@ fn held<T>(
 ) -> Result<Option<T>, Error> {
     match result {
         Ok(done) => Ok(Some(done)),
-        Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => {
+        // A transaction on the same item counts as a condition that did not hold: whoever lost reads again.
+        Err(SdkError::ServiceError(e))
+            if e.err().is_conditional_check_failed_exception()
+                || e.err().is_transaction_conflict_exception() =>
+        {
             Ok(None)
         }
         Err(e) => Err(Error::storage(what, e)),
@@ -234,7 +238,10 @@ impl Table {
         };
         match put.send().await {
             Ok(_) => Ok(true),
-            Err(SdkError::ServiceError(e)) if e.err().is_conditional_check_failed_exception() => {
+            Err(SdkError::ServiceError(e))
+                if e.err().is_conditional_check_failed_exception()
+                    || e.err().is_transaction_conflict_exception() =>
+            {
                 Ok(false)
             }
             Err(e) => Err(Error::storage(what, e)),
@@ -379,15 +386,32 @@ impl Table {
         held(update.send().await, "record the worker's answer").map(drop)
     }
 
-    /// Removes a worker, and all that its own partition holds.
-    pub async fn remove_worker(&self, workspace: &str, worker: &str) -> Result<(), Error> {
+    /// Removes a worker that still is what was read, and all that its own partition holds; false if it is not.
+    pub async fn remove_worker(&self, worker: &Worker) -> Result<bool, Error> {
         let what = "remove the worker";
-        (self.client.delete_item())
+        let mut delete = (self.client.delete_item())
             .table_name(&self.name)
-            .set_key(Some(key(workspace, worker)))
-            .send()
-            .await
-            .map_err(|e| Error::storage(what, e))?;
+            .set_key(Some(key(&worker.workspace, &worker.id)))
+            .expression_attribute_names("#token", "token")
+            .expression_attribute_names("#url", "url")
+            .expression_attribute_values(":token", s(&worker.token_hash));
+        delete = match &worker.url {
+            Some(url) => delete
+                .condition_expression("#token = :token AND #url = :url")
+                .expression_attribute_values(":url", s(url)),
+            None => delete.condition_expression("#token = :token AND attribute_not_exists(#url)"),
+        };
+        match delete.send().await {
+            Ok(_) => {}
+            Err(SdkError::ServiceError(e))
+                if e.err().is_conditional_check_failed_exception()
+                    || e.err().is_transaction_conflict_exception() =>
+            {
+                return Ok(false);
+            }
+            Err(e) => return Err(Error::storage(what, e)),
+        }
+        let (workspace, worker) = (&worker.workspace, &worker.id);
         let mut pages = (self.client.query())
             .table_name(&self.name)
             .key_condition_expression("pk = :pk")
@@ -400,7 +424,7 @@ impl Table {
             let page = page.map_err(|e| Error::storage(what, e))?;
             self.delete(page.items.unwrap_or_default(), what).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Deletes items by their keys.
