@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use url::Url;
@@ -59,16 +60,20 @@ pub struct Up {
     pub poll: u64,
 }
 
-fn relay_address(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("not an address: {error}"))?;
-    let on_loopback = match url.host() {
+/// Whether an address is one of this machine's loopback interface.
+pub(crate) fn is_on_loopback(url: &Url) -> bool {
+    match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
         Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
         None => false,
-    };
+    }
+}
+
+fn relay_address(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("not an address: {error}"))?;
     // The token travels in the body.
-    if url.scheme() == "https" || (url.scheme() == "http" && on_loopback) {
+    if url.scheme() == "https" || (url.scheme() == "http" && is_on_loopback(&url)) {
         Ok(url)
     } else {
         Err("the relay's address has to begin with `https://`".to_owned())
@@ -112,11 +117,16 @@ pub fn run(command: Command) -> ExitCode {
         .build();
     let done = match runtime {
         Err(error) => Err(Failure::Failed(error.into())),
-        Ok(runtime) => runtime.block_on(async {
-            match command {
-                Command::Up(up) => up::run(up).await,
-            }
-        }),
+        Ok(runtime) => {
+            let done = runtime.block_on(async {
+                match command {
+                    Command::Up(up) => up::run(up).await,
+                }
+            });
+            // A write to a stdout that nobody reads would be waited for without end.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            done
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,7 +28,7 @@ struct Envelope {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
-    action: String,
+    action: Option<String>,
     #[serde(default)]
     organization_id: String,
 }
@@ -54,7 +54,7 @@ impl Delivery {
         Ok(Self::Event(Event {
             id: signed.id.to_owned(),
             kind: envelope.kind,
-            action: envelope.action,
+            action: envelope.action.unwrap_or_default(),
             workspace: envelope.organization_id,
             received_at: now(),
             attempt: header(EDGE_ATTEMPT).parse().unwrap_or(1),

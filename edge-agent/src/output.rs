@@ -7,6 +7,7 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::receiver::Shared;
 use crate::store::Event;
@@ -28,12 +29,19 @@ struct Line<'a> {
     body: &'a str,
 }
 
-/// Prints what was not printed, then whatever is stored; ends only with an error.
-pub(crate) async fn run(shared: &Shared) -> anyhow::Result<()> {
+/// Prints what was not printed, then whatever is stored; ends with an error, or between two batches once `stop`
+/// says so: what was printed is marked as such.
+pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     loop {
+        if *stop.borrow() {
+            return Ok(());
+        }
         let events = shared.store.unhandled(BATCH).await?;
         let Some((last, _)) = events.last() else {
-            shared.stored.notified().await;
+            tokio::select! {
+                () = shared.stored.notified() => {}
+                _ = stop.changed() => {}
+            }
             continue;
         };
         let last = *last;

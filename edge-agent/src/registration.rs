@@ -109,6 +109,18 @@ fn check_mode(_: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The events in it are nobody else's.
+#[cfg(unix)]
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
 /// The directory of one agent, and its lock: two agents must not share their events.
 #[derive(Debug)]
 pub(crate) struct Home {
@@ -122,7 +134,9 @@ impl Home {
         let failed = |error: std::io::Error| {
             Failure::Configuration(format!("cannot use `{}`: {error}", directory.display()))
         };
-        fs::create_dir_all(&directory).map_err(failed)?;
+        fs::create_dir_all(&directory)
+            .and_then(|()| make_private(&directory))
+            .map_err(failed)?;
         let lock = File::create(directory.join("lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -211,6 +225,12 @@ mod tests {
     fn two_agents_do_not_share_a_directory() {
         let directory = tempfile::tempdir().unwrap();
         let _first = Home::take(directory.path().to_owned()).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(directory.path()).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
         let second = Home::take(directory.path().to_owned()).unwrap_err();
         assert!(second.to_string().contains("--data"));
     }

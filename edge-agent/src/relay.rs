@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use crate::cli::is_on_loopback;
 use crate::registration::Registration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,13 +50,18 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn new(base: Url) -> anyhow::Result<Self> {
-        let client = Client::builder()
+        let mut client = Client::builder()
             .user_agent(concat!("edge-agent/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .timeout(TIMEOUT)
-            .connect_timeout(Duration::from_secs(5))
-            .build()?;
-        Ok(Self { client, base })
+            .connect_timeout(Duration::from_secs(5));
+        if is_on_loopback(&base) {
+            client = client.no_proxy();
+        }
+        Ok(Self {
+            client: client.build()?,
+            base,
+        })
     }
 
     pub(crate) async fn register(&self, request: &Register) -> Result<Registered, CallError> {

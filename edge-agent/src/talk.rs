@@ -1,10 +1,12 @@
 //! What is said to people: on stderr, one line each; stdout is data.
 
 use std::fmt::Display;
+use std::io::Write as _;
 
 /// Says one line.
 pub(crate) fn say(line: impl Display) {
-    eprintln!("edge-agent: {line}");
+    // Nobody may be listening any more, and that is no reason to end.
+    let _ = writeln!(std::io::stderr(), "edge-agent: {line}");
 }
 
 /// RFC 3339, UTC, to the millisecond.

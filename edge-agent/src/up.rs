@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use protocol::messages::{Register, Renew, State};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::cli::{Failure, Up};
 use crate::receiver::{Shared, router};
@@ -78,12 +78,22 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Failure> {
         shared: Arc::clone(&shared),
         arguments,
     };
+    let (stop_output, output_stopped) = watch::channel(false);
+    let mut printing = tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move { output::run(&shared, output_stopped).await }
+    });
     let mut registration = stored;
     let done = tokio::select! {
         done = agent.stay_registered(&mut registration) => done,
-        done = output::run(&shared) => done.map_err(Failure::from),
+        done = &mut printing => done.context("the output ended").flatten().map_err(Failure::from),
         signal = signal() => signal.map_err(Failure::from),
     };
+    stop_output.send_replace(true);
+    if !printing.is_finished() {
+        // Nobody may be reading: what is not marked as printed is printed again at the next start.
+        let _ = tokio::time::timeout(GOODBYE, printing).await;
+    }
     if let Some(registration) = &registration {
         agent.goodbye(registration).await;
     }
@@ -237,7 +247,10 @@ impl Agent {
         registration: &Registration,
         renewal: &Renew,
     ) -> Result<protocol::messages::Worker, CallError> {
-        self.shared.is_registering.store(true, Ordering::Release);
+        let has_address = renewal.webhook_url.is_some();
+        self.shared
+            .is_registering
+            .store(has_address, Ordering::Release);
         let renewed = self.relay.renew(registration, renewal).await;
         self.shared.is_registering.store(false, Ordering::Release);
         renewed

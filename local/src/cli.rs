@@ -12,6 +12,11 @@ use tracing_subscriber::EnvFilter;
 use crate::demo;
 use crate::machine::{Machine, Options, Place};
 
+/// These would write whole requests into the log, secrets and bodies with them, however talkative it may be.
+const QUIET: &str = "aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,\
+    aws_runtime=warn,aws_sigv4=warn,aws_config=warn,aws_sdk_dynamodb=warn,aws_sdk_sqs=warn,hyper=warn,\
+    hyper_util=warn,h2=warn,reqwest=warn,lambda_runtime=warn,lambda_http=warn,dynoxide=error";
+
 #[derive(Debug, Parser)]
 #[command(
     name = "edge-relay",
@@ -84,9 +89,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Result<()> {
-    let filter = environment("RUST_LOG").unwrap_or_else(|| format!("{log},dynoxide=error"));
+    let filter = environment("RUST_LOG").unwrap_or_else(|| log.to_owned());
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_env_filter(EnvFilter::new(format!("{filter},{QUIET}")))
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
@@ -122,9 +127,11 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     eprintln!("  DynamoDB  http://{}", machine.dynamodb_address);
     eprintln!("  kept      {kept}");
     signal().await?;
-    eprintln!("edge-relay: finishing what was begun");
-    machine.stop().await;
-    Ok(())
+    eprintln!("edge-relay: finishing what was begun; a second signal ends it at once");
+    tokio::select! {
+        () = machine.stop() => Ok(()),
+        again = signal() => again,
+    }
 }
 
 fn default_directory() -> anyhow::Result<PathBuf> {

@@ -44,7 +44,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     println!(
         "3  events   posted as Linear posts them; printed by the agent once verified and stored\n"
     );
-    let client = reqwest::Client::new();
+    let client = reqwest::Client::builder().no_proxy().build()?;
     let url = format!("{}/webhooks/linear", machine.url());
     let mut times = Vec::new();
     for sample in FIVE_KINDS {

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::middleware::Next;
 use dynoxide::storage_backend::Clock as DynoxideClock;
 use dynoxide::{Database, DynoxideError};
 use relay::clock::Clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use url::{Host, Url};
 
 /// The one table's name.
 pub const TABLE: &str = "edge-relay";
@@ -84,6 +88,47 @@ pub(crate) async fn sweep(database: Database) {
     }
 }
 
+/// The router of the loopback endpoint.
+pub(crate) fn router(database: Database) -> axum::Router {
+    axum::Router::new()
+        .fallback(over_http)
+        .layer(axum::extract::DefaultBodyLimit::max(16 * 1024 * 1024))
+        .layer(axum::middleware::from_fn(own_clients_only))
+        .with_state(database)
+}
+
+async fn over_http(
+    State(database): State<Database>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let target = headers
+        .get("x-amz-target")
+        .and_then(|value| value.to_str().ok());
+    answer(&database, target.unwrap_or_default(), &body).map(Body::from)
+}
+
+/// Refuses what a browser sends for somebody else's page: these endpoints ask for no credentials.
+pub(crate) async fn own_clients_only(request: Request, next: Next) -> Response<Body> {
+    let headers = request.headers();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|value| value.to_str().ok());
+    let host = host.and_then(|host| Url::parse(&format!("http://{host}/")).ok());
+    let is_loopback = match host.as_ref().and_then(Url::host) {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(v4)) => v4.is_loopback(),
+        Some(Host::Ipv6(v6)) => v6.is_loopback(),
+        None => false,
+    };
+    if is_loopback && !headers.contains_key(header::ORIGIN) {
+        return next.run(request).await;
+    }
+    let mut response = Response::new(Body::from("this endpoint is for clients on this machine\n"));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
 /// Answers one call of the SDK in process: the wire format stays, the socket goes.
 pub(crate) fn answer(database: &Database, target: &str, body: &[u8]) -> Response<Vec<u8>> {
     let action = target.strip_prefix(TARGET).unwrap_or_default();
@@ -103,6 +148,8 @@ pub(crate) fn answer(database: &Database, target: &str, body: &[u8]) -> Response
 
 fn act(database: &Database, action: &str, body: &[u8]) -> Result<Vec<u8>, DynoxideError> {
     match action {
+        "ListTables" => write(&database.list_tables(read(body)?)?),
+        "DescribeTable" => write(&database.describe_table(read(body)?)?),
         "GetItem" => write(&database.get_item(read(body)?)?),
         "PutItem" => write(&database.put_item(read(body)?)?),
         "UpdateItem" => write(&database.update_item(read(body)?)?),
@@ -113,7 +160,7 @@ fn act(database: &Database, action: &str, body: &[u8]) -> Result<Vec<u8>, Dynoxi
         "BatchWriteItem" => write(&database.batch_write_item(read(body)?)?),
         "TransactWriteItems" => write(&database.transact_write_items(read(body)?)?),
         _ => Err(DynoxideError::ValidationException(format!(
-            "the action `{action}` is not one that the relay uses"
+            "the action `{action}` is not kept here"
         ))),
     }
 }

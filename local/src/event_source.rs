@@ -20,7 +20,7 @@ use crate::sqs::{Consumer, Received, Sqs, SqsError};
 
 const BATCH: usize = 10;
 /// Invocations at once: one worker that stalls must not hold up the others.
-const IN_FLIGHT: u32 = 64;
+const IN_FLIGHT: u32 = 512;
 /// Long polling: SQS's longest.
 const WAIT: i64 = 20;
 

@@ -34,6 +34,8 @@ const INVOCATION_LIMIT: usize = 6 * 1024 * 1024;
 /// `ingest` takes must arrive here, whatever it holds.
 const ENVELOPE: usize = 8 * 1024 * 1024;
 
+const DOMAIN: &str = "localhost";
+
 /// What the routes lead to.
 #[derive(Clone)]
 pub(crate) struct Functions {
@@ -154,6 +156,10 @@ fn event(
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut headers: BTreeMap<&str, Cow<'_, str>> = BTreeMap::new();
     for (name, value) in &parts.headers {
+        // The gateway's own: what a client says about them is not passed on.
+        if name == header::HOST || name.as_str().starts_with("x-forwarded-") {
+            continue;
+        }
         let value = String::from_utf8_lossy(value.as_bytes());
         // The gateway joins what is given several times.
         headers
@@ -161,6 +167,9 @@ fn event(
             .and_modify(|all| *all = format!("{all},{value}").into())
             .or_insert(value);
     }
+    headers.insert("host", DOMAIN.into());
+    headers.insert("x-forwarded-for", peer.ip().to_string().into());
+    headers.insert("x-forwarded-proto", "https".into());
     let text = std::str::from_utf8(body)
         .ok()
         .filter(|_| is_text(&parts.headers));
@@ -172,7 +181,7 @@ fn event(
         request_context: RequestContext {
             account_id: "000000000000",
             api_id: "local",
-            domain_name: "localhost",
+            domain_name: DOMAIN,
             http: Http {
                 method: parts.method.as_str(),
                 path: parts.uri.path(),

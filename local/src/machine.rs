@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::serve::ListenerExt as _;
@@ -33,6 +34,8 @@ pub const DEAD_LETTERS: &str = "edge-relay-dead-letters.fifo";
 const VISIBILITY_SECONDS: u32 = 90;
 /// Well above what the backoff can reach: only what `deliver` cannot finish is received this often.
 const MAX_RECEIVE_COUNT: u32 = 200;
+/// Longer than a batch takes.
+const DRAIN: Duration = Duration::from_secs(45);
 const RETENTION_SECONDS: u32 = 14 * 24 * 3600;
 
 /// Where everything is kept.
@@ -115,9 +118,20 @@ async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)
     Ok((listener, address))
 }
 
+/// A directory that only its owner can enter: the files in it hold secrets and events.
+fn private_directory(directory: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(directory)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
 /// The directory's lock: two relays must not share their files.
-fn lock(directory: &PathBuf) -> anyhow::Result<File> {
-    fs::create_dir_all(directory)
+fn lock(directory: &Path) -> anyhow::Result<File> {
+    private_directory(directory)
         .with_context(|| format!("cannot use `{}`", directory.display()))?;
     let lock = File::create(directory.join("lock"))
         .with_context(|| format!("cannot use `{}`", directory.display()))?;
@@ -144,14 +158,32 @@ async fn create_queues(sqs: &Sqs) -> anyhow::Result<()> {
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect()
     };
-    sqs.create_queue(DEAD_LETTERS, attributes(&[])).await?;
+    create_queue(sqs, DEAD_LETTERS, attributes(&[])).await?;
     let redrive = serde_json::json!({
         "deadLetterTargetArn": sqs::arn(DEAD_LETTERS),
         "maxReceiveCount": MAX_RECEIVE_COUNT,
     });
-    sqs.create_queue(QUEUE, attributes(&[("RedrivePolicy", redrive.to_string())]))
-        .await?;
-    Ok(())
+    create_queue(
+        sqs,
+        QUEUE,
+        attributes(&[("RedrivePolicy", redrive.to_string())]),
+    )
+    .await
+}
+
+/// Creates a queue; one that is there from before gets the attributes that it has to have now.
+async fn create_queue(
+    sqs: &Sqs,
+    name: &str,
+    attributes: BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    match sqs.create_queue(name, attributes.clone()).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.name == "QueueNameExists" => {
+            Ok(sqs.set_attributes(name, attributes).await?)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Machine {
@@ -175,7 +207,12 @@ impl Machine {
         create_queues(&sqs).await?;
 
         let calls = Calls::new();
-        let (dynamodb, sqs_client) = sdk::clients(database.clone(), sqs.clone(), calls.clone());
+        let (dynamodb, sqs_client) = sdk::clients(
+            database.clone(),
+            matches!(options.place, Place::Directory(_)),
+            sqs.clone(),
+            calls.clone(),
+        );
         let table = Table::new(dynamodb, dynamodb::TABLE.to_owned(), clock.clone());
         let queue = Queue::new(sqs_client.clone(), sqs.url(QUEUE));
         let dead_letters = Queue::new(sqs_client, sqs.url(DEAD_LETTERS));
@@ -197,8 +234,16 @@ impl Machine {
             calls.clone(),
             stopped.clone(),
         );
-        let sqs_server = serve(sqs_listener, sqs::wire::router(sqs.clone()), stopped);
-        let dynamodb_server = dynoxide::server::serve_on(dynamodb_listener, database.clone());
+        let sqs_server = serve(
+            sqs_listener,
+            sqs::wire::router(sqs.clone()),
+            stopped.clone(),
+        );
+        let dynamodb_server = serve(
+            dynamodb_listener,
+            dynamodb::router(database.clone()),
+            stopped,
+        );
         Ok(Self {
             address,
             sqs_address,
@@ -224,8 +269,16 @@ impl Machine {
     /// Takes nothing more, finishes what was begun, and ends.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        for task in self.serving {
-            let _ = task.await;
+        let drained = async {
+            for task in self.serving {
+                let _ = task.await;
+            }
+        };
+        // A client that has sent half a request would hold this up for ever.
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!(
+                "ended before everything was finished: what is on the queue is there at the next start"
+            );
         }
         for task in self.background {
             task.abort();

@@ -23,6 +23,7 @@ use crate::{dynamodb, machine::Calls};
 #[derive(Clone)]
 struct InProcess {
     database: Database,
+    is_durable: bool,
     sqs: Sqs,
     calls: Calls,
 }
@@ -55,10 +56,17 @@ impl InProcess {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let body = request.body().bytes().unwrap_or_default();
         self.calls.count(target);
-        let response = if target.starts_with("DynamoDB") {
-            dynamodb::answer(&self.database, target, body)
-        } else {
+        let response = if !target.starts_with("DynamoDB") {
             sqs::wire::answer(&self.sqs, Some(target), body).await
+        } else if self.is_durable {
+            // A commit waits for the disk, and the runtime's workers have other things to do meanwhile.
+            let (database, target, body) =
+                (self.database.clone(), target.to_owned(), body.to_vec());
+            tokio::task::spawn_blocking(move || dynamodb::answer(&database, &target, &body))
+                .await
+                .map_err(|error| ConnectorError::other(error.into(), None))?
+        } else {
+            dynamodb::answer(&self.database, target, body)
         };
         HttpResponse::try_from(response.map(SdkBody::from))
             .map_err(|error| ConnectorError::other(error.into(), None))
@@ -95,11 +103,13 @@ fn credentials() -> Credentials {
 /// Clients of the embedded servers.
 pub(crate) fn clients(
     database: Database,
+    is_durable: bool,
     sqs: Sqs,
     calls: Calls,
 ) -> (aws_sdk_dynamodb::Client, aws_sdk_sqs::Client) {
     let in_process = InProcess {
         database,
+        is_durable,
         sqs,
         calls,
     };

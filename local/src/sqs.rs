@@ -30,8 +30,11 @@ use queue::{Handle, Queue, Sent};
 
 const ACCOUNT: &str = "000000000000";
 const REGION: &str = "us-east-1";
-/// So that sequence numbers have as many digits as AWS's.
-const FIRST_SEQUENCE: u64 = 1_000_000_000_000_000_000;
+/// The first sequence number of a start: it grows with the time, faster than messages can be sent, so that numbers
+/// grow over restarts too, also when nothing is left of what was sent before. As many digits as AWS's have.
+fn first_sequence(now: i64) -> u64 {
+    1_000_000_000_000_000_000 + u64::try_from(now).unwrap_or_default() * 100_000
+}
 
 /// The server; clones are the same one.
 #[derive(Debug, Clone)]
@@ -173,6 +176,7 @@ impl State {
         debug_assert!(put.is_ok(), "the queue is there");
     }
 
+    /// What may be received, and whether anything went to the dead-letter queue instead.
     fn receive(
         &mut self,
         name: &str,
@@ -180,9 +184,10 @@ impl State {
         visibility: Option<i64>,
         consumer: Consumer,
         now: i64,
-    ) -> Result<Vec<Received>, SqsError> {
+    ) -> Result<(Vec<Received>, bool), SqsError> {
         let arn = arn(name);
         let mut received = Vec::new();
+        let mut redriven = false;
         while received.is_empty() {
             let queue = self.queue(name)?;
             queue.land(now);
@@ -203,10 +208,14 @@ impl State {
                     (queue.message(sequence))
                         .is_some_and(|m| m.received >= redrive.max_receive_count)
                 });
-                if let Some(to) = too_often.and_then(|r| name_of(&r.dead_letter_target_arn)) {
+                let to = too_often.and_then(|r| name_of(&r.dead_letter_target_arn));
+                // Where there is no such queue the message stays and is received, as it is on AWS.
+                if let Some(to) = to.filter(|to| *to != name && self.queues.contains_key(*to)) {
                     self.relocate(name, to, sequence, Some(arn.clone()), now);
+                    redriven = true;
                     continue;
                 }
+                let queue = self.queue(name)?;
                 let Some(handle) = queue.receive(sequence, visibility, now) else {
                     continue;
                 };
@@ -221,7 +230,7 @@ impl State {
                 });
             }
         }
-        Ok(received)
+        Ok((received, redriven))
     }
 
     fn flight(&self, sequence: u64, message: &Message, consumer: Consumer) {
@@ -253,7 +262,7 @@ impl Sqs {
         let mut state = State {
             queues: BTreeMap::new(),
             moves: Vec::new(),
-            next: FIRST_SEQUENCE,
+            next: first_sequence(clock.millis()),
             journal: None,
         };
         if let Some(file) = file {
@@ -425,16 +434,27 @@ impl Sqs {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let wake_at = {
+            let (received, written, wake_at) = {
                 let now = self.now();
                 let mut state = self.state();
                 let until = began + wait.unwrap_or(state.queue(name)?.settings.wait) * 1000;
-                let received = state.receive(name, limit, visibility, consumer, now)?;
-                if !received.is_empty() || now >= until {
-                    return Ok(received);
+                let (received, redriven) = state.receive(name, limit, visibility, consumer, now)?;
+                if redriven {
+                    self.shared.changed.notify_waiters();
+                    changed.as_mut().enable();
                 }
+                let is_over = !received.is_empty() || now >= until;
+                // Whoever outlives this process must find its receive when the next one has begun.
+                let written = (is_over && consumer == Consumer::Elsewhere)
+                    .then(|| state.written())
+                    .flatten();
                 let landing = state.queue(name)?.next_landing();
-                landing.map_or(until, |landing| landing.min(until))
+                let wake_at = landing.map_or(until, |landing| landing.min(until));
+                (received, written, (!is_over).then_some(wake_at))
+            };
+            let Some(wake_at) = wake_at else {
+                settled(written).await?;
+                return Ok(received);
             };
             tokio::select! {
                 () = changed => {}

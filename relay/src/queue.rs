@@ -371,6 +371,15 @@ fn entry(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
+    use aws_smithy_runtime_api::client::http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+    use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+    use aws_smithy_types::body::SdkBody;
     use proptest::prelude::*;
 
     use super::*;
@@ -397,6 +406,90 @@ mod tests {
         let body = Body::Inline(Bytes::from("\u{ffff}".repeat(INLINE_LIMIT / 3)));
         let (_, text) = body.written();
         assert!(BATCH * (text.len() + 2048) < 1024 * 1024);
+    }
+
+    /// An HTTP client that answers one call after another with these bodies, and keeps what it was sent.
+    #[derive(Debug, Clone)]
+    struct ToOrder {
+        answers: Arc<Mutex<Vec<&'static str>>>,
+        sent: Arc<Mutex<Vec<serde_json::Value>>>,
+    }
+
+    impl HttpConnector for ToOrder {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let body = serde_json::from_slice(request.body().bytes().unwrap()).unwrap();
+            self.sent.lock().unwrap().push(body);
+            let answer = self.answers.lock().unwrap().remove(0);
+            let answer = http::Response::new(SdkBody::from(answer));
+            HttpConnectorFuture::ready(Ok(answer.try_into().unwrap()))
+        }
+    }
+
+    impl HttpClient for ToOrder {
+        fn http_connector(
+            &self,
+            _: &HttpConnectorSettings,
+            _: &RuntimeComponents,
+        ) -> SharedHttpConnector {
+            SharedHttpConnector::new(self.clone())
+        }
+    }
+
+    /// Sends an event to three workers; answers with the ids of each call's entries.
+    async fn sent_with(answers: &[&'static str]) -> (Result<(), Error>, Vec<Vec<String>>) {
+        let to_order = ToOrder {
+            answers: Arc::new(Mutex::new(answers.to_vec())),
+            sent: Arc::default(),
+        };
+        let config = aws_sdk_sqs::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(Credentials::new("a", "b", None, None, "test"))
+            .http_client(to_order.clone())
+            .build();
+        let queue = Queue::new(Client::from_conf(config), "http://queue/".to_owned());
+        let body = Bytes::from("{}");
+        let event = Event {
+            id: EventId::from_delivery("x").unwrap(),
+            workspace: "w".to_owned(),
+            kind: "T".to_owned(),
+            action: String::new(),
+            ordering_key: "k".to_owned(),
+            body: body.clone(),
+            digest: String::new(),
+        };
+        let workers = ["a", "b", "c"].map(str::to_owned);
+        let done = queue.send(&event, &Body::Inline(body), &workers).await;
+        let sent = to_order.sent.lock().unwrap();
+        let ids = sent.iter().map(|call| {
+            let entries = call["Entries"].as_array().unwrap();
+            entries
+                .iter()
+                .map(|e| e["Id"].as_str().unwrap().to_owned())
+                .collect()
+        });
+        (done, ids.collect())
+    }
+
+    const ALL: &str = r#"{"Successful":[]}"#;
+    const NOT_1_AND_2: &str = r#"{"Successful":[],"Failed":[{"Id":"1","Code":"InternalError","SenderFault":false},{"Id":"2","Code":"InternalError","SenderFault":false}]}"#;
+    const NOT_0: &str = r#"{"Successful":[],"Failed":[{"Id":"0","Code":"InvalidMessageContents","SenderFault":true}]}"#;
+
+    #[tokio::test]
+    async fn only_what_sqs_refused_in_a_batch_is_sent_again() {
+        let (done, calls) = sent_with(&[NOT_1_AND_2, ALL]).await;
+        assert!(done.is_ok());
+        assert_eq!(calls, [vec!["0", "1", "2"], vec!["1", "2"]]);
+    }
+
+    #[tokio::test]
+    async fn what_stays_refused_is_an_error_and_what_would_be_again_is_not_sent_again() {
+        let (done, calls) = sent_with(&[NOT_1_AND_2; 4]).await;
+        assert_eq!(done.unwrap_err().status.as_u16(), 503);
+        assert_eq!(calls.len(), 4);
+        let (done, calls) = sent_with(&[NOT_0]).await;
+        assert_eq!(done.unwrap_err().status.as_u16(), 503);
+        assert_eq!(calls.len(), 1);
     }
 
     proptest! {

@@ -209,7 +209,10 @@ fn signed(home: &Path, id: &str, body: &str) -> Vec<(&'static str, String)> {
 }
 
 async fn deliver(agent: &Agent, headers: &[(&str, String)], body: &str) -> (u16, Value) {
-    let mut request = reqwest::Client::new()
+    let mut request = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .unwrap()
         .post(&agent.address)
         .body(body.to_owned());
     for (name, value) in headers {
@@ -303,7 +306,7 @@ async fn what_does_not_verify_is_told_which_check_it_failed() {
         413
     );
     let base = agent.address.trim_end_matches("/webhook").to_owned();
-    let client = reqwest::Client::new();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     assert_eq!(
         client
             .get(format!("{base}/health"))
@@ -368,7 +371,7 @@ async fn a_ping_that_says_something_waits_makes_it_pull() {
 }
 
 #[tokio::test]
-async fn it_waits_for_a_relay_that_is_down_and_registers_again_when_it_has_to() {
+async fn it_waits_for_a_relay_that_is_down() {
     let home = tempfile::tempdir().unwrap();
     let port = free_port().await;
     let mut command = command(&format!("http://127.0.0.1:{port}"), home.path());
@@ -376,11 +379,8 @@ async fn it_waits_for_a_relay_that_is_down_and_registers_again_when_it_has_to() 
     let mut child = command.spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
     loop {
-        let line = tokio::time::timeout(PATIENCE, stderr.next_line())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        let line = tokio::time::timeout(PATIENCE, stderr.next_line()).await;
+        let line = line.unwrap().unwrap().unwrap();
         if line.contains("cannot be reached") {
             assert!(line.contains("trying again"), "{line}");
             break;
@@ -388,6 +388,70 @@ async fn it_waits_for_a_relay_that_is_down_and_registers_again_when_it_has_to() 
     }
     assert!(child.try_wait().unwrap().is_none(), "it goes on");
     child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn it_registers_again_when_its_registration_has_ended() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut agent = Agent::pulling(&relay, home.path()).await;
+    let registration = kept(home.path());
+    let (path, token) = (
+        registration["worker"].as_str().unwrap(),
+        registration["token"].as_str(),
+    );
+    let removed = relay
+        .call(reqwest::Method::DELETE, path, token, &json!({}))
+        .await;
+    assert_eq!(removed.status(), 204);
+    agent.says("registering again").await;
+    agent.says("ready:").await;
+    relay.post(&issue("i", 1)).await;
+    assert_eq!(
+        number(agent.event().await["body"].as_str().unwrap().as_bytes()),
+        1
+    );
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_action_of_null_hides_nothing_else() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut agent = Agent::pulling(&relay, home.path()).await;
+    let body =
+        json!({"type": "New", "action": null, "organizationId": WORKSPACE, "webhookTimestamp": 0});
+    relay.post(&body.to_string()).await;
+    let event = agent.event().await;
+    assert_eq!(
+        (&event["type"], &event["action"]),
+        (&json!("New"), &json!(""))
+    );
+    assert_eq!(event["workspace"], WORKSPACE);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn it_ends_also_when_nobody_reads_what_it_prints() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let agent = Agent::pulling(&relay, home.path()).await;
+    let large = json!({
+        "type": "New", "organizationId": WORKSPACE, "webhookTimestamp": 0, "text": "x".repeat(500_000),
+    });
+    relay.post(&large.to_string()).await;
+    crate::harness::eventually("it was pulled", || async {
+        let name = home.path().join("events.db-wal");
+        std::fs::metadata(name)
+            .is_ok_and(|file| file.len() > 500_000)
+            .then_some(())
+    })
+    .await;
+    let mut child = agent.child;
+    terminate(child.id().unwrap());
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+    assert_eq!(ended.unwrap().unwrap().code(), Some(0));
+    drop(agent.lines);
 }
 
 #[tokio::test]

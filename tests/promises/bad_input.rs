@@ -428,3 +428,56 @@ fn wrong_arguments_are_named() {
         assert!(said.contains(part), "{arguments:?}: {said}");
     }
 }
+
+#[tokio::test]
+async fn headers_about_the_way_here_are_not_believed_and_break_nothing() {
+    let relay = relay().start().await;
+    for (name, value) in [
+        ("host", "["),
+        ("host", "x:99999"),
+        ("x-forwarded-proto", ":"),
+        ("x-forwarded-for", "8.8.8.8"),
+        ("cookie", "a=b; c"),
+        ("content-type", "\u{80}"),
+    ] {
+        let url = format!("{}/edge/register", relay.machine.url());
+        let answer = relay
+            .client
+            .post(url)
+            .header(name, value)
+            .body("{}")
+            .send()
+            .await
+            .unwrap();
+        problem(answer, (400, "invalid_request")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_in_a_browser_cannot_use_the_endpoints() {
+    let relay = relay().start().await;
+    for (address, target) in [
+        (relay.machine.sqs_address, "AmazonSQS.ListQueues"),
+        (
+            relay.machine.dynamodb_address,
+            "DynamoDB_20120810.ListTables",
+        ),
+    ] {
+        let call = |name: &'static str, value: &'static str| {
+            let request = relay
+                .client
+                .post(format!("http://{address}/"))
+                .header("x-amz-target", target);
+            request.header(name, value).body("{}").send()
+        };
+        assert_eq!(call("accept", "*/*").await.unwrap().status(), 200);
+        assert_eq!(
+            call("origin", "https://example.com")
+                .await
+                .unwrap()
+                .status(),
+            403
+        );
+        assert_eq!(call("host", "example.com").await.unwrap().status(), 403);
+    }
+}

@@ -5,17 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 fn metadata() -> Metadata {
+    let rustc = std::process::Command::new("rustc")
+        .arg("-vV")
+        .output()
+        .unwrap();
+    let rustc = String::from_utf8(rustc.stdout).unwrap();
+    let host = rustc
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .unwrap();
+    // What this machine has built is there: nothing needs to be fetched.
+    let options = ["--locked", "--offline", "--filter-platform", host].map(str::to_owned);
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let locked = [
-        "--locked",
-        "--offline",
-        "--filter-platform",
-        "x86_64-unknown-linux-gnu",
-    ];
-    let locked = locked.map(str::to_owned);
     MetadataCommand::new()
         .manifest_path(manifest)
-        .other_options(locked)
+        .other_options(options)
         .exec()
         .unwrap()
 }

@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use local::linear_api::LinearApi;
@@ -82,7 +84,7 @@ async fn what_was_answered_200_survives_a_kill() {
     let (linear, address) = LinearApi::start().await.unwrap();
     linear.admit(TOKEN, "ana", WORKSPACE);
     let linear = format!("http://{address}/");
-    let client = reqwest::Client::new();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let receiver = Receiver::start().await;
     receiver.answer([Answer::Status(500)]);
     let relay = Served::start(directory.path(), &linear);
@@ -140,7 +142,7 @@ async fn sigterm_finishes_what_was_begun() {
     let directory = tempfile::tempdir().unwrap();
     let (linear, address) = LinearApi::start().await.unwrap();
     linear.admit(TOKEN, "ana", WORKSPACE);
-    let client = reqwest::Client::new();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let receiver = Receiver::start().await;
     receiver.answer([Answer::Stall(Duration::from_secs(1))]);
     let mut relay = Served::start(directory.path(), &format!("http://{address}/"));
@@ -240,4 +242,131 @@ async fn backoff_receive_counts_and_deduplication_survive_a_restart() {
         1,
         "one is still invisible"
     );
+}
+
+#[tokio::test]
+async fn order_holds_over_a_restart_that_found_the_queue_empty() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = relay().keep(directory.path()).start().await;
+    let worker = first.register_pull("one").await;
+    for at in 0..3 {
+        first.post(&issue("i", at)).await;
+    }
+    first.settled().await;
+    first.machine.stop().await;
+    let second = relay().keep(directory.path()).start().await;
+    // What was sent is remembered no more, and nothing is left of it on the queue.
+    second.clock.advance(Duration::from_secs(600));
+    for at in 3..6 {
+        second.post(&issue("i", at)).await;
+    }
+    second.settled().await;
+    let mailbox = second.pull(&worker, &[], None).await;
+    let order: Vec<_> = mailbox
+        .events
+        .iter()
+        .map(|e| number(e.body.as_bytes()))
+        .collect();
+    assert_eq!(order, (0..6).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_queue_whose_attributes_were_changed_does_not_keep_it_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = relay().keep(directory.path()).start().await;
+    let change = json!({
+        "QueueUrl": first.machine.sqs.url(local::machine::QUEUE),
+        "Attributes": {"VisibilityTimeout": "7", "RedrivePolicy": ""},
+    });
+    assert_eq!(first.sqs("SetQueueAttributes", &change).await.0, 200);
+    first.machine.stop().await;
+    let second = relay().keep(directory.path()).start().await;
+    let attributes = second
+        .machine
+        .sqs
+        .attributes(local::machine::QUEUE)
+        .unwrap();
+    assert_eq!(attributes["VisibilityTimeout"], "90");
+    assert!(attributes["RedrivePolicy"].contains("dead-letters"));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(directory.path())
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "the files hold secrets and events");
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_200_survives_a_kill_in_the_middle_of_a_stream() {
+    let directory = tempfile::tempdir().unwrap();
+    let (linear, address) = LinearApi::start().await.unwrap();
+    linear.admit(TOKEN, "ana", WORKSPACE);
+    let linear = format!("http://{address}/");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let relay = Served::start(directory.path(), &linear);
+    let register = json!({"name": "pull", "linearToken": TOKEN});
+    let answer = client
+        .post(format!("{}/edge/register", relay.url))
+        .json(&register)
+        .send()
+        .await
+        .unwrap();
+    let worker: Registered = answer.json().await.unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let posting: Vec<_> = (0..200)
+        .map(|at| {
+            let (client, url) = (client.clone(), format!("{}/webhooks/linear", relay.url));
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let webhook = Webhook::sample(
+                    SECRET,
+                    &issue(&format!("i{at}"), at),
+                    Clock::system().millis(),
+                );
+                let answer = webhook.request(&client, &url).send().await;
+                let accepted = answer.is_ok_and(|answer| answer.status() == 200);
+                count.fetch_add(usize::from(accepted), Ordering::Relaxed);
+                accepted.then_some(at)
+            })
+        })
+        .collect();
+    eventually("some were accepted", || async {
+        (count.load(Ordering::Relaxed) >= 20).then_some(())
+    })
+    .await;
+    relay.kill();
+    let mut accepted = Vec::new();
+    for posting in posting {
+        accepted.extend(posting.await.unwrap());
+    }
+    assert!(
+        (20..200).contains(&accepted.len()),
+        "it was killed in the middle"
+    );
+    let relay = Served::start(directory.path(), &linear);
+    let arrived = std::sync::Mutex::new(std::collections::HashSet::new());
+    eventually("all that was accepted is in the mailbox", || async {
+        let mut found = Vec::new();
+        let mut ack = Vec::new();
+        loop {
+            let url = format!("{}{}/mailbox", relay.url, worker.worker);
+            let request = client
+                .post(url)
+                .bearer_auth(&worker.token)
+                .json(&json!({"ack": ack}));
+            let mailbox: Mailbox = request.send().await.unwrap().json().await.unwrap();
+            if mailbox.events.is_empty() {
+                break;
+            }
+            ack = mailbox.events.iter().map(|e| e.id.clone()).collect();
+            found.extend(mailbox.events.iter().map(|e| number(e.body.as_bytes())));
+        }
+        arrived.lock().unwrap().extend(found);
+        let arrived = arrived.lock().unwrap();
+        accepted.iter().all(|at| arrived.contains(at)).then_some(())
+    })
+    .await;
 }

@@ -47,3 +47,18 @@ async fn a_worker_that_is_removed_takes_its_mailbox_with_it() {
     assert_eq!(again.path, worker.path);
     assert!(relay.pull(&again, &[], None).await.events.is_empty());
 }
+
+#[tokio::test]
+async fn a_410_from_an_address_that_was_left_meanwhile_removes_nobody() {
+    let relay = relay().start().await;
+    let (old, new) = (Receiver::start().await, Receiver::start().await);
+    relay.register("one", &old.url()).await;
+    old.answer([Answer::Slow(std::time::Duration::from_secs(1), 410)]);
+    relay.post(&issue("i", 1)).await;
+    old.wait_for(1).await;
+    let again = relay.register("one", &new.url()).await;
+    let received = new.wait_for(1).await;
+    assert!(received[0].verifies(&again.secret));
+    relay.settled().await;
+    relay.read(&again).await;
+}

@@ -21,11 +21,8 @@ async fn fifty_events_of_one_issue_arrive_in_order() {
 async fn what_comes_after_a_failing_event_waits_and_other_issues_do_not() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
-    receiver.answer([
-        Answer::Status(500),
-        Answer::Status(500),
-        Answer::Status(200),
-    ]);
+    let wait = || Answer::With(429, "retry-after", "600".into());
+    receiver.answer([wait(), wait(), Answer::Status(200)]);
     relay.register("one", &receiver.url()).await;
     relay.post(&issue("stuck", 1)).await;
     receiver.wait_for(1).await;
@@ -33,14 +30,14 @@ async fn what_comes_after_a_failing_event_waits_and_other_issues_do_not() {
         relay.post(&issue("stuck", at)).await;
     }
     relay
-        .pass(Duration::from_secs(2), || receiver.count(), 1)
+        .pass(Duration::from_secs(601), || receiver.count(), 1)
         .await;
     receiver.wait_for(2).await;
     relay.post(&issue("free", 100)).await;
     let received = receiver.wait_for(3).await;
     assert_eq!(number(&received[2].body), 100);
     relay
-        .pass(Duration::from_secs(60), || receiver.count(), 3)
+        .pass(Duration::from_secs(700), || receiver.count(), 3)
         .await;
     let received = receiver.wait_for(10).await;
     let order: Vec<_> = received

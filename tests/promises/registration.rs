@@ -136,3 +136,19 @@ async fn a_renewal_changes_what_it_names_and_nothing_else() {
         1
     );
 }
+
+#[tokio::test]
+async fn mail_that_outlived_its_lease_comes_first() {
+    let relay = relay().set("LEASE_SECONDS", 3600).start().await;
+    let receiver = Receiver::start().await;
+    let first = relay.register("one", &receiver.url()).await;
+    relay.goodbye(&first).await;
+    relay.post(&crate::harness::issue("i", 1)).await;
+    relay.settled().await;
+    relay
+        .clock
+        .advance(std::time::Duration::from_secs(2 * 3600));
+    let again = relay.register("one", &receiver.url()).await;
+    let worker = relay.read(&again).await;
+    assert_eq!((worker.state, worker.waiting), (State::Away, true));
+}

@@ -110,6 +110,11 @@ impl Sqs {
             {
                 return Err(no_such_queue());
             }
+            if to.as_ref() == Some(&from) {
+                return Err(SqsError::invalid_parameter(
+                    "Source queue and destination queue must not be the same.",
+                ));
+            }
             if state.sources(&from).is_empty() {
                 return Err(SqsError::invalid_parameter(
                     "Source queue must be configured as a Dead Letter Queue.",

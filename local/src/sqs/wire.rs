@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::dynamodb::own_clients_only;
+
 use super::message::{MAX_BYTES, NewMessage, md5_of_attributes, md5_of_body};
 use super::queue::Redrive;
 use super::{ACCOUNT, Attribute, Consumer, Received, Sqs, SqsError, arn};
@@ -23,6 +25,7 @@ pub(crate) fn router(sqs: Sqs) -> axum::Router {
     axum::Router::new()
         .fallback(over_http)
         .layer(axum::extract::DefaultBodyLimit::max(4 * MAX_BYTES))
+        .layer(axum::middleware::from_fn(own_clients_only))
         .with_state(sqs)
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Answer {
     With(u16, &'static str, String),
     /// Nothing, for this long.
     Stall(Duration),
+    /// A status, after this long.
+    Slow(Duration, u16),
     /// 200, and then a body without end.
     Endless,
 }
@@ -200,6 +202,10 @@ async fn receive(
         Answer::With(status, name, value) => {
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
             response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        Answer::Slow(time, status) => {
+            tokio::time::sleep(time).await;
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
         }
         Answer::Stall(time) => tokio::time::sleep(time).await,
         Answer::Endless => {
