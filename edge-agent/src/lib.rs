@@ -10,6 +10,7 @@ mod output;
 mod receiver;
 mod registration;
 mod relay;
+pub mod signal;
 mod store;
 mod talk;
 mod up;

@@ -18,6 +18,7 @@ use crate::cli::{Failure, Up};
 use crate::receiver::{Shared, router};
 use crate::registration::{Home, Registration};
 use crate::relay::{CallError, Relay};
+use crate::signal::told_to_end;
 use crate::store::Store;
 use crate::talk::say;
 use crate::{mailbox, output};
@@ -87,7 +88,7 @@ pub(crate) async fn run(arguments: Up) -> Result<(), Failure> {
     let done = tokio::select! {
         done = agent.stay_registered(&mut registration) => done,
         done = &mut printing => done.context("the output ended").flatten().map_err(Failure::from),
-        signal = signal() => signal.map_err(Failure::from),
+        told = told_to_end() => told.context("cannot listen for signals").map_err(Failure::from),
     };
     stop_output.send_replace(true);
     if !printing.is_finished() {
@@ -126,21 +127,6 @@ fn linear_token(arguments: &Up) -> Result<Option<String>, Failure> {
     Ok(text
         .map(|token| token.trim().to_owned())
         .filter(|token| !token.is_empty()))
-}
-
-async fn signal() -> anyhow::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted?,
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await?;
-    Ok(())
 }
 
 struct Agent {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use edge_agent::signal::told_to_end;
 use relay::config::{ConfigError, environment};
 use tracing_subscriber::EnvFilter;
 
@@ -126,11 +127,11 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     eprintln!("  SQS       http://{}", machine.sqs_address);
     eprintln!("  DynamoDB  http://{}", machine.dynamodb_address);
     eprintln!("  kept      {kept}");
-    signal().await?;
+    told_to_end().await?;
     eprintln!("edge-relay: finishing what was begun; a second signal ends it at once");
     tokio::select! {
         () = machine.stop() => Ok(()),
-        again = signal() => again,
+        again = told_to_end() => Ok(again?),
     }
 }
 
@@ -139,19 +140,4 @@ fn default_directory() -> anyhow::Result<PathBuf> {
     let base =
         etcetera::choose_base_strategy().context("there is no data directory: use `--data`")?;
     Ok(base.data_dir().join("edge-relay"))
-}
-
-async fn signal() -> anyhow::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted?,
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await?;
-    Ok(())
 }
