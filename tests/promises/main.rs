@@ -8,6 +8,7 @@ mod addresses;
 mod agent;
 mod bad_input;
 mod bodies_are_bytes;
+mod calls;
 mod dependencies;
 mod durability;
 mod gone;
