@@ -18,7 +18,7 @@ pub struct Envelope<'a> {
     pub workspace: Cow<'a, str>,
     /// `type`: an open set.
     pub kind: Cow<'a, str>,
-    /// `action`; empty if absent.
+    /// `action`; empty if absent, or not a word.
     pub action: Cow<'a, str>,
     /// `webhookTimestamp`, milliseconds since the Unix epoch.
     pub sent_at: f64,
@@ -34,7 +34,7 @@ struct Fields<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
-    action: Option<Cow<'a, str>>,
+    action: Option<Loose<'a>>,
     webhook_timestamp: f64,
     #[serde(borrow, default)]
     data: Subject<'a>,
@@ -74,15 +74,15 @@ pub fn read(body: &str) -> Result<Envelope<'_>, String> {
             ),
         }
     })?;
-    let action = fields.action.unwrap_or_default();
+    // An action that is no word counts as none: the event must still be delivered.
+    let action = (fields.action.and_then(Loose::text))
+        .filter(|action| is_visible(action))
+        .unwrap_or_default();
     if !is_token(&fields.organization_id) {
         return Err("`organizationId` has to be 1 to 64 of A-Z a-z 0-9 _ -".to_owned());
     }
     if !is_visible(&fields.kind) {
         return Err("`type` has to be 1 to 128 visible ASCII characters".to_owned());
-    }
-    if !action.is_empty() && !is_visible(&action) {
-        return Err("`action` has to be up to 128 visible ASCII characters".to_owned());
     }
     if !fields.webhook_timestamp.is_finite() {
         return Err("`webhookTimestamp` has to be milliseconds since the Unix epoch".to_owned());
@@ -154,7 +154,7 @@ impl<'a> Loose<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for Loose<'de> {
+impl<'de: 'a, 'a> Deserialize<'de> for Loose<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(LooseVisitor)
     }
@@ -294,6 +294,23 @@ mod tests {
     }
 
     #[test]
+    fn an_action_that_is_no_word_counts_as_none() {
+        for action in [
+            "null",
+            "7",
+            "\"a b\"",
+            "\"\\u0000\"",
+            "[]",
+            "{\"id\":\"x\"}",
+        ] {
+            let body = format!(
+                r#"{{"organizationId":"a","type":"T","action":{action},"webhookTimestamp":1}}"#
+            );
+            assert_eq!(read(&body).unwrap().action, "", "{action}");
+        }
+    }
+
+    #[test]
     fn only_the_top_level_names_the_workspace() {
         let body = r#"{"data":{"organizationId":"other"},"type":"T","webhookTimestamp":1}"#;
         assert_eq!(
@@ -330,7 +347,6 @@ mod tests {
             r#"{"organizationId":"a","type":"","webhookTimestamp":1}"#,
             r#"{"organizationId":"a","type":"T","webhookTimestamp":"hush"}"#,
             r#"{"organizationId":"a","type":"T","webhookTimestamp":1e999}"#,
-            r#"{"organizationId":"a","type":"T","action":"h\nush","webhookTimestamp":1}"#,
             r#"{"organizationId":"a","type":"T","webhookTimestamp":1}hush"#,
         ] {
             let message = read(body).unwrap_err();
