@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use axum::middleware::Next;
 use dynoxide::storage_backend::Clock as DynoxideClock;
 use dynoxide::{Database, DynoxideError};
 use relay::clock::Clock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use url::{Host, Url};
+
+use crate::loopback::own_clients_only;
 
 /// The one table's name.
 pub const TABLE: &str = "edge-relay";
@@ -106,27 +106,6 @@ async fn over_http(
         .get("x-amz-target")
         .and_then(|value| value.to_str().ok());
     answer(&database, target.unwrap_or_default(), &body).map(Body::from)
-}
-
-/// Refuses what a browser sends for somebody else's page: these endpoints ask for no credentials.
-pub(crate) async fn own_clients_only(request: Request, next: Next) -> Response<Body> {
-    let headers = request.headers();
-    let host = headers
-        .get(header::HOST)
-        .and_then(|value| value.to_str().ok());
-    let host = host.and_then(|host| Url::parse(&format!("http://{host}/")).ok());
-    let is_loopback = match host.as_ref().and_then(Url::host) {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(v4)) => v4.is_loopback(),
-        Some(Host::Ipv6(v6)) => v6.is_loopback(),
-        None => false,
-    };
-    if is_loopback && !headers.contains_key(header::ORIGIN) {
-        return next.run(request).await;
-    }
-    let mut response = Response::new(Body::from("this endpoint is for clients on this machine\n"));
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    response
 }
 
 /// Answers one call of the SDK in process: the wire format stays, the socket goes.

@@ -8,6 +8,7 @@ pub mod dynamodb;
 mod event_source;
 mod gateway;
 pub mod linear_api;
+mod loopback;
 pub mod machine;
 pub mod samples;
 mod sdk;

@@ -1,5 +1,6 @@
 //! Samples of Linear's payloads, and the webhook that Linear would make of one.
 
+use protocol::headers::{LINEAR_DELIVERY, LINEAR_EVENT, LINEAR_SIGNATURE};
 use relay::linear::signature::sign;
 
 /// The workspace that the samples come from.
@@ -60,9 +61,9 @@ impl Webhook {
         client
             .post(url)
             .header("content-type", "application/json; charset=utf-8")
-            .header("linear-delivery", &self.delivery)
-            .header("linear-event", &self.kind)
-            .header("linear-signature", &self.signature)
+            .header(LINEAR_DELIVERY, &self.delivery)
+            .header(LINEAR_EVENT, &self.kind)
+            .header(LINEAR_SIGNATURE, &self.signature)
             .header("user-agent", "Linear-Webhook")
             .body(self.body.clone())
     }

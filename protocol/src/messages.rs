@@ -190,22 +190,17 @@ pub struct Waiting {
     pub body: String,
 }
 
-/// POSTed to a `webhookUrl` before it is admitted.
-pub const CHALLENGE: &str = "edge.challenge";
-/// POSTed, signed, to ask whether a worker is there.
-pub const PING: &str = "edge.ping";
-
 /// What the relay itself says to a worker, told from Linear's events by its `type`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum Control {
-    /// To be answered 200 with [`ChallengeAnswer`].
+    /// POSTed to a `webhookUrl` before it is admitted; to be answered 200 with [`ChallengeAnswer`].
     #[serde(rename = "edge.challenge")]
     Challenge {
         /// Random.
         challenge: String,
     },
-    /// To be answered with a 2xx.
+    /// POSTed, signed, to ask whether a worker is there; to be answered with a 2xx.
     #[serde(rename = "edge.ping")]
     Ping {
         /// Whether the worker's mailbox holds anything.
@@ -256,9 +251,9 @@ mod tests {
     fn what_the_relay_says_is_told_apart_by_its_type() {
         let ping = Control::Ping { waiting: true };
         let json = serde_json::to_string(&ping).unwrap();
-        assert_eq!(json, format!(r#"{{"type":"{PING}","waiting":true}}"#));
+        assert_eq!(json, r#"{"type":"edge.ping","waiting":true}"#);
         let challenge: Control =
-            serde_json::from_str(&format!(r#"{{"type":"{CHALLENGE}","challenge":"x"}}"#)).unwrap();
+            serde_json::from_str(r#"{"type":"edge.challenge","challenge":"x"}"#).unwrap();
         assert_eq!(
             challenge,
             Control::Challenge {

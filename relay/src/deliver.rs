@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::clock::Clock;
 use crate::config::DeliverConfig;
-use crate::mailbox::delivery_headers;
 use crate::outbound::{self, Outbound, Unreachable};
 use crate::queue::{Body, Delivery, Queue, Reason};
 use crate::schedule::{self, AWAY_AFTER, AWAY_OVER};
@@ -383,7 +382,7 @@ impl Deliver {
             HeaderValue::from_static("application/json; charset=utf-8"),
         );
         headers.insert(USER_AGENT, HeaderValue::from_static(outbound::USER_AGENT));
-        let signed = delivery_headers(live, &delivery.event, &delivery.kind, attempt, &body, now);
+        let signed = live.delivery_headers(&delivery.event, &delivery.kind, attempt, &body, now);
         for (name, value) in signed {
             let value = HeaderValue::try_from(value)
                 .map_err(|e| Error::storage("write the delivery's headers", e))?;

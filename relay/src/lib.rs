@@ -27,3 +27,4 @@ pub mod table;
 pub mod worker;
 
 pub use error::Error;
+pub use protocol::headers;

@@ -4,7 +4,6 @@
 //! live only when its mailbox is empty, with nothing parked in between.
 
 use protocol::messages::{Mailbox, Pull, State, Waiting};
-use protocol::{headers, signature};
 
 use crate::Error;
 use crate::clock::Clock;
@@ -20,27 +19,6 @@ const BYTES: usize = 3 * 1024 * 1024;
 
 /// How often a worker is looked at again because something was parked meanwhile.
 const TRIES: u32 = 5;
-
-/// The headers of a delivery, in the order of their names.
-pub fn delivery_headers(
-    worker: &Worker,
-    event: &crate::event::EventId,
-    kind: &str,
-    attempt: u64,
-    body: &[u8],
-    now: i64,
-) -> [(&'static str, String); 6] {
-    let timestamp = now / 1000;
-    let signed = signature::sign(&worker.signing(now), event.as_str(), timestamp, body);
-    [
-        (headers::EDGE_ATTEMPT, attempt.to_string()),
-        (headers::LINEAR_DELIVERY, event.delivery().to_owned()),
-        (headers::LINEAR_EVENT, kind.to_owned()),
-        (headers::WEBHOOK_ID, event.as_str().to_owned()),
-        (headers::WEBHOOK_SIGNATURE, signed),
-        (headers::WEBHOOK_TIMESTAMP, timestamp.to_string()),
-    ]
-}
 
 /// Checks a pull's numbers and names.
 pub fn check(pull: &Pull) -> Result<(), Error> {
@@ -133,14 +111,8 @@ async fn signed(
         }
         together += body.len();
         let now = clock.millis();
-        let headers = delivery_headers(
-            worker,
-            &mail.event,
-            &mail.kind,
-            mail.attempt,
-            body.as_bytes(),
-            now,
-        );
+        let headers =
+            worker.delivery_headers(&mail.event, &mail.kind, mail.attempt, body.as_bytes(), now);
         events.push(Waiting {
             id: mail.id,
             headers: (headers.into_iter())

@@ -109,7 +109,7 @@ fn innermost(address: IpAddr) -> IpAddr {
 }
 
 /// One answer for all addresses that are not allowed, so that nobody can map a network with it.
-fn blocked() -> Error {
+pub(crate) fn blocked() -> Error {
     Error::bad_request(
         "address_blocked",
         "`webhookUrl` has to be a public https address",

@@ -227,12 +227,7 @@ impl Register {
         };
         let (status, answer) = match self.outbound.ask(url, headers, Bytes::from(body)).await {
             Ok(answered) => answered,
-            Err(Unreachable::Blocked) => {
-                return Err(Error::bad_request(
-                    "address_blocked",
-                    "`webhookUrl` has to be a public https address",
-                ));
-            }
+            Err(Unreachable::Blocked) => return Err(outbound::blocked()),
             Err(unreachable) => return Err(failed(&unreachable.to_string())),
         };
         if status != StatusCode::OK {

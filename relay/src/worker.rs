@@ -4,12 +4,13 @@
 
 use std::fmt;
 
+use protocol::headers;
 use protocol::messages::State;
-use protocol::signature::Secret;
+use protocol::signature::{self, Secret};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::rfc3339;
-use crate::event::digest;
+use crate::event::{EventId, digest};
 
 /// The longest name.
 pub const MAX_NAME: usize = 64;
@@ -63,11 +64,32 @@ impl Worker {
     }
 
     /// The secrets that sign at `now` (Unix milliseconds).
-    pub fn signing(&self, now: i64) -> Vec<Secret> {
+    fn signing(&self, now: i64) -> Vec<Secret> {
         (self.secrets.iter())
             .filter(|s| s.until.is_none_or(|until| until > now))
             .map(|s| s.secret.clone())
             .collect()
+    }
+
+    /// What a delivery carries beside its body, by POST or from the mailbox, signed at `now` (Unix milliseconds).
+    pub fn delivery_headers(
+        &self,
+        event: &EventId,
+        kind: &str,
+        attempt: u64,
+        body: &[u8],
+        now: i64,
+    ) -> [(&'static str, String); 6] {
+        let timestamp = now / 1000;
+        let signed = signature::sign(&self.signing(now), event.as_str(), timestamp, body);
+        [
+            (headers::EDGE_ATTEMPT, attempt.to_string()),
+            (headers::LINEAR_DELIVERY, event.delivery().to_owned()),
+            (headers::LINEAR_EVENT, kind.to_owned()),
+            (headers::WEBHOOK_ID, event.as_str().to_owned()),
+            (headers::WEBHOOK_SIGNATURE, signed),
+            (headers::WEBHOOK_TIMESTAMP, timestamp.to_string()),
+        ]
     }
 
     /// What the worker is told about itself.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use lambda_http::http::{HeaderValue, Method, header};
 use lambda_http::{Body, Request, Response};
 use relay::Error;
+use relay::headers::{LINEAR_DELIVERY, LINEAR_SIGNATURE};
 use relay::ingest::{Ingest, Webhook};
 
 /// Answers one webhook.
@@ -29,8 +30,8 @@ async fn answer(ingest: &Ingest, request: Request) -> Result<Response<Body>, Err
             .ok()
     };
     let webhook = Webhook {
-        signature: only("linear-signature"),
-        delivery: only("linear-delivery"),
+        signature: only(LINEAR_SIGNATURE),
+        delivery: only(LINEAR_DELIVERY),
         body: match body {
             Body::Text(text) => text.into(),
             Body::Binary(bytes) => bytes.into(),

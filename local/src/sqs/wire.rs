@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::dynamodb::own_clients_only;
+use crate::loopback::own_clients_only;
 
 use super::message::{MAX_BYTES, NewMessage, md5_of_attributes, md5_of_body};
 use super::queue::Redrive;
