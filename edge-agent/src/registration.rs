@@ -181,6 +181,7 @@ mod tests {
             token: "hush".into(),
             secret: Secret::generate().expose(),
             state: State::Live,
+            again: false,
             expires_at: String::new(),
         };
         Registration::new("https://relay", "laptop", registered)

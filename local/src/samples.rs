@@ -1,7 +1,7 @@
 //! Samples of Linear's payloads, and the webhook that Linear would make of one.
 
 use protocol::headers::{LINEAR_DELIVERY, LINEAR_EVENT, LINEAR_SIGNATURE};
-use relay::linear::signature::sign;
+use protocol::linear_signature::sign;
 
 /// The workspace that the samples come from.
 pub const WORKSPACE: &str = "f6fadfa7-e5c1-4b62-9362-da5cc13da58a";

@@ -48,6 +48,9 @@ pub struct Registered {
     pub secret: String,
     /// Whether deliveries are POSTed or wait.
     pub state: State,
+    /// Whether a worker of this user and name was registered already: its token has ended.
+    #[serde(default)]
+    pub again: bool,
     /// When the lease ends, RFC 3339.
     pub expires_at: String,
 }

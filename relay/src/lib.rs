@@ -9,8 +9,6 @@
 #![warn(missing_docs)]
 
 pub mod aws;
-pub mod capability;
-pub mod clock;
 pub mod config;
 pub mod deliver;
 pub mod error;
@@ -27,4 +25,4 @@ pub mod table;
 pub mod worker;
 
 pub use error::Error;
-pub use protocol::headers;
+pub use protocol::{capability, clock, headers};

@@ -47,11 +47,20 @@ pub struct Register {
     clock: Clock,
 }
 
-/// The one answer to a worker token that is not one: unknown, replaced, removed or expired.
+/// The one answer to a worker token that is not one: unknown, removed or expired.
 pub(crate) fn token_invalid() -> Error {
     Error::unauthorized(
         "worker_token_invalid",
         "there is no registration with this worker and this token: register again",
+    )
+}
+
+/// The answer to a token that was one until the same user registered the same name again.
+fn token_replaced() -> Error {
+    Error::unauthorized(
+        "worker_token_replaced",
+        "this worker was registered again, and the newer registration has its events: give one of the two \
+         another name, or register again to take over",
     )
 }
 
@@ -154,6 +163,7 @@ impl Register {
                 capabilities: request.capabilities.clone(),
                 state,
                 token_hash: token.hash(),
+                replaced_hash: was.as_ref().map(|w| w.token_hash.clone()),
                 secrets: rotated(&secret, was.as_ref(), now),
                 expires_at: now / 1000 + lease,
                 failures: 0,
@@ -179,6 +189,7 @@ impl Register {
                 token: token.expose(),
                 secret: secret.expose(),
                 state: worker.state,
+                again: was.is_some(),
                 expires_at: rfc3339(worker.expires_at * 1000),
             });
         }
@@ -257,6 +268,12 @@ impl Register {
         }
         match self.table.worker(workspace, id).await? {
             Some(worker) if worker::is_token(token, &worker.token_hash) => Ok(worker),
+            Some(worker)
+                if (worker.replaced_hash.as_ref())
+                    .is_some_and(|hash| worker::is_token(token, hash)) =>
+            {
+                Err(token_replaced())
+            }
             _ => Err(token_invalid()),
         }
     }

@@ -32,6 +32,8 @@ pub struct Worker {
     pub state: State,
     /// Hash of the bearer token; unique to one registration.
     pub token_hash: String,
+    /// Hash of the token before it, whose holder is told that another registration took over.
+    pub replaced_hash: Option<String>,
     /// The newest first.
     pub secrets: Vec<ActiveSecret>,
     /// The end of the lease, Unix seconds.

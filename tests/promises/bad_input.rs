@@ -1,7 +1,7 @@
 //! Every wrong header, body, path and method gets a clear problem, and leaves nothing behind.
 
 use local::samples::{WORKSPACE, Webhook};
-use relay::linear::signature::sign;
+use protocol::linear_signature::sign;
 use reqwest::Method;
 use serde_json::{Value, json};
 

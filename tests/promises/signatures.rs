@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use local::samples::{WORKSPACE, Webhook};
-use relay::linear::signature::sign;
+use protocol::linear_signature::sign;
 use serde_json::json;
 
 use crate::harness::{Receiver, SECRET, TOKEN, issue, problem, relay};

@@ -117,11 +117,27 @@ async fn a_worker_sees_its_own_workspaces_events_only() {
 }
 
 #[tokio::test]
-async fn registering_again_ends_the_old_token() {
+async fn registering_again_ends_the_old_token_and_its_holder_is_told_why() {
     let relay = relay().start().await;
     let old = relay.register_pull("one").await;
     let new = relay.register_pull("one").await;
     let call = (Method::GET, old.path.as_str());
+    relay
+        .refuses(
+            call.clone(),
+            Some(&old.token),
+            &json!({}),
+            (401, "worker_token_replaced"),
+        )
+        .await;
+    relay.read(&new).await;
+    let request = json!({"name": "one", "linearToken": TOKEN});
+    let answer = relay
+        .call(Method::POST, "/edge/register", None, &request)
+        .await;
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(answer["again"], true);
+    // Only the token before the last is told; to whoever holds none, all is one answer.
     relay
         .refuses(
             call,
@@ -130,7 +146,6 @@ async fn registering_again_ends_the_old_token() {
             (401, "worker_token_invalid"),
         )
         .await;
-    relay.read(&new).await;
 }
 
 #[tokio::test]
