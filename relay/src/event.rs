@@ -5,7 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
+pub use protocol::envelope::{digest, is_token};
 
 /// `evt_<Linear-Delivery>`: the same over Linear's retries, over all attempts, and on the agent's side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,12 +41,6 @@ impl fmt::Display for EventId {
     }
 }
 
-/// Whether a text can stand in a key, a path, a header and a group id as it is.
-pub fn is_token(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && (text.bytes()).all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-}
-
 /// What Linear sent, and where it goes.
 #[derive(Clone)]
 pub struct Event {
@@ -75,11 +69,6 @@ impl fmt::Debug for Event {
             .field("action", &self.action)
             .finish_non_exhaustive()
     }
-}
-
-/// SHA-256, hex.
-pub fn digest(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]

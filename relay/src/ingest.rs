@@ -15,10 +15,10 @@ use crate::capability;
 use crate::clock::Clock;
 use crate::config::IngestConfig;
 use crate::event::{Event, EventId, digest};
-use crate::linear::envelope;
 use crate::linear::signature::signer;
 use crate::queue::{Body, INLINE_LIMIT, Queue};
 use crate::table::Table;
+use protocol::envelope;
 
 /// The largest body: what a Lambda function can be handed in one request.
 pub const BODY_LIMIT: usize = 6 * 1024 * 1024;

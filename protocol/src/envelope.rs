@@ -1,4 +1,4 @@
-//! The envelope of Linear's payloads: the few top-level fields that the relay goes by.
+//! The envelope of Linear's payloads: the few top-level fields that the relay and the agent go by.
 //!
 //! Invariant: a body is read once, from its own bytes; what is not named here is skipped unread, and nothing
 //! below the top level can stand in for a top-level field.
@@ -9,9 +9,9 @@ use std::fmt;
 use serde::Deserialize as DeriveDeserialize;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::event::{digest, is_token};
+use sha2::{Digest as _, Sha256};
 
-/// What the relay reads of a payload.
+/// What is read of a payload.
 #[derive(Debug, PartialEq)]
 pub struct Envelope<'a> {
     /// `organizationId`
@@ -112,6 +112,17 @@ pub fn read(body: &str) -> Result<Envelope<'_>, String> {
         sent_at: fields.webhook_timestamp,
         ordering_key,
     })
+}
+
+/// Whether a text can stand in a key, a path, a header and a group id as it is.
+pub fn is_token(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && (text.bytes()).all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+/// SHA-256, hex.
+pub fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Fits into a header and a message attribute as it is.
