@@ -1,138 +1,233 @@
 //! The arguments, and how the program ends.
-//!
-//! Exit codes: 0 done, 1 failed, 2 usage or configuration, 4 refused by the relay.
 
-use std::net::SocketAddr;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use url::Url;
+use anstream::ColorChoice;
+use anyhow::Context as _;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use protocol::clock::Clock;
+use tokio::sync::mpsc;
 
-use crate::talk::say;
-use crate::up;
+use crate::config::{self, Settings};
+use crate::failure::{EXIT_CODES, Failure};
+use crate::home::Home;
+use crate::signal::Signals;
+use crate::talk::{self, Volume};
+use crate::up::{self, Surroundings};
+use crate::{absence, commands, tunnel};
 
+/// The arguments.
 #[derive(Debug, Parser)]
 #[command(
     name = "edge-agent",
     version,
-    about = "Receives Linear's webhooks on this machine, through edge-relay"
+    about = "Receives Linear's webhooks on this machine, through edge-relay",
+    after_help = EXIT_CODES,
+    subcommand_required = true,
 )]
-struct Cli {
+pub struct Cli {
+    #[command(flatten)]
+    general: General,
     #[command(subcommand)]
     command: Command,
 }
 
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "General options")]
+struct General {
+    /// The settings [default: edge-agent.toml here, else in the user's configuration directory]
+    #[arg(long, value_name = "FILE", global = true, env = "EDGE_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the registration and the events are kept [default: the platform's data directory]
+    #[arg(long, value_name = "DIR", global = true, env = "EDGE_AGENT_DATA")]
+    data: Option<PathBuf>,
+    /// Facts as JSON on stdout
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say only what a person should look at
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say how, too
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Colours on a terminal; NO_COLOR turns them off, too
+    #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
+    color: Color,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
 /// What the program does.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Register, receive events, and print each as one line of JSON on stdout
-    Up(Up),
+enum Command {
+    /// Receive events, and hand each to your code or print it as a line of JSON
+    Up(Box<Settings>),
+    /// Say whether it runs, is registered and reached, and what waits
+    Status,
+    /// Show what was received, and what became of it
+    Events(commands::events::Events),
+    /// Have events handled again
+    Replay(commands::replay::Replay),
+    /// Send a signed sample, or a file, to the agent that runs here
+    Send(commands::send::Send),
+    /// Say why a delivery verifies or does not: its format, its age, its digest
+    Verify(commands::verify::Verify),
+    /// Write an edge-agent.toml here
+    Init(commands::init::Init),
+    /// Check everything between Linear and your code, and say what to do
+    Doctor(Box<Settings>),
+    /// Have it start with the machine
+    #[command(subcommand)]
+    Service(commands::service::Service),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Remove this worker and what waits for it from the relay
+    Forget,
+    /// Run a program until stdin ends: what keeps a tunnel from outliving its agent
+    #[command(hide = true)]
+    Hold {
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
 }
 
-/// The arguments of `up`.
-#[derive(Debug, Args)]
-pub struct Up {
-    /// The relay's address
-    #[arg(long, env = "EDGE_AGENT_RELAY", value_parser = relay_address)]
-    pub relay: Url,
-    /// What this worker is called; one name, one worker
-    #[arg(long, env = "EDGE_AGENT_NAME")]
-    pub name: String,
-    /// Where the relay can POST to; without it, this is a pull worker and asks for its events
-    #[arg(long, env = "EDGE_AGENT_PUBLIC_URL")]
-    pub public_url: Option<Url>,
-    /// Where to listen for deliveries
-    #[arg(long, env = "EDGE_AGENT_LISTEN", default_value = "127.0.0.1:4747")]
-    pub listen: SocketAddr,
-    /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
-    #[arg(long = "type", value_name = "PATTERN")]
-    pub types: Vec<String>,
-    /// A file that holds a Linear API key or OAuth token; else the environment's LINEAR_TOKEN
-    #[arg(long, value_name = "FILE")]
-    pub linear_token_file: Option<PathBuf>,
-    /// Where the registration and the events are kept [default: the platform's data directory]
-    #[arg(long, env = "EDGE_AGENT_DATA", value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// How often a pull worker asks for its events, in seconds
-    #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub poll: u64,
+/// What commands work with.
+pub(crate) struct Context {
+    pub(crate) home: Home,
+    /// The file of settings, if there is one.
+    pub(crate) file: Option<PathBuf>,
+    /// What stands in it.
+    pub(crate) settings: Settings,
+    pub(crate) json: bool,
+    pub(crate) clock: Clock,
 }
 
-/// Whether an address is one of this machine's loopback interface.
-pub(crate) fn is_on_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
-        Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
-        None => false,
-    }
-}
-
-fn relay_address(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("not an address: {error}"))?;
-    // The token travels in the body.
-    if url.scheme() == "https" || (url.scheme() == "http" && is_on_loopback(&url)) {
-        Ok(url)
-    } else {
-        Err("the relay's address has to begin with `https://`".to_owned())
-    }
-}
-
-/// Why the program ends without having done what it was told.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The arguments, the environment or a file is wrong.
-    #[error("{0}")]
-    Configuration(String),
-    /// The relay, or Linear behind it, said no.
-    #[error("{0}")]
-    Refused(String),
-    /// Something else.
-    #[error("{0:#}")]
-    Failed(#[from] anyhow::Error),
-}
-
-impl Failure {
-    fn code(&self) -> u8 {
-        match self {
-            Self::Failed(_) => 1,
-            Self::Configuration(_) => 2,
-            Self::Refused(_) => 4,
-        }
+impl Context {
+    fn read(general: &General) -> Result<Self, Failure> {
+        let file = config::find(general.config.as_deref());
+        let settings = match &file {
+            Some(file) => config::read(file)?,
+            None => Settings::default(),
+        };
+        let directory = general.data.as_ref().or(settings.data.as_ref());
+        Ok(Self {
+            home: Home::new(directory.map(PathBuf::as_path))?,
+            file,
+            settings,
+            json: general.json,
+            clock: Clock::system(),
+        })
     }
 }
 
 /// Reads the arguments and runs.
 pub fn main() -> ExitCode {
-    run(Cli::parse().command)
+    run(Cli::parse())
 }
 
 /// Runs a command to its end.
-pub fn run(command: Command) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let done = match runtime {
-        Err(error) => Err(Failure::Failed(error.into())),
-        Ok(runtime) => {
-            let done = runtime.block_on(async {
-                match command {
-                    Command::Up(up) => up::run(up).await,
-                }
-            });
-            // A write to a stdout that nobody reads would be waited for without end.
-            runtime.shutdown_timeout(Duration::from_secs(1));
-            done
+pub fn run(cli: Cli) -> ExitCode {
+    let color = match cli.general.color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    };
+    let volume = match (cli.general.quiet, cli.general.verbose) {
+        (true, _) => Volume::Quiet,
+        (_, true) => Volume::Verbose,
+        _ => Volume::Normal,
+    };
+    talk::set(volume, color);
+    let done = match cli.command {
+        Command::Hold { command } => return tunnel::hold::hold(&command),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "edge-agent", &mut text);
+            commands::print(&text)
         }
+        command => in_runtime(cli.general, command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            say(format_args!("error: {failure}"));
+            talk::error(&failure);
             ExitCode::from(failure.code())
         }
+    }
+}
+
+fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let done = runtime.block_on(async {
+        let settings = match command {
+            Command::Up(settings) => return daemon(general, *settings).await,
+            command => command,
+        };
+        let context = Context::read(&general)?;
+        match settings {
+            Command::Status => commands::status::run(&context).await,
+            Command::Events(arguments) => commands::events::run(&context, arguments).await,
+            Command::Replay(arguments) => commands::replay::run(&context, arguments).await,
+            Command::Send(arguments) => commands::send::run(&context, arguments).await,
+            Command::Verify(arguments) => commands::verify::run(&context, &arguments),
+            Command::Init(arguments) => commands::init::run(&arguments),
+            Command::Doctor(flags) => commands::doctor::run(&context, *flags).await,
+            Command::Service(arguments) => commands::service::run(&context, arguments).await,
+            Command::Forget => commands::forget::run(&context).await,
+            Command::Up(_) | Command::Completions { .. } | Command::Hold { .. } => Ok(()),
+        }
+    });
+    // A write to a stdout that nobody reads would be waited for without end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
+}
+
+async fn daemon(general: General, flags: Settings) -> Result<(), Failure> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let (tell, told) = mpsc::channel(8);
+    tokio::spawn(async move { while tell.send(signals.next().await).await.is_ok() {} });
+    let around = Surroundings {
+        clock: Clock::system(),
+        route: Box::new(absence::default_route),
+        own_program: std::env::current_exe().context("cannot find this program")?,
+        told,
+    };
+    up_in(general, flags, around).await
+}
+
+async fn up_in(general: General, flags: Settings, around: Surroundings) -> Result<(), Failure> {
+    let home = Context::read(&general)?.home;
+    let read = || {
+        let context = Context::read(&general)?;
+        flags.clone().over(context.settings).config(context.file)
+    };
+    up::run(&home, read, around).await
+}
+
+/// Runs `edge-agent up …` in surroundings of one's own.
+pub async fn up(
+    arguments: impl IntoIterator<Item = OsString>,
+    around: Surroundings,
+) -> Result<(), Failure> {
+    let cli = Cli::try_parse_from(arguments).map_err(|e| Failure::Configuration(e.to_string()))?;
+    match cli.command {
+        Command::Up(flags) => up_in(cli.general, *flags, around).await,
+        _ => Err(Failure::Configuration("this is for `up` alone".to_owned())),
     }
 }

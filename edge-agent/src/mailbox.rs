@@ -9,7 +9,7 @@ use crate::delivery::Delivery;
 use crate::receiver::Shared;
 use crate::registration::Registration;
 use crate::relay::{CallError, Relay};
-use crate::talk::say;
+use crate::store::Headers;
 
 /// Pulls until nothing waits; answers how many events there were.
 pub(crate) async fn empty(
@@ -28,35 +28,39 @@ pub(crate) async fn empty(
         if mailbox.events.is_empty() {
             return Ok(pulled);
         }
+        let now = shared.clock.millis();
         let mut events = Vec::with_capacity(mailbox.events.len());
+        let mut refused = None;
         for waiting in mailbox.events {
+            let headers = (waiting.headers.into_iter())
+                .map(|(name, value)| (name, value.into_bytes()))
+                .collect();
             match Delivery::verify(
-                &shared.secrets(),
-                waiting.headers,
+                &shared.secrets(now),
+                Headers(headers),
                 waiting.body.into_bytes(),
+                now,
             ) {
                 Ok(Delivery::Event(event)) => events.push(event),
                 // Not an event, but acknowledged all the same.
                 Ok(Delivery::Control(_)) => {}
                 Err(error) => {
                     // What comes after it must wait, or it would overtake.
-                    say(format_args!("an event in the mailbox was refused: {error}"));
+                    refused = Some(error);
                     break;
                 }
             }
             ack.push(waiting.id);
         }
-        if ack.is_empty() {
-            return Err(CallError::Later {
-                reason: "the oldest event in the mailbox does not verify".to_owned(),
-                wait: None,
-            });
+        if let (Some(error), true) = (refused, ack.is_empty()) {
+            return Err(CallError::later(format!(
+                "the oldest event in the mailbox does not verify: {error}"
+            )));
         }
         pulled += events.len();
-        (shared.store.add(events).await).map_err(|error| CallError::Later {
-            reason: format!("{error:#}"),
-            wait: None,
-        })?;
+        let stored = shared.store.add(events).await;
+        shared.note_store(stored.as_ref().map(|_| ()));
+        stored.map_err(|error| CallError::later(format!("{error:#}")))?;
         shared.stored.notify_one();
     }
 }

@@ -1,4 +1,4 @@
-//! Events as lines of JSON on stdout, in the order in which they were stored.
+//! Events as lines of JSON on stdout, in the order in which they were stored: what is done where no handler is named.
 //!
 //! The body is a JSON string, so that it is the raw body byte for byte, line breaks and all.
 
@@ -6,14 +6,18 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use anyhow::Context as _;
+use protocol::clock::rfc3339;
+use protocol::headers::EDGE_ATTEMPT;
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::receiver::Shared;
-use crate::store::Event;
-use crate::talk::{now, rfc3339};
+use crate::store::{Event, Headers};
 
-const BATCH: u32 = 100;
+/// How many events are marked as printed together.
+const BATCH: usize = 100;
+/// How often another process is asked after: `replay` writes into the store.
+const OTHERS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,29 +29,37 @@ struct Line<'a> {
     workspace: &'a str,
     received_at: String,
     attempt: u64,
-    headers: &'a BTreeMap<String, String>,
+    headers: BTreeMap<&'a str, String>,
     body: &'a str,
 }
 
 /// Prints what was not printed, then whatever is stored; ends with an error, or between two batches once `stop`
 /// says so: what was printed is marked as such.
 pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    loop {
-        if *stop.borrow() {
-            return Ok(());
-        }
-        let events = shared.store.unhandled(BATCH).await?;
-        let Some((last, _)) = events.last() else {
+    let mut after = 0;
+    while !*stop.borrow() {
+        let mut waiting = shared.store.waiting(after).await?;
+        waiting.truncate(BATCH);
+        if waiting.is_empty() {
             tokio::select! {
                 () = shared.stored.notified() => {}
                 _ = stop.changed() => {}
+                () = tokio::time::sleep(OTHERS_EVERY) => {
+                    if shared.store.changed_by_another().await? {
+                        after = 0;
+                    }
+                }
             }
             continue;
-        };
-        let last = *last;
+        }
         let mut lines = Vec::new();
-        for (_, event) in &events {
-            write(&mut lines, event)?;
+        let mut printed = Vec::new();
+        for waiting in waiting {
+            after = waiting.sequence;
+            if let Some((event, _)) = shared.store.load(waiting.sequence).await? {
+                write(&mut lines, &event)?;
+                printed.push(waiting.sequence);
+            }
         }
         tokio::task::spawn_blocking(move || {
             let mut stdout = std::io::stdout().lock();
@@ -56,23 +68,45 @@ pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) -> any
         })
         .await?
         .context("cannot write to stdout")?;
-        shared.store.handled(last, now()).await?;
+        (shared.store)
+            .printed(printed, shared.clock.millis())
+            .await?;
     }
+    Ok(())
 }
 
-fn write(lines: &mut Vec<u8>, event: &Event) -> anyhow::Result<()> {
+/// Writes an event as one line.
+pub(crate) fn write(lines: &mut Vec<u8>, event: &Event) -> anyhow::Result<()> {
     let line = Line {
         id: &event.id,
         kind: &event.kind,
         action: &event.action,
         workspace: &event.workspace,
         received_at: rfc3339(event.received_at),
-        attempt: event.attempt,
-        headers: &event.headers,
+        attempt: (event.headers.get(EDGE_ATTEMPT))
+            .and_then(|attempt| attempt.parse().ok())
+            .unwrap_or(1),
+        headers: joined(&event.headers),
         // The relay takes UTF-8 only.
         body: std::str::from_utf8(&event.body).context("a stored body is not UTF-8")?,
     };
     serde_json::to_writer(&mut *lines, &line)?;
     lines.push(b'\n');
     Ok(())
+}
+
+/// Several values of one name as one list (RFC 9110, section 5.3).
+fn joined(headers: &Headers) -> BTreeMap<&str, String> {
+    let mut joined: BTreeMap<&str, String> = BTreeMap::new();
+    for (name, value) in &headers.0 {
+        let value = String::from_utf8_lossy(value);
+        joined
+            .entry(name)
+            .and_modify(|values| {
+                values.push_str(", ");
+                values.push_str(&value);
+            })
+            .or_insert_with(|| value.into_owned());
+    }
+    joined
 }

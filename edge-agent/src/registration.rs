@@ -2,14 +2,18 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use protocol::messages::{Registered, Workspace};
 use protocol::signature::Secret;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Failure;
+use crate::failure::Failure;
+
+/// How long the relay signs with a replaced secret, too.
+const ROTATION: Duration = Duration::from_secs(24 * 3600);
 
 /// What the relay gave this worker.
 #[derive(Clone, Serialize, Deserialize)]
@@ -22,10 +26,45 @@ pub(crate) struct Registration {
     pub(crate) workspace: Workspace,
     pub(crate) token: String,
     secret: String,
+    /// The secrets before this one, for as long as they may still sign.
+    #[serde(default)]
+    replaced: Vec<Replaced>,
+}
+
+/// Neither token nor secret is ever printed.
+impl std::fmt::Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registration")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Replaced {
+    secret: String,
+    /// Unix milliseconds.
+    until: i64,
 }
 
 impl Registration {
-    pub(crate) fn new(relay: &str, name: &str, registered: Registered) -> Self {
+    /// A new one, in the place of `was`: what is on its way may still be signed with the old secret.
+    pub(crate) fn new(
+        relay: &str,
+        name: &str,
+        registered: Registered,
+        was: Option<&Self>,
+        now: i64,
+    ) -> Self {
+        let until = now + i64::try_from(ROTATION.as_millis()).unwrap_or_default();
+        let replaced = was.iter().flat_map(|was| {
+            let last = Replaced {
+                secret: was.secret.clone(),
+                until,
+            };
+            let before = was.replaced.iter().filter(|r| r.until > now).cloned();
+            std::iter::once(last).chain(before).take(4)
+        });
         Self {
             relay: relay.to_owned(),
             name: name.to_owned(),
@@ -33,11 +72,17 @@ impl Registration {
             workspace: registered.workspace,
             token: registered.token,
             secret: registered.secret,
+            replaced: replaced.collect(),
         }
     }
 
-    pub(crate) fn secret(&self) -> Result<Secret, Failure> {
-        Secret::parse(&self.secret).map_err(|error| Failure::Configuration(error.to_string()))
+    /// Every secret that deliveries may be signed with at `now` (Unix milliseconds).
+    pub(crate) fn secrets(&self, now: i64) -> Vec<Secret> {
+        let replaced = self.replaced.iter().filter(|r| r.until > now);
+        std::iter::once(&self.secret)
+            .chain(replaced.map(|r| &r.secret))
+            .filter_map(|secret| Secret::parse(secret).ok())
+            .collect()
     }
 
     /// Reads the file; none if there is none.
@@ -52,12 +97,15 @@ impl Registration {
         };
         check_mode(path)?;
         // The parser's own words could quote a secret.
-        serde_json::from_str(&text).map(Some).map_err(|_| {
-            Failure::Configuration(format!(
-                "`{}` is damaged: delete it, and `edge-agent up` registers again",
-                path.display()
-            ))
-        })
+        (serde_json::from_str(&text).ok())
+            .filter(|read: &Self| Secret::parse(&read.secret).is_ok())
+            .map(Some)
+            .ok_or_else(|| {
+                Failure::Configuration(format!(
+                    "`{}` is damaged: delete it, and `edge-agent up` registers again",
+                    path.display()
+                ))
+            })
     }
 
     /// Writes the file, whole or not at all.
@@ -109,60 +157,6 @@ fn check_mode(_: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The events in it are nobody else's.
-#[cfg(unix)]
-fn make_private(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
-}
-
-#[cfg(not(unix))]
-fn make_private(_: &Path) -> std::io::Result<()> {
-    Ok(())
-}
-
-/// The directory of one agent, and its lock: two agents must not share their events.
-#[derive(Debug)]
-pub(crate) struct Home {
-    directory: PathBuf,
-    _lock: File,
-}
-
-impl Home {
-    /// Makes the directory and takes the lock.
-    pub(crate) fn take(directory: PathBuf) -> Result<Self, Failure> {
-        let failed = |error: std::io::Error| {
-            Failure::Configuration(format!("cannot use `{}`: {error}", directory.display()))
-        };
-        fs::create_dir_all(&directory)
-            .and_then(|()| make_private(&directory))
-            .map_err(failed)?;
-        let lock = File::create(directory.join("lock")).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Failure::Configuration(format!(
-                    "another edge-agent uses `{}`: stop it, or give this one its own with `--data`",
-                    directory.display()
-                )));
-            }
-            Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        Ok(Self {
-            directory,
-            _lock: lock,
-        })
-    }
-
-    pub(crate) fn registration(&self) -> PathBuf {
-        self.directory.join("registration.json")
-    }
-
-    pub(crate) fn events(&self) -> PathBuf {
-        self.directory.join("events.db")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use protocol::messages::State;
@@ -184,7 +178,32 @@ mod tests {
             again: false,
             expires_at: String::new(),
         };
-        Registration::new("https://relay", "laptop", registered)
+        Registration::new("https://relay", "laptop", registered, None, 0)
+    }
+
+    #[test]
+    fn replaced_secrets_are_taken_for_a_day_over_several_rotations() {
+        let hour = 3_600_000;
+        let mut current = registration();
+        let mut secrets = current.secrets(0);
+        for at in 1..3 {
+            let next = registration();
+            let registered = Registered {
+                worker: next.worker,
+                worker_id: "x".into(),
+                workspace: next.workspace,
+                token: next.token,
+                secret: next.secret,
+                state: State::Live,
+                again: true,
+                expires_at: String::new(),
+            };
+            current = Registration::new("r", "n", registered, Some(&current), at * hour);
+            secrets.insert(0, current.secrets(0)[0].clone());
+        }
+        assert_eq!(current.secrets(2 * hour), secrets);
+        assert_eq!(current.secrets(25 * hour + 1), secrets[..2]);
+        assert_eq!(current.secrets(26 * hour + 1), secrets[..1]);
     }
 
     #[test]
@@ -220,19 +239,5 @@ mod tests {
             error.contains("registration.json") && !error.contains("hush"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn two_agents_do_not_share_a_directory() {
-        let directory = tempfile::tempdir().unwrap();
-        let _first = Home::take(directory.path().to_owned()).unwrap();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            let mode = fs::metadata(directory.path()).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o700);
-        }
-        let second = Home::take(directory.path().to_owned()).unwrap_err();
-        assert!(second.to_string().contains("--data"));
     }
 }

@@ -1,14 +1,15 @@
 //! The relay's HTTP interface, as a worker uses it.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use axum::body::Bytes;
 use protocol::messages::{Mailbox, Problem, Pull, Register, Registered, Renew, Worker};
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::cli::is_on_loopback;
+use crate::config::is_on_loopback;
 use crate::registration::Registration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,7 +29,7 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
-    fn later(reason: impl Into<String>) -> Self {
+    pub(crate) fn later(reason: impl Into<String>) -> Self {
         Self::Later {
             reason: reason.into(),
             wait: None,
@@ -37,7 +38,16 @@ impl CallError {
 
     /// Whether the worker's token is no longer one.
     pub(crate) fn is_unknown_worker(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.code == "worker_token_invalid")
+        self.is("worker_token_invalid")
+    }
+
+    /// Whether another registration of the same name took over.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.is("worker_token_replaced")
+    }
+
+    fn is(&self, code: &str) -> bool {
+        matches!(self, Self::Refused(problem) if problem.code == code)
     }
 }
 
@@ -93,6 +103,35 @@ impl Relay {
             .await
     }
 
+    /// What the relay knows of the worker, and what its clock says, Unix milliseconds.
+    pub(crate) async fn read(
+        &self,
+        registration: &Registration,
+    ) -> Result<(Worker, Option<i64>), CallError> {
+        let answer = self
+            .send::<()>(
+                Method::GET,
+                &registration.worker,
+                Some(&registration.token),
+                None,
+            )
+            .await?;
+        let date = answer.date;
+        Ok((answer.read()?, date))
+    }
+
+    /// Removes the worker and its mailbox.
+    pub(crate) async fn remove(&self, registration: &Registration) -> Result<(), CallError> {
+        self.send::<()>(
+            Method::DELETE,
+            &registration.worker,
+            Some(&registration.token),
+            None,
+        )
+        .await
+        .map(drop)
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -100,10 +139,23 @@ impl Relay {
         token: Option<&str>,
         body: &impl Serialize,
     ) -> Result<T, CallError> {
+        self.send(method, path, token, Some(body)).await?.read()
+    }
+
+    async fn send<B: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&B>,
+    ) -> Result<Answer, CallError> {
         let mut url = self.base.clone();
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{base}{path}"));
-        let mut request = self.client.request(method, url).json(body);
+        let mut request = self.client.request(method, url);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
@@ -115,22 +167,23 @@ impl Relay {
             } else {
                 "cannot be reached"
             };
-            CallError::later(format!("the relay {what}: {error}"))
+            CallError::later(format!("the relay {what}: {}", root(&error)))
         })?;
         let status = response.status();
-        let wait = (response.headers().get("retry-after"))
-            .and_then(|value| value.to_str().ok()?.parse().ok())
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        let wait = header("retry-after")
+            .and_then(|value| value.parse().ok())
             .map(Duration::from_secs);
+        let date = header("date")
+            .and_then(|value| httpdate::parse_http_date(value).ok())
+            .and_then(|date| date.duration_since(UNIX_EPOCH).ok())
+            .and_then(|since| i64::try_from(since.as_millis()).ok());
         let body = response.bytes().await.map_err(|error| {
-            CallError::later(format!(
-                "the relay broke off its answer: {}",
-                error.without_url()
-            ))
+            let error = error.without_url();
+            CallError::later(format!("the relay broke off its answer: {}", root(&error)))
         })?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|_| {
-                CallError::later("the relay answered something else than its interface says")
-            });
+            return Ok(Answer { body, date });
         }
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem)
@@ -149,4 +202,28 @@ impl Relay {
             }),
         }
     }
+}
+
+/// A success.
+struct Answer {
+    body: Bytes,
+    /// The relay's clock, Unix milliseconds, to the second.
+    date: Option<i64>,
+}
+
+impl Answer {
+    fn read<T: DeserializeOwned>(&self) -> Result<T, CallError> {
+        serde_json::from_slice(&self.body).map_err(|_| {
+            CallError::later("the relay answered something else than its interface says")
+        })
+    }
+}
+
+/// The cause that started it: what a person can do something about.
+pub(crate) fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }

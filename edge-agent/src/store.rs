@@ -1,23 +1,83 @@
-//! The events, in SQLite.
+//! The events, in SQLite: what was received, what became of it, and every attempt at handling it.
 //!
-//! Invariant: an id is stored once; what [`Store::add`] answered is on the disk; an event is handed over in the
-//! order in which it was stored, and again after a crash if it was not marked as handed over.
+//! Invariant: an id is stored once; whatever a write answered is on the disk. One thread writes: what gathers while
+//! it commits goes into the next transaction together, so that a flood of deliveries does not wait for the disk one
+//! by one.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod prune;
+mod read;
+mod writer;
+
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+
+pub(crate) use read::{Counts, Filter, Listed};
+use writer::Writer;
+
+use crate::talk::warn;
+
+/// The form of the tables below.
+const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS event (
+    CREATE TABLE event (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, type TEXT NOT NULL,
-        action TEXT NOT NULL, workspace TEXT NOT NULL, received_at INTEGER NOT NULL, attempt INTEGER NOT NULL,
-        headers TEXT NOT NULL, body BLOB NOT NULL, handled_at INTEGER
+        action TEXT NOT NULL, workspace TEXT NOT NULL, ordering_key TEXT NOT NULL, received_at INTEGER NOT NULL,
+        state TEXT NOT NULL, attempts INTEGER NOT NULL, due_at INTEGER NOT NULL, finished_at INTEGER
     ) STRICT;
-    CREATE INDEX IF NOT EXISTS unhandled ON event (sequence) WHERE handled_at IS NULL;
+    CREATE INDEX waiting ON event (sequence) WHERE state = 'waiting';
+    CREATE INDEX finished ON event (finished_at) WHERE finished_at IS NOT NULL;
+    CREATE TABLE content (
+        sequence INTEGER PRIMARY KEY, headers BLOB NOT NULL, body BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE attempt (
+        sequence INTEGER NOT NULL, at INTEGER NOT NULL, took INTEGER NOT NULL, handler TEXT NOT NULL,
+        outcome TEXT NOT NULL, result TEXT NOT NULL, answer BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX attempts ON attempt (sequence);
+    CREATE TABLE pruned (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
+
+/// The headers of a delivery as they came: names in lower case, every value of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Headers(pub(crate) Vec<(String, Vec<u8>)>);
+
+impl Headers {
+    /// The first value of a header, if it is text.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        (self.0.iter())
+            .find(|(n, _)| n == name)
+            .and_then(|(_, value)| std::str::from_utf8(value).ok())
+    }
+
+    /// One line for each: neither name nor value can hold a line feed (RFC 9110, section 5.5).
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (name, value) in &self.0 {
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.push(b':');
+            bytes.extend_from_slice(value);
+            bytes.push(b'\n');
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let lines = bytes.split(|b| *b == b'\n');
+        Self(
+            lines
+                .filter_map(|line| {
+                    let colon = line.iter().position(|b| *b == b':')?;
+                    let name = std::str::from_utf8(&line[..colon]).ok()?;
+                    Some((name.to_owned(), line[colon + 1..].to_vec()))
+                })
+                .collect(),
+        )
+    }
+}
 
 /// An event as it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,166 +86,436 @@ pub(crate) struct Event {
     pub(crate) kind: String,
     pub(crate) action: String,
     pub(crate) workspace: String,
+    pub(crate) ordering_key: String,
     /// Unix milliseconds.
     pub(crate) received_at: i64,
-    pub(crate) attempt: u64,
-    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) headers: Headers,
     pub(crate) body: Vec<u8>,
+}
+
+/// `type.action`, or the type alone.
+pub(crate) fn name(kind: &str, action: &str) -> String {
+    if action.is_empty() {
+        kind.to_owned()
+    } else {
+        format!("{kind}.{action}")
+    }
+}
+
+/// What has become of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// To be handled, or handled again.
+    Waiting,
+    /// The handler took it.
+    Done,
+    /// The handler does not want it, or there is none for it.
+    Dropped,
+    /// All attempts failed: kept for `replay`.
+    Failed,
+}
+
+impl State {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Done => "done",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Waiting, Self::Done, Self::Dropped, Self::Failed]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+}
+
+/// One attempt of a handler at an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    /// Unix milliseconds.
+    pub(crate) at: i64,
+    /// Milliseconds.
+    pub(crate) took: i64,
+    /// Who was to handle it.
+    pub(crate) handler: String,
+    /// `done`, `dropped`, `retry` or `failed`.
+    pub(crate) outcome: String,
+    /// A status, an exit code, or what went wrong.
+    pub(crate) result: String,
+    /// What the handler answered or printed, up to 64 KB.
+    pub(crate) answer: Vec<u8>,
+}
+
+/// An event that is to be handled, without its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) sequence: i64,
+    pub(crate) ordering_key: String,
+    /// Unix milliseconds.
+    pub(crate) due_at: i64,
 }
 
 /// The events; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    connection: Arc<Mutex<Connection>>,
+    writer: Writer,
+    reader: Arc<Mutex<Connection>>,
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+/// Whether a file is not, or no longer, what SQLite can read.
+pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
+    let code = error
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code);
+    matches!(
+        code,
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
+}
+
+/// Moves a damaged file out of the way; answers where it is.
+pub(crate) fn set_aside(path: &Path, now: i64) -> anyhow::Result<PathBuf> {
+    let aside = path.with_extension(format!("damaged-{now}.db"));
+    std::fs::rename(path, &aside)
+        .with_context(|| format!("cannot move the damaged `{}` away", path.display()))?;
+    for (ending, kept) in [("db-wal", "db-wal"), ("db-shm", "db-shm")] {
+        let _ = std::fs::rename(
+            path.with_extension(ending),
+            path.with_extension(format!("damaged-{now}.{kept}")),
+        );
+    }
+    Ok(aside)
 }
 
 impl Store {
-    /// Opens or creates the file.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        let connection = Connection::open(path)
-            .and_then(|connection| {
-                connection.pragma_update(None, "journal_mode", "WAL")?;
-                connection.pragma_update(None, "synchronous", "FULL")?;
-                connection.execute_batch(SCHEMA)?;
-                Ok(connection)
-            })
-            .with_context(|| format!("cannot open the events in `{}`", path.display()))?;
+    /// Opens or creates the file. A damaged one is moved away and said to be, so that events are received again.
+    pub(crate) fn open(path: &Path, now: i64) -> anyhow::Result<Self> {
+        match Self::try_open(path) {
+            Err(error) if is_damage(&error) => {
+                let aside = set_aside(path, now)?;
+                warn(format_args!(
+                    "the events in `{}` are damaged: they are in `{}` now, and a new file is begun; \
+                     what was stored there and not handled is not handled (`sqlite3 FILE .recover` may read it)",
+                    path.display(),
+                    aside.display()
+                ));
+                Self::try_open(path)
+            }
+            opened => opened,
+        }
+        .with_context(|| format!("cannot open the events in `{}`", path.display()))
+    }
+
+    /// Opens the file for a command beside `up`: what is wrong with it is `up`'s to mend.
+    pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Self> {
+        Self::try_open(path)
+            .with_context(|| format!("cannot open the events in `{}`", path.display()))
+    }
+
+    fn try_open(path: &Path) -> anyhow::Result<Self> {
+        let mut connection = connect(path)?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let is_empty = connection
+            .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))
+            .optional()?
+            .is_none();
+        if is_empty {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
+        } else if version != SCHEMA_VERSION {
+            anyhow::bail!(
+                "the file was written by another version of edge-agent (its form is {version}, this one's is \
+                 {SCHEMA_VERSION}): use that version, or move the file away"
+            );
+        }
         Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
+            writer: Writer::start(connection)?,
+            reader: Arc::new(Mutex::new(Connection::open_with_flags(
+                path,
+                OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )?)),
         })
     }
 
-    async fn with<T: Send + 'static>(
+    async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let connection = Arc::clone(&self.connection);
+        let connection = Arc::clone(&self.reader);
         tokio::task::spawn_blocking(move || {
-            let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut connection)
+            work(&connection.lock().unwrap_or_else(PoisonError::into_inner))
         })
         .await?
-        .context("cannot use the stored events")
+        .context("cannot read the stored events")
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        (self.writer.run(work).await).context("cannot write to the stored events")
     }
 
     /// Stores events, all or none; answers how many were new.
     pub(crate) async fn add(&self, events: Vec<Event>) -> anyhow::Result<usize> {
-        self.with(move |connection| {
-            let transaction = connection.transaction()?;
+        self.write(move |connection| {
             let mut new = 0;
             for event in events {
-                let headers = serde_json::to_string(&event.headers)
-                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-                new += (transaction.prepare_cached(
-                    "INSERT OR IGNORE INTO event (id, type, action, workspace, received_at, attempt, headers, body)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                )?)
-                .execute(params![
-                    event.id,
-                    event.kind,
-                    event.action,
-                    event.workspace,
-                    event.received_at,
-                    event.attempt,
-                    headers,
-                    event.body
-                ])?;
+                let inserted = connection
+                    .prepare_cached(
+                        "INSERT OR IGNORE INTO event
+                             (id, type, action, workspace, ordering_key, received_at, state, attempts, due_at)
+                         SELECT ?1, ?2, ?3, ?4, ?5, ?6, 'waiting', 0, 0
+                         WHERE NOT EXISTS (SELECT 1 FROM pruned WHERE id = ?1)",
+                    )?
+                    .execute(params![
+                        event.id,
+                        event.kind,
+                        event.action,
+                        event.workspace,
+                        event.ordering_key,
+                        event.received_at,
+                    ])?;
+                if inserted == 1 {
+                    let sequence = connection.last_insert_rowid();
+                    connection
+                        .prepare_cached("INSERT INTO content VALUES (?, ?, ?)")?
+                        .execute(params![sequence, event.headers.to_bytes(), event.body])?;
+                    new += 1;
+                }
             }
-            transaction.commit()?;
             Ok(new)
         })
         .await
     }
 
-    /// The oldest events that were not handed over.
-    pub(crate) async fn unhandled(&self, limit: u32) -> anyhow::Result<Vec<(i64, Event)>> {
-        self.with(move |connection| {
-            let mut read = connection.prepare_cached(
-                "SELECT sequence, id, type, action, workspace, received_at, attempt, headers, body FROM event
-                 WHERE handled_at IS NULL ORDER BY sequence LIMIT ?",
-            )?;
-            let rows = read.query_map(params![limit], |row| {
-                let headers: String = row.get(7)?;
-                let event = Event {
-                    id: row.get(1)?,
-                    kind: row.get(2)?,
-                    action: row.get(3)?,
-                    workspace: row.get(4)?,
-                    received_at: row.get(5)?,
-                    attempt: row.get(6)?,
-                    headers: serde_json::from_str(&headers).unwrap_or_default(),
-                    body: row.get(8)?,
-                };
-                Ok((row.get(0)?, event))
-            })?;
-            rows.collect()
-        })
-        .await
-    }
-
-    /// Marks all up to `sequence` as handed over.
-    pub(crate) async fn handled(&self, sequence: i64, now: i64) -> anyhow::Result<()> {
-        self.with(move |connection| {
+    /// Records an attempt, and what it makes of the event.
+    pub(crate) async fn record(
+        &self,
+        sequence: i64,
+        attempt: Attempt,
+        state: State,
+        due_at: i64,
+    ) -> anyhow::Result<()> {
+        self.write(move |connection| {
+            let ended_at = attempt.at + attempt.took;
+            connection
+                .prepare_cached("INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?)")?
+                .execute(params![
+                    sequence,
+                    attempt.at,
+                    attempt.took,
+                    attempt.handler,
+                    attempt.outcome,
+                    attempt.result,
+                    attempt.answer
+                ])?;
             connection
                 .prepare_cached(
-                    "UPDATE event SET handled_at = ?2 WHERE handled_at IS NULL AND sequence <= ?1",
+                    "UPDATE event SET state = ?2, attempts = attempts + 1, due_at = ?3, finished_at = ?4
+                     WHERE sequence = ?1",
                 )?
-                .execute(params![sequence, now])
+                .execute(params![
+                    sequence,
+                    state.as_str(),
+                    due_at,
+                    (state != State::Waiting).then_some(ended_at)
+                ])
                 .map(drop)
         })
         .await
     }
+
+    /// Marks these as done: what was printed.
+    pub(crate) async fn printed(&self, sequences: Vec<i64>, now: i64) -> anyhow::Result<()> {
+        self.write(move |connection| {
+            let mut mark = connection.prepare_cached(
+                "UPDATE event SET state = 'done', attempts = attempts + 1, finished_at = ?2 WHERE sequence = ?1",
+            )?;
+            for sequence in sequences {
+                mark.execute(params![sequence, now])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Has these handled anew, as if they had just come.
+    pub(crate) async fn replay(&self, sequences: Vec<i64>) -> anyhow::Result<()> {
+        self.write(move |connection| {
+            let mut again = connection.prepare_cached(
+                "UPDATE event SET state = 'waiting', attempts = 0, due_at = 0, finished_at = NULL
+                 WHERE sequence = ?",
+            )?;
+            for sequence in sequences {
+                again.execute([sequence])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether another process wrote since this was last asked.
+    pub(crate) async fn changed_by_another(&self) -> anyhow::Result<bool> {
+        self.writer.changed_by_another().await.map_err(Into::into)
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn event(id: &str) -> Event {
+    pub(crate) fn event(id: &str) -> Event {
         Event {
             id: id.to_owned(),
             kind: "Issue".to_owned(),
             action: "create".to_owned(),
             workspace: "w".to_owned(),
+            ordering_key: "issue".to_owned(),
             received_at: 1,
-            attempt: 1,
-            headers: BTreeMap::from([("webhook-id".to_owned(), id.to_owned())]),
+            headers: Headers(vec![
+                ("webhook-id".to_owned(), id.as_bytes().to_vec()),
+                ("x-twice".to_owned(), b"a: b".to_vec()),
+                ("x-twice".to_owned(), b"\xe4".to_vec()),
+            ]),
             body: b"{ \"a\": 1 }\n\xff".to_vec(),
         }
     }
 
+    fn attempt(outcome: &str) -> Attempt {
+        Attempt {
+            at: 10,
+            took: 5,
+            handler: "h".into(),
+            outcome: outcome.into(),
+            result: "200".into(),
+            answer: b"ok".to_vec(),
+        }
+    }
+
     #[tokio::test]
-    async fn an_id_is_stored_once_and_handed_over_in_order_also_after_a_restart() {
+    async fn an_id_is_stored_once_and_waits_until_it_is_settled_also_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.db");
-        let store = Store::open(&path).unwrap();
-        assert_eq!(
-            store
-                .add(vec![event("a"), event("b"), event("a")])
-                .await
-                .unwrap(),
-            2
-        );
+        let store = Store::open(&path, 0).unwrap();
+        let three = vec![event("a"), event("b"), event("a")];
+        assert_eq!(store.add(three).await.unwrap(), 2);
         assert_eq!(store.add(vec![event("b"), event("c")]).await.unwrap(), 1);
-        let (first, _) = store.unhandled(10).await.unwrap()[0];
-        store.handled(first, 5).await.unwrap();
+        let waiting = store.waiting(0).await.unwrap();
+        assert_eq!(waiting.len(), 3);
+        let first = waiting[0].sequence;
+        store
+            .record(first, attempt("done"), State::Done, 0)
+            .await
+            .unwrap();
+        store
+            .record(waiting[1].sequence, attempt("retry"), State::Waiting, 99)
+            .await
+            .unwrap();
         drop(store);
-        let store = Store::open(&path).unwrap();
-        let left = store.unhandled(10).await.unwrap();
-        let left: Vec<_> = left.into_iter().map(|(_, event)| event).collect();
-        assert_eq!(left, [event("b"), event("c")]);
+        let store = Store::open(&path, 0).unwrap();
+        let waiting = store.waiting(0).await.unwrap();
+        assert_eq!(waiting.len(), 2);
+        assert_eq!(waiting[0].due_at, 99);
+        let (loaded, attempts) = store.load(waiting[0].sequence).await.unwrap().unwrap();
+        assert_eq!((loaded, attempts), (event("b"), 1));
+        store.replay(vec![first]).await.unwrap();
+        assert_eq!(store.waiting(0).await.unwrap()[0].sequence, first);
+        assert_eq!(store.attempts(first).await.unwrap(), [attempt("done")]);
+    }
+
+    #[tokio::test]
+    async fn what_gathers_is_written_together_and_one_failure_spoils_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("events.db"), 0).unwrap();
+        let mut writes = Vec::new();
+        for at in 0..50 {
+            let store = store.clone();
+            writes.push(tokio::spawn(async move {
+                if at == 25 {
+                    let wrong =
+                        |c: &Connection| c.execute("INSERT INTO pruned VALUES (NULL, 1)", []);
+                    store.write(wrong).await.map(|_| 0)
+                } else {
+                    store.add(vec![event(&format!("{at}"))]).await
+                }
+            }));
+        }
+        let mut stored = 0;
+        for write in writes {
+            stored += write.await.unwrap().unwrap_or_default();
+        }
+        assert_eq!(stored, 49);
+        assert_eq!(store.waiting(0).await.unwrap().len(), 49);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_the_store_goes_on_once_there_is_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("events.db"), 0).unwrap();
+        let pages =
+            |count: i64| move |c: &Connection| c.pragma_update(None, "max_page_count", count);
+        store.write(pages(20)).await.unwrap();
+        let mut large = event("a");
+        large.body = vec![b'x'; 1_000_000];
+        let error = store.add(vec![large.clone()]).await.unwrap_err();
+        assert!(format!("{error:#}").contains("full"), "{error:#}");
+        assert!(!is_damage(&error));
+        assert_eq!(store.add(vec![event("b")]).await.unwrap(), 1);
+        store.write(pages(1_000_000)).await.unwrap();
+        assert_eq!(store.add(vec![large]).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_moved_away_and_a_new_one_is_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        let damaged = "not a database, but long enough to be looked at as one";
+        std::fs::write(&path, damaged).unwrap();
+        let store = Store::open(&path, 7).unwrap();
+        assert_eq!(store.add(vec![event("a")]).await.unwrap(), 1);
+        let aside = directory.path().join("events.damaged-7.db");
+        assert_eq!(std::fs::read_to_string(aside).unwrap(), damaged);
     }
 
     #[test]
-    fn a_file_that_is_no_database_is_named() {
+    fn a_file_of_another_version_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.db");
-        std::fs::write(
-            &path,
-            "not a database, but long enough to be looked at as one",
-        )
-        .unwrap();
-        let error = format!("{:#}", Store::open(&path).unwrap_err());
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("CREATE TABLE event (a); PRAGMA user_version = 9")
+            .unwrap();
+        let error = format!("{:#}", Store::open(&path, 0).unwrap_err());
+        assert!(error.contains("another version"), "{error}");
         assert!(error.contains("events.db"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_write_of_another_process_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        let store = Store::open(&path, 0).unwrap();
+        store.add(vec![event("a")]).await.unwrap();
+        assert!(!store.changed_by_another().await.unwrap());
+        let other = Store::open(&path, 0).unwrap();
+        other.replay(vec![1]).await.unwrap();
+        assert!(store.changed_by_another().await.unwrap());
+        assert!(!store.changed_by_another().await.unwrap());
     }
 }

@@ -2,24 +2,58 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Says one line.
-pub(crate) fn say(line: impl Display) {
-    // Nobody may be listening any more, and that is no reason to end.
-    let _ = writeln!(std::io::stderr(), "edge-agent: {line}");
+use anstream::ColorChoice;
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Volume {
+    /// Only what a person should look at.
+    Quiet,
+    /// What happens.
+    Normal,
+    /// How, too.
+    Verbose,
 }
 
-/// RFC 3339, UTC, to the millisecond.
-pub(crate) fn rfc3339(millis: i64) -> String {
-    use time::format_description::well_known::Rfc3339;
-    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
-        .ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .unwrap_or_default()
+/// Set once, before anything is said; a logger's level, not a setting that code decides by.
+static VOLUME: AtomicU8 = AtomicU8::new(Volume::Normal as u8);
+
+/// Decides how much is said, and in which colours.
+pub(crate) fn set(volume: Volume, color: ColorChoice) {
+    VOLUME.store(volume as u8, Ordering::Relaxed);
+    color.write_global();
 }
 
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+fn line(volume: Volume, prefix: &str, line: impl Display) {
+    if VOLUME.load(Ordering::Relaxed) >= volume as u8 {
+        // Nobody may be listening any more, and that is no reason to end.
+        let _ = writeln!(anstream::stderr(), "edge-agent: {prefix}{line}");
+    }
+}
+
+/// Says what happened.
+pub(crate) fn say(text: impl Display) {
+    line(Volume::Normal, "", text);
+}
+
+/// Says how it happened: for whoever asked with `-v`.
+pub(crate) fn detail(text: impl Display) {
+    line(Volume::Verbose, "", text);
+}
+
+/// Says what a person should look at.
+pub(crate) fn warn(text: impl Display) {
+    line(Volume::Quiet, "\x1b[33mwarning:\x1b[0m ", text);
+}
+
+/// Says why the program ends.
+pub(crate) fn error(text: impl Display) {
+    line(Volume::Quiet, "\x1b[31merror:\x1b[0m ", text);
+}
+
+/// Says what could be done about it.
+pub(crate) fn hint(text: impl Display) {
+    line(Volume::Normal, "\x1b[36mhint:\x1b[0m ", text);
 }

@@ -1,302 +1,298 @@
-//! The daemon: listen, register, pull what waits, stay registered, say goodbye.
+//! The daemon: listen, be a worker, handle what is stored, and end in order.
 //!
-//! Invariant: it listens before it registers, since the relay challenges the address; it never ends because the
-//! relay or Linear is down.
+//! Invariant: it listens before it registers, since the relay challenges the address; it never ends because the relay
+//! or Linear is down.
 
-use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use protocol::messages::{Register, Renew, State};
+use protocol::clock::{Clock, rfc3339};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 
-use crate::cli::{Failure, Up};
-use crate::receiver::{Shared, router};
-use crate::registration::{Home, Registration};
-use crate::relay::{CallError, Relay};
-use crate::signal::told_to_end;
-use crate::store::Store;
-use crate::talk::say;
-use crate::{mailbox, output};
+use crate::config::{Config, Route};
+use crate::failure::Failure;
+use crate::home::Home;
+use crate::membership::{Member, goodbye, linear_token};
+use crate::receiver::{Shared, serve};
+use crate::registration::Registration;
+use crate::relay::Relay;
+use crate::report::{Report, Status};
+use crate::signal::Told;
+use crate::store::{Store, set_aside};
+use crate::talk::{detail, hint, say, warn};
+use crate::tunnel::{Program, Tunnel};
+use crate::{absence, handling, output, tunnel};
 
-const TOKEN: &str = "LINEAR_TOKEN";
+/// How often old events are deleted.
+const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How long what is being printed may take to end: nobody may be reading.
+const PRINTED_WITHIN: Duration = Duration::from_secs(3);
 
-/// How often the lease is renewed: this also tells a worker that was turned away that it was.
-const RENEW_EVERY: Duration = Duration::from_secs(5 * 60);
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How long the goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(3);
+/// What the daemon stands in; a test brings its own.
+pub struct Surroundings {
+    /// Tells the time.
+    pub clock: Clock,
+    /// Tells the default route.
+    pub route: Box<dyn Fn() -> Option<String> + Send>,
+    /// This program's file: it holds the tunnel's.
+    pub own_program: PathBuf,
+    /// What signals say.
+    pub told: mpsc::Receiver<Told>,
+}
 
-/// Runs until a signal.
-pub(crate) async fn run(arguments: Up) -> Result<(), Failure> {
-    let home = Home::take(directory(&arguments)?)?;
-    let stored = Registration::read(&home.registration())?
-        .filter(|r| r.relay == arguments.relay.as_str() && r.name == arguments.name);
-    let token = linear_token(&arguments)?;
-    if stored.is_none() && token.is_none() {
-        return Err(Failure::Configuration(format!(
-            "to register, a Linear API key or OAuth token is needed: set `{TOKEN}`, or use `--linear-token-file`"
-        )));
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
     }
-    let secrets = stored
-        .iter()
-        .map(Registration::secret)
-        .collect::<Result<_, _>>()?;
-    let shared = Arc::new(Shared {
-        store: Store::open(&home.events())?,
-        secrets: RwLock::new(secrets),
-        is_registering: AtomicBool::new(false),
-        stored: Notify::new(),
-        waiting: Notify::new(),
-    });
-    let listener = TcpListener::bind(arguments.listen).await.map_err(|error| {
-        Failure::Configuration(format!("cannot listen on `{}`: {error}", arguments.listen))
+}
+
+/// Runs until it is told to end; `read` reads the settings, at the start and when told to.
+pub(crate) async fn run(
+    home: &Home,
+    read: impl Fn() -> Result<Config, Failure>,
+    mut around: Surroundings,
+) -> Result<(), Failure> {
+    let config = Arc::new(read()?);
+    let program = match &config.route {
+        Route::Tunnel(choice) => Program::choose(*choice)?,
+        Route::Pull | Route::PublicUrl(_) => None,
+    };
+    let lock = home.take()?;
+    let registration = Registration::read(&home.registration())?
+        .filter(|r| r.relay == config.relay.as_str() && r.name == config.name);
+    if registration.is_none() {
+        // Without one there is nothing to run with: better said now than by the relay.
+        linear_token(&config)?;
+    }
+    let store = Store::open(&home.events(), around.clock.millis())?;
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        Failure::Configuration(format!(
+            "cannot listen on `{}`: {error}; use another `--listen`",
+            config.listen
+        ))
     })?;
-    let address = listener
-        .local_addr()
-        .context("the listener has no address")?;
-    say(format_args!("listening on http://{address}/webhook"));
-    let (stop, stopped) = oneshot::channel::<()>();
-    let receiver = tokio::spawn({
-        let router = router(Arc::clone(&shared));
+    let listen = (listener.local_addr()).context("the listener has no address")?;
+    let relay = Relay::new(config.relay.clone())?;
+    say(format_args!("listening on http://{listen}/webhook"));
+    if let Some(file) = &config.file {
+        detail(format_args!("settings from {}", file.display()));
+    }
+
+    let shared = Arc::new(Shared::new(around.clock.clone(), store, registration));
+    let report = Report::new(
+        home.report(),
+        Status {
+            pid: std::process::id(),
+            started_at: rfc3339(around.clock.millis()),
+            listen: listen.to_string(),
+            relay: config.relay.origin().ascii_serialization(),
+            name: config.name.clone(),
+            ..Status::default()
+        },
+    );
+    let (configure, configured) = watch::channel(Arc::clone(&config));
+    let (stop, stopped) = watch::channel(false);
+    let (stop_receiver, receiver_stopped) = watch::channel(false);
+    let (to_member, to_tunnel) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let address = watch::Sender::new(match &config.route {
+        Route::PublicUrl(url) => Some(url.clone()),
+        Route::Pull | Route::Tunnel(_) => None,
+    });
+
+    let receiver = tokio::spawn(serve(listener, Arc::clone(&shared), receiver_stopped));
+    let mut handling = tokio::spawn({
+        let (shared, report, configured) =
+            (Arc::clone(&shared), report.clone(), configured.clone());
+        let prints = config.rules.is_empty();
         async move {
-            let until = async { drop(stopped.await) };
-            axum::serve(listener, router)
-                .with_graceful_shutdown(until)
-                .await
+            if prints {
+                output::run(&shared, stopped).await
+            } else {
+                handling::run(shared, report, configured, stopped).await
+            }
         }
     });
+    let mut member = tokio::spawn(
+        Member {
+            relay: relay.clone(),
+            file: home.registration(),
+            shared: Arc::clone(&shared),
+            report: report.clone(),
+            config: configured,
+            address: address.subscribe(),
+            returned: Arc::clone(&to_member),
+        }
+        .stay(),
+    );
+    let mut background = vec![
+        tokio::spawn(absence::watch(
+            around.clock.clone(),
+            around.route,
+            [to_member, Arc::clone(&to_tunnel)],
+        )),
+        tokio::spawn(prune(Arc::clone(&shared), configure.subscribe())),
+    ];
+    match (program, &config.route) {
+        (Some(program), _) => {
+            let client = tunnel::client().context("cannot make an HTTP client")?;
+            let tunnel = Tunnel {
+                program,
+                listen,
+                own_program: around.own_program,
+                shared: Arc::clone(&shared),
+                report: report.clone(),
+                address: address.clone(),
+                returned: to_tunnel,
+            };
+            background.push(tokio::spawn(tunnel.keep_open(client)));
+        }
+        (None, Route::Tunnel(_)) => {
+            hint("no tunnel program is installed (cloudflared, ngrok or tailscale): pulling");
+        }
+        (None, _) => {}
+    }
 
-    let agent = Agent {
-        relay: Relay::new(arguments.relay.clone())?,
-        home,
-        token,
-        shared: Arc::clone(&shared),
-        arguments,
+    let done = loop {
+        tokio::select! {
+            done = &mut member => break ended(done),
+            done = &mut handling => break ended(done.map(|done| done.map_err(Failure::from))),
+            () = shared.damaged.notified() => break Err(Failure::Failed(aside(home, around.clock.millis()))),
+            told = around.told.recv() => match told {
+                Some(Told::Reload) => reload(&read, &configure),
+                Some(Told::End) | None => break Ok(()),
+            },
+        }
     };
-    let (stop_output, output_stopped) = watch::channel(false);
-    let mut printing = tokio::spawn({
-        let shared = Arc::clone(&shared);
-        async move { output::run(&shared, output_stopped).await }
-    });
-    let mut registration = stored;
-    let done = tokio::select! {
-        done = agent.stay_registered(&mut registration) => done,
-        done = &mut printing => done.context("the output ended").flatten().map_err(Failure::from),
-        told = told_to_end() => told.context("cannot listen for signals").map_err(Failure::from),
+
+    // In order: nothing new is taken, the relay lets mail wait, what runs may end.
+    shared.is_ending.store(true, Ordering::Release);
+    stop.send_replace(true);
+    member.abort();
+    for task in background {
+        task.abort();
+        let _ = task.await;
+    }
+    let ending = async {
+        let goodbye = async {
+            if let Some(registration) = shared.registration() {
+                goodbye(&relay, &registration).await;
+            }
+        };
+        tokio::join!(goodbye, end(&mut handling, config.rules.is_empty()));
     };
-    stop_output.send_replace(true);
-    if !printing.is_finished() {
-        // Nobody may be reading: what is not marked as printed is printed again at the next start.
-        let _ = tokio::time::timeout(GOODBYE, printing).await;
+    let ended_at_once = tokio::select! {
+        () = ending => false,
+        () = second_end(&mut around.told) => true,
+    };
+    if ended_at_once {
+        warn("ending at once");
+        handling.abort();
+        let _ = handling.await;
     }
-    if let Some(registration) = &registration {
-        agent.goodbye(registration).await;
-    }
-    drop(stop);
-    let _ = tokio::time::timeout(GOODBYE, receiver).await;
+    stop_receiver.send_replace(true);
+    let _ = receiver.await;
+    report.end();
+    drop(lock);
     done
 }
 
-fn directory(arguments: &Up) -> Result<PathBuf, Failure> {
-    use etcetera::BaseStrategy as _;
-    match &arguments.data {
-        Some(directory) => Ok(directory.clone()),
-        None => etcetera::choose_base_strategy()
-            .map(|base| base.data_dir().join("edge-agent"))
-            .map_err(|error| Failure::Configuration(format!("{error}: use `--data`"))),
+/// What a task ended with; a panic is a failure.
+fn ended(done: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+    done.unwrap_or_else(|error| Err(Failure::Failed(error.into())))
+}
+
+/// Waits for the second time that the agent is told to end.
+async fn second_end(told: &mut mpsc::Receiver<Told>) {
+    loop {
+        match told.recv().await {
+            Some(Told::End) => return,
+            Some(Told::Reload) => {}
+            None => std::future::pending().await,
+        }
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the token must not be an argument, so clap cannot read it"
-)]
-fn linear_token(arguments: &Up) -> Result<Option<String>, Failure> {
-    let text = match &arguments.linear_token_file {
-        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
-            Failure::Configuration(format!("cannot read `{}`: {error}", file.display()))
-        })?),
-        None => std::env::var(TOKEN).ok(),
+/// Waits for what runs, which has a time of its own, or for what is being printed, which may never end.
+async fn end(handling: &mut JoinHandle<anyhow::Result<()>>, prints: bool) {
+    let within = if prints {
+        PRINTED_WITHIN
+    } else {
+        handling::GRACE + Duration::from_secs(1)
     };
-    Ok(text
-        .map(|token| token.trim().to_owned())
-        .filter(|token| !token.is_empty()))
-}
-
-struct Agent {
-    relay: Relay,
-    home: Home,
-    token: Option<String>,
-    shared: Arc<Shared>,
-    arguments: Up,
-}
-
-impl Agent {
-    /// Registers or renews, empties the mailbox, and does so again whenever it is time.
-    async fn stay_registered(
-        &self,
-        registration: &mut Option<Registration>,
-    ) -> Result<(), Failure> {
-        loop {
-            if registration.is_none() {
-                let new = self.patiently(|| self.register()).await?;
-                new.write(&self.home.registration())?;
-                self.shared.set_secret(new.secret()?);
-                *registration = Some(new);
-            }
-            let Some(current) = registration.as_ref() else {
-                continue;
-            };
-            match self.serve(current).await {
-                Err(error) if error.is_unknown_worker() && self.token.is_some() => {
-                    say("the registration has ended: registering again");
-                    *registration = None;
-                }
-                Err(error) => return Err(refused(&error)),
-                Ok(()) => {}
-            }
-        }
+    if !handling.is_finished() && tokio::time::timeout(within, &mut *handling).await.is_err() {
+        handling.abort();
     }
+}
 
-    async fn register(&self) -> Result<Registration, CallError> {
-        let request = Register {
-            webhook_url: self.arguments.public_url.as_ref().map(ToString::to_string),
-            linear_token: self.token.clone().unwrap_or_default(),
-            name: self.arguments.name.clone(),
-            capabilities: (!self.arguments.types.is_empty()).then(|| self.arguments.types.clone()),
-        };
-        self.shared.is_registering.store(true, Ordering::Release);
-        let registered = self.relay.register(&request).await;
-        self.shared.is_registering.store(false, Ordering::Release);
-        let registered = registered?;
-        say(format_args!(
-            "registered as `{}` in workspace `{}`, {}",
-            request.name,
-            registered.workspace.name,
-            registered.state.as_str()
+/// Reads the settings again; what is wrong is refused as a whole.
+fn reload(read: &impl Fn() -> Result<Config, Failure>, configure: &watch::Sender<Arc<Config>>) {
+    let new = match read() {
+        Ok(new) => new,
+        Err(error) => {
+            warn(format_args!("the settings stay as they were: {error}"));
+            return;
+        }
+    };
+    let old = Arc::clone(&configure.borrow());
+    let fixed = [
+        ("relay", new.relay != old.relay),
+        ("name", new.name != old.name),
+        ("listen", new.listen != old.listen),
+        ("tunnel, public-url or pull", new.route != old.route),
+        (
+            "whether there is a handler",
+            new.rules.is_empty() != old.rules.is_empty(),
+        ),
+    ];
+    let fixed: Vec<_> = (fixed.into_iter())
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect();
+    if !fixed.is_empty() {
+        warn(format_args!(
+            "the settings stay as they were: {} cannot change while it runs, start it again",
+            fixed.join(", ")
         ));
-        Ok(Registration::new(
-            self.arguments.relay.as_str(),
-            &request.name,
-            registered,
-        ))
+        return;
     }
+    configure.send_replace(Arc::new(new));
+    say("the settings were read again");
+}
 
-    /// Renews, pulls, waits, and again; ends only when the relay refuses.
-    async fn serve(&self, registration: &Registration) -> Result<(), CallError> {
-        // What was registered before may have been registered with other arguments.
-        let mut renewal = Renew {
-            webhook_url: Some(self.arguments.public_url.as_ref().map(ToString::to_string)),
-            capabilities: Some(
-                (!self.arguments.types.is_empty()).then(|| self.arguments.types.clone()),
-            ),
-            state: None,
-        };
-        let poll = match self.arguments.public_url {
-            Some(_) => RENEW_EVERY,
-            None => Duration::from_secs(self.arguments.poll),
-        };
-        loop {
-            let worker = self
-                .patiently_call(|| self.renew(registration, &renewal))
-                .await?;
-            renewal = Renew::default();
-            if worker.waiting || worker.state != State::Live {
-                self.pull(registration).await?;
-            }
-            say(format_args!(
-                "ready: `{}` is {}",
-                worker.name,
-                match worker.state {
-                    State::Pull => "a pull worker",
-                    State::Live | State::Away => "live",
-                }
-            ));
-            let renew_at = tokio::time::Instant::now() + RENEW_EVERY;
-            while tokio::time::Instant::now() < renew_at {
-                let woken = tokio::time::timeout(poll, self.shared.waiting.notified()).await;
-                if woken.is_ok() || worker.state == State::Pull {
-                    self.pull(registration).await?;
-                }
-            }
+/// Deletes what is old, at the start and then now and again.
+async fn prune(shared: Arc<Shared>, mut config: watch::Receiver<Arc<Config>>) {
+    loop {
+        let now = Arc::clone(&config.borrow_and_update());
+        let pruned = (shared.store)
+            .prune(shared.clock.millis(), now.keep, now.keep_size)
+            .await;
+        match pruned {
+            Ok(0) => {}
+            Ok(pruned) => detail(format_args!("{pruned} old events deleted")),
+            Err(error) => warn(format_args!("old events cannot be deleted: {error:#}")),
         }
-    }
-
-    async fn renew(
-        &self,
-        registration: &Registration,
-        renewal: &Renew,
-    ) -> Result<protocol::messages::Worker, CallError> {
-        let has_address = renewal.webhook_url.is_some();
-        self.shared
-            .is_registering
-            .store(has_address, Ordering::Release);
-        let renewed = self.relay.renew(registration, renewal).await;
-        self.shared.is_registering.store(false, Ordering::Release);
-        renewed
-    }
-
-    async fn pull(&self, registration: &Registration) -> Result<(), CallError> {
-        let pulled = self
-            .patiently_call(|| mailbox::empty(&self.relay, registration, &self.shared))
-            .await?;
-        if pulled > 0 {
-            say(format_args!("{pulled} from the mailbox"));
-        }
-        Ok(())
-    }
-
-    async fn patiently<T, F: Future<Output = Result<T, CallError>>>(
-        &self,
-        call: impl Fn() -> F,
-    ) -> Result<T, Failure> {
-        self.patiently_call(call)
-            .await
-            .map_err(|error| refused(&error))
-    }
-
-    /// Calls until it is answered or refused; says once why it waits.
-    async fn patiently_call<T, F: Future<Output = Result<T, CallError>>>(
-        &self,
-        call: impl Fn() -> F,
-    ) -> Result<T, CallError> {
-        let mut wait = FIRST_WAIT;
-        let mut said = String::new();
-        loop {
-            match call().await {
-                Err(CallError::Later { reason, wait: told }) => {
-                    if said != reason {
-                        say(format_args!("{reason}; trying again"));
-                        said = reason;
-                    }
-                    tokio::time::sleep(wait.max(told.unwrap_or_default())).await;
-                    wait = (2 * wait).min(LONGEST_WAIT);
-                }
-                answered => return answered,
-            }
-        }
-    }
-
-    /// Tells the relay that nothing can be delivered from now on, so that mail waits instead of failing.
-    async fn goodbye(&self, registration: &Registration) {
-        let away = Renew {
-            state: Some(State::Away),
-            ..Renew::default()
-        };
-        let told = tokio::time::timeout(GOODBYE, self.relay.renew(registration, &away)).await;
-        match told {
-            Ok(Ok(_)) => say("away: events wait in the mailbox"),
-            _ => say("stopped without a goodbye: the relay will notice"),
+        let next =
+            shared.clock.millis() + i64::try_from(PRUNE_EVERY.as_millis()).unwrap_or_default();
+        tokio::select! {
+            () = shared.clock.until(next) => {}
+            changed = config.changed() => if changed.is_err() {
+                return;
+            },
         }
     }
 }
 
-fn refused(error: &CallError) -> Failure {
-    Failure::Refused(format!("the relay refused: {error}"))
+/// Moves the damaged events away, so that the next start begins a new file; answers with what happened.
+fn aside(home: &Home, now: i64) -> anyhow::Error {
+    match set_aside(&home.events(), now) {
+        Ok(aside) => anyhow::anyhow!(
+            "the stored events are damaged: they are in `{}` now; start again, and a new file is begun",
+            aside.display()
+        ),
+        Err(error) => error,
+    }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use edge_agent::signal::told_to_end;
+use edge_agent::signal::Signals;
 use relay::config::{ConfigError, environment};
 use tracing_subscriber::EnvFilter;
 
@@ -39,8 +39,8 @@ enum Command {
     /// Show it working, with nothing but this program: no network, no account
     Demo,
     /// Be an edge-agent: what the demo starts
-    #[command(hide = true, subcommand)]
-    Agent(edge_agent::cli::Command),
+    #[command(hide = true)]
+    Agent(edge_agent::cli::Cli),
 }
 
 #[derive(Debug, Args)]
@@ -127,11 +127,12 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     eprintln!("  SQS       http://{}", machine.sqs_address);
     eprintln!("  DynamoDB  http://{}", machine.dynamodb_address);
     eprintln!("  kept      {kept}");
-    told_to_end().await?;
+    let mut signals = Signals::listen()?;
+    signals.told_to_end().await;
     eprintln!("edge-relay: finishing what was begun; a second signal ends it at once");
     tokio::select! {
         () = machine.stop() => Ok(()),
-        again = told_to_end() => Ok(again?),
+        () = signals.told_to_end() => Ok(()),
     }
 }
 

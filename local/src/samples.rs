@@ -8,18 +8,18 @@ pub const WORKSPACE: &str = "f6fadfa7-e5c1-4b62-9362-da5cc13da58a";
 
 /// One payload of each of five kinds.
 pub const FIVE_KINDS: [&str; 5] = [
-    include_str!("../samples/01-issue-create.json"),
-    include_str!("../samples/04-comment-create.json"),
-    include_str!("../samples/05-agentsession-created.json"),
-    include_str!("../samples/09-appusernotification-issueMention.json"),
-    include_str!("../samples/22-project-update.json"),
+    include_str!("../../samples/01-issue-create.json"),
+    include_str!("../../samples/04-comment-create.json"),
+    include_str!("../../samples/05-agentsession-created.json"),
+    include_str!("../../samples/09-appusernotification-issueMention.json"),
+    include_str!("../../samples/22-project-update.json"),
 ];
 
 /// Three payloads about one issue, in the order in which they happened.
 pub const ONE_ISSUE: [&str; 3] = [
-    include_str!("../samples/02-issue-update.json"),
-    include_str!("../samples/20-issuesla-highRisk.json"),
-    include_str!("../samples/06-agentsession-prompted.json"),
+    include_str!("../../samples/02-issue-update.json"),
+    include_str!("../../samples/20-issuesla-highRisk.json"),
+    include_str!("../../samples/06-agentsession-prompted.json"),
 ];
 
 /// A webhook as Linear sends it.

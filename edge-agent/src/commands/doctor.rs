@@ -1,0 +1,309 @@
+//! `doctor`: everything between Linear and the user's code, one check after another, and what to do about each.
+
+use std::time::Duration;
+
+use protocol::messages::{Control, State};
+use serde::Serialize;
+use url::Url;
+
+use super::send::signed;
+use super::{print, print_json};
+use crate::cli::Context;
+use crate::config::{Config, Route, Settings};
+use crate::failure::Failure;
+use crate::registration::Registration;
+use crate::relay::{CallError, Relay};
+use crate::report::{self, Status};
+use crate::tunnel::Program;
+
+/// How far this clock may be from the relay's: signatures are taken within 300 s.
+const CLOCK_SKEW: i64 = 60;
+
+#[derive(Serialize)]
+struct Check {
+    check: &'static str,
+    is_well: bool,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+#[derive(Default)]
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn well(&mut self, check: &'static str, found: impl Into<String>) {
+        self.0.push(Check {
+            check,
+            is_well: true,
+            found: found.into(),
+            advice: None,
+        });
+    }
+
+    fn wrong(&mut self, check: &'static str, found: impl Into<String>, advice: impl Into<String>) {
+        self.0.push(Check {
+            check,
+            is_well: false,
+            found: found.into(),
+            advice: Some(advice.into()),
+        });
+    }
+}
+
+pub(crate) async fn run(context: &Context, flags: Settings) -> Result<(), Failure> {
+    let mut checks = Checks::default();
+    let config = flags
+        .over(context.settings.clone())
+        .config(context.file.clone());
+    let config = match config {
+        Ok(config) => {
+            let from = config.file.as_ref().map_or_else(
+                || "flags and environment alone".to_owned(),
+                |file| file.display().to_string(),
+            );
+            checks.well("configuration", from);
+            Some(config)
+        }
+        Err(error) => {
+            checks.wrong(
+                "configuration",
+                error.to_string(),
+                "`edge-agent init` writes one that is right",
+            );
+            None
+        }
+    };
+    let status = report::read(&context.home.report()).filter(|_| context.home.is_in_use());
+    match &status {
+        Some(status) => checks.well("agent", format!("running as process {}", status.pid)),
+        None => checks.wrong(
+            "agent",
+            "not running",
+            "start it: `edge-agent up`, or `edge-agent service install`",
+        ),
+    }
+    let registration = Registration::read(&context.home.registration());
+    let registration = match registration {
+        Ok(Some(registration)) => {
+            checks.well(
+                "registration",
+                format!(
+                    "`{}` in workspace `{}`",
+                    registration.name, registration.workspace.name
+                ),
+            );
+            Some(registration)
+        }
+        Ok(None) => {
+            checks.wrong(
+                "registration",
+                "none",
+                "set LINEAR_TOKEN and start `edge-agent up`: it registers",
+            );
+            None
+        }
+        Err(error) => {
+            checks.wrong("registration", error.to_string(), "as it says");
+            None
+        }
+    };
+    if let Some(registration) = &registration {
+        relay(context, registration, &mut checks).await?;
+    }
+    if let Some(config) = &config {
+        tunnel(config, status.as_ref(), &mut checks);
+        handlers(config, &mut checks).await;
+    }
+    if let (Some(status), Some(registration)) = (&status, &registration) {
+        around(context, config.as_ref(), status, registration, &mut checks).await?;
+    }
+    tell(context, &checks)
+}
+
+fn tell(context: &Context, checks: &Checks) -> Result<(), Failure> {
+    if context.json {
+        print_json(&checks.0)?;
+    } else {
+        let mut text = String::new();
+        for check in &checks.0 {
+            let mark = if check.is_well { "ok   " } else { "WRONG" };
+            text.push_str(&format!("{mark}  {:<13} {}\n", check.check, check.found));
+            if let Some(advice) = &check.advice {
+                text.push_str(&format!("{:21}{advice}\n", ""));
+            }
+        }
+        print(text.as_bytes())?;
+    }
+    match checks.0.iter().filter(|check| !check.is_well).count() {
+        0 => Ok(()),
+        wrong => Err(Failure::Unhealthy(format!(
+            "{wrong} of {} checks failed",
+            checks.0.len()
+        ))),
+    }
+}
+
+/// The relay, what it thinks of this worker, and what its clock says.
+async fn relay(
+    context: &Context,
+    registration: &Registration,
+    checks: &mut Checks,
+) -> Result<(), Failure> {
+    let base = Url::parse(&registration.relay).map_err(anyhow::Error::from)?;
+    let (worker, date) = match Relay::new(base)?.read(registration).await {
+        Ok(read) => read,
+        Err(CallError::Refused(problem)) => {
+            checks.wrong(
+                "relay",
+                problem.detail,
+                "start `edge-agent up` with LINEAR_TOKEN: it registers again",
+            );
+            return Ok(());
+        }
+        Err(CallError::Later { reason, .. }) => {
+            checks.wrong(
+                "relay",
+                reason,
+                "check `relay`, the network, and HTTPS_PROXY; a private CA goes into the system's trust store, or SSL_CERT_FILE",
+            );
+            return Ok(());
+        }
+    };
+    let mut found = format!("`{}` is {}", worker.name, worker.state.as_str());
+    if worker.waiting {
+        found.push_str(", and mail waits for it");
+    }
+    match (&worker.last_error, worker.state) {
+        (Some(error), State::Away) => checks.wrong(
+            "relay",
+            format!(
+                "{found}; the last attempt failed at {}: {}",
+                error.at, error.reason
+            ),
+            "start `edge-agent up`: it pulls what waits, and is live again",
+        ),
+        _ => checks.well("relay", found),
+    }
+    if let Some(date) = date {
+        let skew = (context.clock.millis() - date) / 1000;
+        if skew.abs() <= CLOCK_SKEW {
+            checks.well("clock", "as the relay's");
+        } else {
+            checks.wrong(
+                "clock",
+                format!(
+                    "{} s {} the relay's",
+                    skew.abs(),
+                    if skew > 0 { "ahead of" } else { "behind" }
+                ),
+                "set this machine's clock by NTP: deliveries are refused more than 300 s off",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn tunnel(config: &Config, status: Option<&Status>, checks: &mut Checks) {
+    let address = status.and_then(|status| status.address.as_deref());
+    match (&config.route, address) {
+        (Route::Pull, _) => checks.well(
+            "address",
+            format!(
+                "none: it asks every {}",
+                humantime::format_duration(config.poll)
+            ),
+        ),
+        (_, Some(address)) => checks.well("address", address),
+        (Route::PublicUrl(url), None) => checks.wrong(
+            "address",
+            format!("{} is not registered", report::shown(url)),
+            "see what `edge-agent up` says",
+        ),
+        (Route::Tunnel(choice), None) => match Program::choose(*choice) {
+            Err(error) => checks.wrong("address", error.to_string(), "as it says"),
+            Ok(None) => checks.well("address", "no tunnel program is installed: it pulls"),
+            Ok(Some(program)) => checks.wrong(
+                "address",
+                format!("{} has none yet", program.name()),
+                "see what `edge-agent up -v` says of it: it may need a login",
+            ),
+        },
+    }
+}
+
+async fn handlers(config: &Config, checks: &mut Checks) {
+    if config.rules.is_empty() {
+        checks.well("handler", "none: events are printed on stdout");
+    }
+    for rule in &config.rules {
+        match rule.action.presence().await {
+            Ok(()) => checks.well("handler", format!("{} for {}", rule.action, rule.pattern)),
+            Err(why) => checks.wrong(
+                "handler",
+                format!("{} for {}: {why}", rule.action, rule.pattern),
+                "start it; events wait for it meanwhile",
+            ),
+        }
+    }
+}
+
+/// A signed ping: to the public address, if there is one, and so around the circle; else to the receiver.
+async fn around(
+    context: &Context,
+    config: Option<&Config>,
+    status: &Status,
+    registration: &Registration,
+    checks: &mut Checks,
+) -> Result<(), Failure> {
+    let public = match (config.map(|config| &config.route), &status.address) {
+        (Some(Route::PublicUrl(url)), Some(_)) => Some(url.to_string()),
+        (_, address) => address.clone(),
+    };
+    let (what, url) = match public {
+        Some(url) => ("through the public address", url),
+        None => (
+            "to the receiver",
+            format!("http://{}/webhook", status.listen),
+        ),
+    };
+    let body =
+        serde_json::to_vec(&Control::Ping { waiting: false }).map_err(anyhow::Error::from)?;
+    let now = context.clock.millis();
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(10))
+        .build()
+        .map_err(anyhow::Error::from)?;
+    let mut request = client.post(url);
+    for (name, value) in signed(registration, "ping_doctor", &body, now) {
+        request = request.header(name, value);
+    }
+    let began = std::time::Instant::now();
+    match request.body(body).send().await {
+        Ok(answer) if answer.status().is_success() => checks.well(
+            "ping",
+            format!(
+                "a signed ping came round {what} in {} ms",
+                began.elapsed().as_millis()
+            ),
+        ),
+        Ok(answer) => checks.wrong(
+            "ping",
+            format!(
+                "a signed ping {what} was answered {}",
+                answer.status().as_u16()
+            ),
+            "see what `edge-agent up` says: which check failed",
+        ),
+        Err(error) => checks.wrong(
+            "ping",
+            format!(
+                "a signed ping {what} did not come round: {}",
+                crate::relay::root(&error.without_url())
+            ),
+            "check the tunnel, and that it leads to where the agent listens",
+        ),
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! `replay`: events are handled again, by the agent that runs here or, with `--to`, right now and elsewhere.
+
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use serde::Serialize;
+
+use super::events::since;
+use super::{print, print_json};
+use crate::cli::Context;
+use crate::config::{Action, Span};
+use crate::failure::Failure;
+use crate::handler::{self, Outcome};
+use crate::store::{Filter, Listed, Store, name};
+use crate::talk::{hint, say};
+use crate::target::Target;
+
+/// How long a target may take.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+/// The arguments.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).multiple(true).args(["ids", "failed", "since"])))]
+pub(crate) struct Replay {
+    /// These events
+    #[arg(value_name = "ID", conflicts_with_all = ["failed", "since"])]
+    ids: Vec<String>,
+    /// Those that failed for good
+    #[arg(long)]
+    failed: bool,
+    /// Those received within this time: `10m`, `1h`, `7d`
+    #[arg(long, value_name = "TIME")]
+    since: Option<Span>,
+    /// POST them there now, in order, instead of handing them to the agent
+    #[arg(long, value_name = "TARGET")]
+    to: Option<Target>,
+    /// Only say which
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Facts<'a> {
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    action: &'a str,
+    /// What the target answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a str>,
+}
+
+pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Failure> {
+    let store = context.store()?;
+    let filter = Filter {
+        ids: arguments.ids.clone(),
+        only_failed: arguments.failed,
+        since: since(context, arguments.since),
+        ..Filter::default()
+    };
+    let events = store.list(filter).await?;
+    let unknown = (arguments.ids.iter()).find(|id| events.iter().all(|event| event.id != **id));
+    if let Some(unknown) = unknown {
+        return Err(Failure::Unhealthy(format!(
+            "there is no event `{unknown}` here: nothing was replayed"
+        )));
+    }
+    if events.is_empty() {
+        return Err(Failure::Unhealthy("no event matches".to_owned()));
+    }
+    match arguments.to {
+        _ if arguments.dry_run => {
+            for event in &events {
+                show(context, event, None)?;
+            }
+            hint(format_args!("{} would be replayed", events.len()));
+            Ok(())
+        }
+        Some(target) => post(context, &store, &events, target).await,
+        None => {
+            let sequences = events.iter().map(|event| event.sequence).collect();
+            store.replay(sequences).await?;
+            for event in &events {
+                show(context, event, None)?;
+            }
+            if context.home.is_in_use() {
+                say(format_args!("{} handed to the agent", events.len()));
+            } else {
+                hint("edge-agent is not running: they are handled once it is up");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// POSTs one after another; what fails does not keep the next from being tried.
+async fn post(
+    context: &Context,
+    store: &Store,
+    events: &[Listed],
+    target: Target,
+) -> Result<(), Failure> {
+    let client = handler::client().map_err(anyhow::Error::from)?;
+    let secret = context.settings.linear_secret()?;
+    let action = Action::Http(target);
+    let mut failed = 0;
+    for listed in events {
+        let Some(event) = store.content(listed.sequence).await? else {
+            continue;
+        };
+        let answer = action
+            .handle(
+                &client,
+                secret.as_ref(),
+                &event,
+                1,
+                TIME_LIMIT,
+                context.clock.millis(),
+            )
+            .await;
+        if !matches!(answer.outcome, Outcome::Done | Outcome::Dropped) {
+            failed += 1;
+        }
+        show(context, listed, Some(&answer.result))?;
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure::Failed(anyhow::anyhow!(
+        "{failed} of {} were not taken by {action}",
+        events.len()
+    )))
+}
+
+fn show(context: &Context, event: &Listed, result: Option<&str>) -> Result<(), Failure> {
+    if context.json {
+        return print_json(&Facts {
+            id: &event.id,
+            kind: &event.kind,
+            action: &event.action,
+            result,
+        });
+    }
+    let named = name(&event.kind, &event.action);
+    let line = format!("{}  {named:<32}  {}", event.id, result.unwrap_or_default());
+    print(format!("{}\n", line.trim_end()).as_bytes())
+}

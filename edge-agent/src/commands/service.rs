@@ -1,0 +1,400 @@
+//! `service`: starts with the machine: a systemd user unit on Linux, a launchd agent on macOS.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+
+use serde_json::json;
+use tokio::process::Command;
+
+use super::{print, print_json};
+use crate::cli::Context;
+use crate::failure::Failure;
+use crate::membership::linear_token;
+use crate::talk::{hint, say};
+
+const UNIT: &str = "edge-agent.service";
+const LABEL: &str = "dev.edge-relay.edge-agent";
+
+/// What is done with the service.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Service {
+    /// Write it, and start it now and with every login
+    Install(Install),
+    /// Stop it, and remove what was written
+    Uninstall {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Say whether it is installed and running
+    Status,
+}
+
+/// The arguments of `install`.
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    /// Only say what would be written and run
+    #[arg(long)]
+    dry_run: bool,
+    /// Arguments for `up`, beside what the file of settings says
+    #[arg(last = true, value_name = "UP ARGUMENTS")]
+    up: Vec<String>,
+}
+
+/// Who keeps services here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    Systemd,
+    Launchd,
+}
+
+impl Keeper {
+    fn here() -> Result<Self, Failure> {
+        if cfg!(target_os = "macos") {
+            Ok(Self::Launchd)
+        } else if cfg!(target_os = "linux") {
+            Ok(Self::Systemd)
+        } else {
+            Err(Failure::Configuration(
+                "services are kept by systemd on Linux and launchd on macOS; here, start `edge-agent up` yourself"
+                    .to_owned(),
+            ))
+        }
+    }
+
+    fn file(self) -> Result<PathBuf, Failure> {
+        use etcetera::BaseStrategy as _;
+        let base = etcetera::choose_base_strategy()
+            .map_err(|error| Failure::Configuration(error.to_string()))?;
+        Ok(match self {
+            Self::Systemd => base.config_dir().join("systemd/user").join(UNIT),
+            Self::Launchd => base
+                .home_dir()
+                .join(format!("Library/LaunchAgents/{LABEL}.plist")),
+        })
+    }
+
+    fn text(self, command: &[String], log: &Path) -> String {
+        match self {
+            Self::Systemd => unit(command),
+            Self::Launchd => plist(command, log),
+        }
+    }
+
+    /// What is run once the file is written.
+    fn starts(self, file: &Path) -> Vec<Vec<String>> {
+        match self {
+            Self::Systemd => vec![
+                words("systemctl --user daemon-reload"),
+                words(&format!("systemctl --user enable {UNIT}")),
+                words(&format!("systemctl --user restart {UNIT}")),
+            ],
+            Self::Launchd => vec![vec![
+                "launchctl".to_owned(),
+                "bootstrap".to_owned(),
+                domain(),
+                file.display().to_string(),
+            ]],
+        }
+    }
+
+    /// What is run before the file is removed, or written again.
+    fn stops(self) -> Vec<Vec<String>> {
+        match self {
+            Self::Systemd => vec![words(&format!("systemctl --user disable --now {UNIT}"))],
+            Self::Launchd => vec![words(&format!("launchctl bootout {}/{LABEL}", domain()))],
+        }
+    }
+
+    fn asks(self) -> Vec<String> {
+        match self {
+            Self::Systemd => words(&format!("systemctl --user is-active --quiet {UNIT}")),
+            Self::Launchd => words(&format!("launchctl print {}/{LABEL}", domain())),
+        }
+    }
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+/// launchd's domain for this user's logins.
+fn domain() -> String {
+    #[cfg(unix)]
+    return format!("gui/{}", rustix::process::getuid().as_raw());
+    #[cfg(not(unix))]
+    return String::new();
+}
+
+/// Quoted as systemd.syntax(7) and systemd.service(5) have it.
+fn quoted(argument: &str) -> String {
+    let escaped = argument
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('%', "%%")
+        .replace('$', "$$");
+    format!("\"{escaped}\"")
+}
+
+fn unit(command: &[String]) -> String {
+    let command: Vec<_> = command.iter().map(|argument| quoted(argument)).collect();
+    format!(
+        "[Unit]\n\
+         Description=edge-agent: Linear's webhooks on this machine\n\
+         Documentation=man:systemd.service(5)\n\
+         \n\
+         [Service]\n\
+         ExecStart={}\n\
+         ExecReload=kill -HUP $MAINPID\n\
+         Restart=always\n\
+         RestartSec=5\n\
+         # Wrong settings and a refusal do not mend themselves.\n\
+         RestartPreventExitStatus=2 4\n\
+         # Running handlers have 10 s to end.\n\
+         TimeoutStopSec=20\n\
+         \n\
+         [Install]\n\
+         WantedBy=default.target\n",
+        command.join(" ")
+    )
+}
+
+fn plist(command: &[String], log: &Path) -> String {
+    let escaped = |text: &str| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    let arguments: String = (command.iter())
+        .map(|argument| format!("    <string>{}</string>\n", escaped(argument)))
+        .collect();
+    let log = escaped(&log.display().to_string());
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
+         <plist version=\"1.0\">\n\
+         <dict>\n  \
+         <key>Label</key>\n  <string>{LABEL}</string>\n  \
+         <key>ProgramArguments</key>\n  <array>\n{arguments}  </array>\n  \
+         <key>RunAtLoad</key>\n  <true/>\n  \
+         <key>KeepAlive</key>\n  <dict>\n    <key>SuccessfulExit</key>\n    <false/>\n  </dict>\n  \
+         <key>ThrottleInterval</key>\n  <integer>10</integer>\n  \
+         <key>ExitTimeOut</key>\n  <integer>20</integer>\n  \
+         <key>StandardErrorPath</key>\n  <string>{log}</string>\n\
+         </dict>\n\
+         </plist>\n"
+    )
+}
+
+pub(crate) async fn run(context: &Context, service: Service) -> Result<(), Failure> {
+    let keeper = Keeper::here()?;
+    match service {
+        Service::Install(install) => self::install(context, keeper, install).await,
+        Service::Uninstall { dry_run } => uninstall(context, keeper, dry_run).await,
+        Service::Status => status(context, keeper).await,
+    }
+}
+
+/// `up`, with whole paths: a service starts elsewhere.
+fn command(context: &Context, up: Vec<String>) -> Result<Vec<String>, Failure> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let whole = |path: &Path| -> Result<String, Failure> {
+        let path = std::path::absolute(path).context("a path cannot be made absolute")?;
+        (path.into_os_string().into_string())
+            .map_err(|_| Failure::Configuration("a path is not UTF-8".to_owned()))
+    };
+    let mut command = vec![whole(&program)?, "up".to_owned()];
+    if let Some(file) = &context.file {
+        command.extend(["--config".to_owned(), whole(file)?]);
+    }
+    command.extend(["--data".to_owned(), whole(context.home.directory())?]);
+    command.extend(up);
+    Ok(command)
+}
+
+async fn install(context: &Context, keeper: Keeper, install: Install) -> Result<(), Failure> {
+    check(context, &install)?;
+    let file = keeper.file()?;
+    let log = context.home.directory().join("edge-agent.log");
+    let text = keeper.text(&command(context, install.up)?, &log);
+    let starts = keeper.starts(&file);
+    if install.dry_run {
+        return plan(context, "write", &file, Some(&text), &starts);
+    }
+    let was_there = file.exists();
+    let cannot = || format!("cannot write `{}`", file.display());
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(directory).with_context(cannot)?;
+    std::fs::create_dir_all(context.home.directory()).with_context(cannot)?;
+    if was_there && keeper == Keeper::Launchd {
+        // launchd takes a label once.
+        for command in keeper.stops() {
+            let _ = call(&command).await;
+        }
+    }
+    std::fs::write(&file, text).with_context(cannot)?;
+    for command in &starts {
+        if let Err(failure) = call(command).await {
+            if !was_there {
+                let _ = std::fs::remove_file(&file);
+            }
+            return Err(failure);
+        }
+    }
+    say(format_args!(
+        "`{}` is written, and edge-agent runs",
+        file.display()
+    ));
+    lingering(keeper).await;
+    Ok(())
+}
+
+/// A service that could not start is not installed.
+fn check(context: &Context, install: &Install) -> Result<(), Failure> {
+    if !install.up.is_empty() {
+        // They are read by `up`, which says what is wrong with them.
+        return Ok(());
+    }
+    let config = context.settings.clone().config(context.file.clone())?;
+    let is_registered = context.home.registration().exists();
+    if !is_registered && config.linear_token_file.is_none() {
+        // A service does not have this shell's environment.
+        linear_token(&config)?;
+        return Err(Failure::Configuration(
+            "a service does not see LINEAR_TOKEN: set `linear-token-file`, or run `edge-agent up` once to register"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// systemd ends a user's services with the last session, unless the user lingers.
+async fn lingering(keeper: Keeper) {
+    if keeper != Keeper::Systemd {
+        return;
+    }
+    let asked = Command::new("loginctl")
+        .args(["show-user", "--property=Linger", "--value"])
+        .arg(whoami())
+        .stdin(Stdio::null())
+        .output()
+        .await;
+    let lingers = asked.is_ok_and(|output| output.stdout.starts_with(b"yes"));
+    if !lingers {
+        hint("it ends when you log out: `loginctl enable-linger` keeps it, and starts it at boot");
+    }
+}
+
+/// This user, by number.
+fn whoami() -> String {
+    #[cfg(unix)]
+    return rustix::process::getuid().as_raw().to_string();
+    #[cfg(not(unix))]
+    return String::new();
+}
+
+async fn uninstall(context: &Context, keeper: Keeper, dry_run: bool) -> Result<(), Failure> {
+    let file = keeper.file()?;
+    if dry_run {
+        return plan(context, "remove", &file, None, &keeper.stops());
+    }
+    if !file.exists() {
+        return Err(Failure::Unhealthy(format!(
+            "it is not installed: there is no `{}`",
+            file.display()
+        )));
+    }
+    for command in keeper.stops() {
+        call(&command).await?;
+    }
+    std::fs::remove_file(&file).with_context(|| format!("cannot remove `{}`", file.display()))?;
+    say("it is no longer installed; the registration stays: `edge-agent forget` ends it");
+    Ok(())
+}
+
+async fn status(context: &Context, keeper: Keeper) -> Result<(), Failure> {
+    let file = keeper.file()?;
+    let installed = file.exists();
+    let running = installed && call(&keeper.asks()).await.is_ok();
+    if context.json {
+        print_json(&json!({ "installed": installed, "running": running, "file": file }))?;
+    } else {
+        let text = match (installed, running) {
+            (false, _) => "not installed".to_owned(),
+            (true, true) => format!("running, from {}", file.display()),
+            (true, false) => format!("not running, though there is {}", file.display()),
+        };
+        print(format!("{text}\n").as_bytes())?;
+    }
+    if running {
+        Ok(())
+    } else {
+        Err(Failure::Unhealthy("the service is not running".to_owned()))
+    }
+}
+
+fn plan(
+    context: &Context,
+    does: &str,
+    file: &Path,
+    text: Option<&str>,
+    commands: &[Vec<String>],
+) -> Result<(), Failure> {
+    if context.json {
+        return print_json(&json!({ does: file, "text": text, "run": commands }));
+    }
+    let mut plan = format!("{does} {}\n", file.display());
+    if let Some(text) = text {
+        plan.push_str(&format!("\n{text}\n"));
+    }
+    for command in commands {
+        plan.push_str(&format!("run {}\n", command.join(" ")));
+    }
+    print(plan.as_bytes())
+}
+
+/// Runs a command of the system's.
+async fn call(command: &[String]) -> Result<(), Failure> {
+    let line = command.join(" ");
+    let [program, arguments @ ..] = command else {
+        return Ok(());
+    };
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .with_context(|| format!("cannot run `{line}`"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Failure::Failed(anyhow::anyhow!(
+        "`{line}` failed: {}",
+        said.trim().lines().last().unwrap_or("it did not say why")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_takes_its_arguments_as_they_are() {
+        let command =
+            ["/opt/edge agent/bin", "up", "--name", "50% \"of\" $it\\"].map(str::to_owned);
+        let line =
+            "ExecStart=\"/opt/edge agent/bin\" \"up\" \"--name\" \"50%% \\\"of\\\" $$it\\\\\"\n";
+        assert!(unit(&command).contains(line), "{}", unit(&command));
+    }
+
+    #[test]
+    fn a_plist_takes_its_arguments_as_they_are() {
+        let command = ["/opt/edge-agent", "up", "a&b<c>"].map(str::to_owned);
+        let text = plist(&command, Path::new("/home/a&b/log"));
+        insta::assert_snapshot!(text);
+    }
+}

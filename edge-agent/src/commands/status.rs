@@ -1,0 +1,118 @@
+//! `status`: whether it runs, is registered and reached, and what waits.
+
+use protocol::clock::rfc3339;
+use serde::Serialize;
+
+use super::{print, print_json};
+use crate::cli::Context;
+use crate::failure::Failure;
+use crate::report::{self, Status};
+use crate::store::Counts;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Facts {
+    running: bool,
+    healthy: bool,
+    #[serde(flatten)]
+    status: Option<Status>,
+    events: Counts,
+    /// When the last event was received, RFC 3339.
+    last_event: Option<String>,
+}
+
+pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
+    let running = context.home.is_in_use();
+    let status = report::read(&context.home.report()).filter(|_| running);
+    let (events, last_event) = match context.store() {
+        Ok(store) => store.counts().await?,
+        Err(Failure::Unhealthy(_)) => (Counts::default(), None),
+        Err(failure) => return Err(failure),
+    };
+    let unhealthy = unhealthy(status.as_ref());
+    let facts = Facts {
+        running,
+        healthy: unhealthy.is_none(),
+        status,
+        events,
+        last_event: last_event.map(rfc3339),
+    };
+    if context.json {
+        print_json(&facts)?;
+    } else {
+        print(text(&facts).as_bytes())?;
+    }
+    unhealthy.map_or(Ok(()), |why| Err(Failure::Unhealthy(why)))
+}
+
+/// What keeps events from being handled, if anything does.
+fn unhealthy(status: Option<&Status>) -> Option<String> {
+    let Some(status) = status else {
+        return Some("edge-agent is not running: start it with `edge-agent up`".to_owned());
+    };
+    if let Some(problem) = &status.problem {
+        return Some(problem.clone());
+    }
+    if status.state.is_none() {
+        return Some("it is not registered yet".to_owned());
+    }
+    (status.handlers.iter())
+        .find(|handler| handler.is_there == Some(false))
+        .map(|handler| format!("{} is not there: events wait for it", handler.handler))
+}
+
+fn text(facts: &Facts) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<10} {value}\n"));
+    match &facts.status {
+        None => line("agent", "not running"),
+        Some(status) => {
+            line(
+                "agent",
+                &format!(
+                    "running as process {} since {}, listening on {}",
+                    status.pid, status.started_at, status.listen
+                ),
+            );
+            let workspace = status.workspace.as_deref().unwrap_or("-");
+            let state = status.state.as_deref().unwrap_or("not registered");
+            line(
+                "worker",
+                &format!("{} in workspace {workspace}: {state}", status.name),
+            );
+            let renewed = status.renewed_at.as_deref().unwrap_or("never");
+            line(
+                "relay",
+                &format!("{}, last answered {renewed}", status.relay),
+            );
+            if let Some(address) = &status.address {
+                let tunnel = status.tunnel.as_deref().unwrap_or("your own");
+                line("address", &format!("{address} ({tunnel})"));
+            } else if let Some(tunnel) = &status.tunnel {
+                line("address", &format!("none yet ({tunnel}): pulling"));
+            }
+            for handler in &status.handlers {
+                let is_there = match handler.is_there {
+                    Some(true) => "there",
+                    Some(false) => "not there",
+                    None => "not looked for yet",
+                };
+                line("handler", &format!("{}: {is_there}", handler.handler));
+            }
+        }
+    }
+    let Counts {
+        waiting,
+        done,
+        dropped,
+        failed,
+    } = facts.events;
+    line(
+        "events",
+        &format!("{waiting} waiting, {done} done, {dropped} dropped, {failed} failed"),
+    );
+    if let Some(last) = &facts.last_event {
+        line("last", last);
+    }
+    text
+}

@@ -1,0 +1,116 @@
+//! A handler: the user's code, over HTTP or as a command, and what its answer means.
+
+mod command;
+mod http;
+pub(crate) mod linear;
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::config::{Action, LinearSecret, Rule};
+use crate::store::Event;
+
+pub(crate) use http::client;
+
+/// How much of an answer is kept.
+const ANSWER_LIMIT: usize = 64 * 1024;
+/// How long it may take to find out whether somebody listens.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The handler took it.
+    Done,
+    /// The handler does not want it, and never will.
+    Dropped,
+    /// It may go better later.
+    Retry,
+    /// It will not go better.
+    Failed,
+    /// The handler was not there, so nothing was tried.
+    Absent,
+}
+
+/// An attempt that ended.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) outcome: Outcome,
+    /// A status, an exit code, or what went wrong.
+    pub(crate) result: String,
+    /// What was answered or printed, up to [`ANSWER_LIMIT`].
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    fn new(outcome: Outcome, result: impl Into<String>, body: Vec<u8>) -> Self {
+        Self {
+            outcome,
+            result: result.into(),
+            body,
+        }
+    }
+}
+
+impl Action {
+    /// Gives the event to the handler; `attempt` counts from 1, `now` is Unix milliseconds.
+    pub(crate) async fn handle(
+        &self,
+        client: &reqwest::Client,
+        secret: Option<&LinearSecret>,
+        event: &Event,
+        attempt: u64,
+        time_limit: Duration,
+        now: i64,
+    ) -> Answer {
+        match self {
+            Self::Http(target) => {
+                http::post(client, target, secret, event, attempt, time_limit, now).await
+            }
+            Self::Exec(command) => command::run(command, event, attempt, time_limit).await,
+        }
+    }
+
+    /// Whether the handler is there; what is missing if it is not.
+    pub(crate) async fn presence(&self) -> Result<(), String> {
+        match self {
+            Self::Http(target) => {
+                let (host, port) = target.authority();
+                let connected =
+                    tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect((host, port))).await;
+                match connected {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("it does not answer".to_owned()),
+                }
+            }
+            Self::Exec(command) => {
+                let program = command.first().cloned().unwrap_or_default();
+                match tokio::task::spawn_blocking(move || which::which(program)).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        }
+    }
+}
+
+/// For people: an address without its query, or the program's name without its arguments.
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http(target) => target.fmt(f),
+            Self::Exec(command) => f.write_str(command.first().map_or("", String::as_str)),
+        }
+    }
+}
+
+/// The first rule that wants an event of this type and action.
+pub(crate) fn rule<'a>(rules: &'a [Rule], kind: &str, action: &str) -> Option<&'a Rule> {
+    rules.iter().find(|rule| {
+        let patterns = std::slice::from_ref(&rule.pattern);
+        protocol::capability::wanted(Some(patterns), kind, action)
+    })
+}

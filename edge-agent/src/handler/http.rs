@@ -1,0 +1,137 @@
+//! The HTTP handler: the same bytes and the same headers, POSTed to this machine.
+
+use std::time::{Duration, Instant};
+
+use protocol::headers::{EDGE_ATTEMPT, LINEAR_SIGNATURE, WEBHOOK_ID, WEBHOOK_SIGNATURE};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Response, StatusCode};
+
+use super::{ANSWER_LIMIT, Answer, Outcome, linear};
+use crate::config::LinearSecret;
+use crate::relay::root;
+use crate::store::Event;
+use crate::target::Target;
+
+/// Headers about one connection (RFC 9110, section 7.6.1) or one length, which the next hop has of its own.
+const NOT_FORWARDED: [&str; 12] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The client that all events are POSTed with.
+pub(crate) fn client() -> reqwest::Result<Client> {
+    Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(2))
+        .build()
+}
+
+/// POSTs an event; with a secret of Linear's, stamped and signed as Linear would do it now.
+pub(super) async fn post(
+    client: &Client,
+    target: &Target,
+    secret: Option<&LinearSecret>,
+    event: &Event,
+    attempt: u64,
+    time_limit: Duration,
+    now: i64,
+) -> Answer {
+    let mut headers = forwarded(event, attempt);
+    let body = match secret {
+        None => event.body.clone(),
+        Some(secret) => {
+            let body = linear::stamped(&event.body, now);
+            let signature = protocol::linear_signature::sign(&secret.0, &body);
+            if let Ok(signature) = HeaderValue::try_from(signature) {
+                headers.insert(LINEAR_SIGNATURE, signature);
+            }
+            // It covers bytes that are no longer these.
+            headers.remove(WEBHOOK_SIGNATURE);
+            body
+        }
+    };
+    let began = Instant::now();
+    let request = client
+        .post(target.url().clone())
+        .headers(headers)
+        .body(body);
+    let response = match tokio::time::timeout(time_limit, request.send()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            let outcome = if error.is_connect() {
+                Outcome::Absent
+            } else {
+                Outcome::Retry
+            };
+            return Answer::new(outcome, root(&error.without_url()), Vec::new());
+        }
+        Err(_) => {
+            let result = format!(
+                "no answer within {}",
+                humantime::format_duration(time_limit)
+            );
+            return Answer::new(Outcome::Retry, result, Vec::new());
+        }
+    };
+    let status = response.status();
+    let outcome = match status {
+        StatusCode::GONE => Outcome::Dropped,
+        status if status.is_success() => Outcome::Done,
+        _ => Outcome::Retry,
+    };
+    let left = time_limit.saturating_sub(began.elapsed());
+    let body = read(response, left).await;
+    Answer::new(outcome, status.as_u16().to_string(), body)
+}
+
+fn forwarded(event: &Event, attempt: u64) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &event.headers.0 {
+        if NOT_FORWARDED.contains(&name.as_str()) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_bytes(value),
+        ) {
+            headers.append(name, value);
+        }
+    }
+    if !headers.contains_key(CONTENT_TYPE) {
+        // A mailbox hands out no media type; Linear sends this one.
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        headers.insert(CONTENT_TYPE, json);
+    }
+    if let Ok(id) = HeaderValue::from_str(&event.id) {
+        headers.insert(WEBHOOK_ID, id);
+    }
+    headers.insert(EDGE_ATTEMPT, HeaderValue::from(attempt));
+    headers
+}
+
+/// The first part of an answer's body, within `time`; what a handler says with its status counts in any case.
+async fn read(mut response: Response, time: Duration) -> Vec<u8> {
+    let mut body = Vec::new();
+    let reading = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            let room = ANSWER_LIMIT - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if body.len() == ANSWER_LIMIT {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(time.min(Duration::from_secs(10)), reading).await;
+    body
+}

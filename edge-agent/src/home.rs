@@ -1,0 +1,112 @@
+//! The directory of one agent: its registration, its events, what it says of itself, and its lock.
+//!
+//! Invariant: only its owner can enter it, and only one `up` runs in it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::failure::Failure;
+
+/// The directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    directory: PathBuf,
+}
+
+/// Held for as long as `up` runs; the system lets go of it however `up` ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// The events in it are nobody else's.
+#[cfg(unix)]
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+impl Home {
+    /// The platform's data directory, unless another one is given.
+    pub(crate) fn new(directory: Option<&Path>) -> Result<Self, Failure> {
+        use etcetera::BaseStrategy as _;
+        let directory = match directory {
+            Some(directory) => directory.to_owned(),
+            None => etcetera::choose_base_strategy()
+                .map(|base| base.data_dir().join("edge-agent"))
+                .map_err(|error| Failure::Configuration(format!("{error}: use `--data`")))?,
+        };
+        Ok(Self { directory })
+    }
+
+    /// Makes the directory and takes its lock.
+    pub(crate) fn take(&self) -> Result<Lock, Failure> {
+        let failed = |error: std::io::Error| {
+            Failure::Configuration(format!(
+                "cannot use `{}`: {error}",
+                self.directory.display()
+            ))
+        };
+        fs::create_dir_all(&self.directory)
+            .and_then(|()| make_private(&self.directory))
+            .map_err(failed)?;
+        let file = File::create(self.directory.join("lock")).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(Failure::Configuration(format!(
+                "another edge-agent uses `{}`: stop it, or give this one its own with `--data`",
+                self.directory.display()
+            ))),
+            Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Whether an `up` runs in it.
+    pub(crate) fn is_in_use(&self) -> bool {
+        File::open(self.directory.join("lock")).is_ok_and(|file| file.try_lock_shared().is_err())
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn registration(&self) -> PathBuf {
+        self.directory.join("registration.json")
+    }
+
+    pub(crate) fn events(&self) -> PathBuf {
+        self.directory.join("events.db")
+    }
+
+    pub(crate) fn report(&self) -> PathBuf {
+        self.directory.join("status.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_agents_do_not_share_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::new(Some(directory.path())).unwrap();
+        assert!(!home.is_in_use());
+        let first = home.take().unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(directory.path()).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+        assert!(home.take().unwrap_err().to_string().contains("--data"));
+        assert!(home.is_in_use());
+        drop(first);
+        assert!(!home.is_in_use());
+    }
+}

@@ -1,0 +1,39 @@
+//! Processes that end together: a command and all that it starts.
+
+use std::io;
+
+use tokio::process::{Child, Command};
+
+/// A process group of its own; whatever is left of it is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Group {
+    #[cfg(unix)]
+    leader: Option<rustix::process::Pid>,
+}
+
+impl Group {
+    /// Starts a command as the leader of a new group.
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Self)> {
+        #[cfg(unix)]
+        command.process_group(0);
+        let child = command.kill_on_drop(true).spawn()?;
+        let group = Self {
+            #[cfg(unix)]
+            leader: (child.id())
+                .and_then(|id| i32::try_from(id).ok())
+                .and_then(rustix::process::Pid::from_raw),
+        };
+        Ok((child, group))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The group lives for as long as any process in it does, so its id cannot be another's while one is left;
+        // once none is, this finds nobody.
+        #[cfg(unix)]
+        if let Some(leader) = self.leader {
+            let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
+        }
+    }
+}

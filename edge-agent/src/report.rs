@@ -1,0 +1,125 @@
+//! What `up` says of itself in a file, for `status`, `doctor` and `send`; no secret and no query is in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// What the running agent knows of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    pub(crate) pid: u32,
+    /// RFC 3339.
+    pub(crate) started_at: String,
+    /// Where it listens.
+    pub(crate) listen: String,
+    pub(crate) relay: String,
+    pub(crate) name: String,
+    /// The workspace's name, once registered.
+    pub(crate) workspace: Option<String>,
+    /// `live`, `away` or `pull`, as the relay last said.
+    pub(crate) state: Option<String>,
+    /// When the relay last answered, RFC 3339.
+    pub(crate) renewed_at: Option<String>,
+    /// The public address, without its query.
+    pub(crate) address: Option<String>,
+    /// The program that makes the address.
+    pub(crate) tunnel: Option<String>,
+    /// Why it is not registered, or not reached.
+    pub(crate) problem: Option<String>,
+    pub(crate) handlers: Vec<Presence>,
+}
+
+/// Whether a handler is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Presence {
+    pub(crate) handler: String,
+    /// Unknown until it was looked for.
+    pub(crate) is_there: Option<bool>,
+}
+
+impl Status {
+    /// Forgets every handler but these.
+    pub(crate) fn keep_handlers(&mut self, handlers: &[String]) {
+        let before = std::mem::take(&mut self.handlers);
+        for handler in handlers {
+            if self.handlers.iter().all(|known| known.handler != *handler) {
+                let known = before.iter().find(|known| known.handler == *handler);
+                self.handlers.push(Presence {
+                    handler: handler.clone(),
+                    is_there: known.and_then(|known| known.is_there),
+                });
+            }
+        }
+    }
+
+    /// Notes whether a handler is there; answers what was known before.
+    pub(crate) fn see_handler(&mut self, handler: &str, is_there: bool) -> Option<bool> {
+        let known = self.handlers.iter_mut().find(|h| h.handler == handler)?;
+        known.is_there.replace(is_there)
+    }
+}
+
+/// The file, and what stands in it; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    path: Arc<PathBuf>,
+    status: Arc<Mutex<Status>>,
+}
+
+impl Report {
+    pub(crate) fn new(path: PathBuf, status: Status) -> Self {
+        let report = Self {
+            path: Arc::new(path),
+            status: Arc::new(Mutex::new(status)),
+        };
+        report.write(&report.lock());
+        report
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes it, and the file if that made a difference.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        let mut status = self.lock();
+        let before = status.clone();
+        let answer = change(&mut status);
+        if *status != before {
+            self.write(&status);
+        }
+        answer
+    }
+
+    /// Whole or not at all. A report that cannot be written harms nobody.
+    fn write(&self, status: &Status) {
+        let beside = self.path.with_extension("new");
+        if let Ok(text) = serde_json::to_vec_pretty(status) {
+            let _ = std::fs::write(&beside, text)
+                .and_then(|()| std::fs::rename(&beside, self.path.as_ref()));
+        }
+    }
+
+    /// Removes the file: nothing runs any more.
+    pub(crate) fn end(&self) {
+        let _ = std::fs::remove_file(self.path.as_ref());
+    }
+}
+
+/// Reads the file of a running agent.
+pub(crate) fn read(path: &Path) -> Option<Status> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// An address as it may be shown: without user, query and fragment.
+pub(crate) fn shown(url: &url::Url) -> String {
+    let mut url = url.clone();
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}

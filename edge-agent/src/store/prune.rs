@@ -1,0 +1,164 @@
+//! What is deleted, and when: handled events, by age and by the room they take.
+//!
+//! Invariant: what waits is never deleted, and an id is known for longer than the relay could hand it over again.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use super::Store;
+
+/// How many events go in one transaction, so that deliveries need not wait long.
+const BATCH: u32 = 200;
+
+/// How long the id of a deleted event is known: twice as long as the relay keeps mail.
+const KNOWN: Duration = Duration::from_secs(14 * 86_400);
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The bytes that are used in the file.
+fn used(connection: &Connection) -> rusqlite::Result<u64> {
+    let pragma =
+        |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, u64>(0));
+    Ok((pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?)
+}
+
+fn delete_batch(
+    connection: &Connection,
+    now: i64,
+    finished_before: i64,
+) -> rusqlite::Result<usize> {
+    let mut find = connection.prepare_cached(
+        "SELECT sequence FROM event WHERE finished_at IS NOT NULL AND finished_at < ? ORDER BY finished_at LIMIT ?",
+    )?;
+    let found: Vec<i64> = find
+        .query_map(params![finished_before, BATCH], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for sequence in &found {
+        connection
+            .prepare_cached(
+                "INSERT OR REPLACE INTO pruned SELECT id, ?2 FROM event WHERE sequence = ?1",
+            )?
+            .execute(params![sequence, now])?;
+        for table in ["event", "content", "attempt"] {
+            connection
+                .prepare_cached(&format!("DELETE FROM {table} WHERE sequence = ?"))?
+                .execute([sequence])?;
+        }
+    }
+    Ok(found.len())
+}
+
+impl Store {
+    /// Deletes what was handled longer ago than `keep`, then the oldest until `keep_size` bytes hold the rest;
+    /// answers how many events it deleted.
+    pub(crate) async fn prune(
+        &self,
+        now: i64,
+        keep: Duration,
+        keep_size: u64,
+    ) -> anyhow::Result<usize> {
+        let mut deleted = 0;
+        loop {
+            let batch = self
+                .write(move |connection| {
+                    let mut batch = delete_batch(connection, now, now - millis(keep))?;
+                    if batch == 0 && used(connection)? > keep_size {
+                        batch = delete_batch(connection, now, i64::MAX)?;
+                    }
+                    Ok(batch)
+                })
+                .await?;
+            deleted += batch;
+            if batch == 0 {
+                break;
+            }
+        }
+        self.write(move |connection| {
+            connection.execute("DELETE FROM pruned WHERE at < ?", [now - millis(KNOWN)])
+        })
+        .await?;
+        if deleted > 0 {
+            self.write(|connection| connection.execute_batch("PRAGMA incremental_vacuum"))
+                .await?;
+        }
+        Ok(deleted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::event;
+    use super::super::{Attempt, State};
+    use super::*;
+
+    async fn settle(store: &Store, sequence: i64, at: i64, state: State) {
+        let attempt = Attempt {
+            at,
+            took: 0,
+            handler: String::new(),
+            outcome: String::new(),
+            result: String::new(),
+            answer: Vec::new(),
+        };
+        store.record(sequence, attempt, state, 0).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_old_goes_what_waits_stays_and_its_id_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("events.db"), 0).unwrap();
+        let ids = ["old", "failed", "new", "waiting"];
+        store.add(ids.map(event).to_vec()).await.unwrap();
+        settle(&store, 1, 1_000, State::Done).await;
+        settle(&store, 2, 1_000, State::Failed).await;
+        settle(&store, 3, 90_000, State::Done).await;
+        let keep = Duration::from_secs(60);
+        assert_eq!(store.prune(100_000, keep, u64::MAX).await.unwrap(), 2);
+        let left = store.list(super::super::Filter::default()).await.unwrap();
+        assert_eq!(
+            left.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(),
+            ["new", "waiting"]
+        );
+        assert_eq!(store.add(vec![event("old")]).await.unwrap(), 0);
+        let later = 100_000 + millis(KNOWN) + 1;
+        store
+            .prune(later, Duration::from_secs(u32::MAX.into()), u64::MAX)
+            .await
+            .unwrap();
+        assert_eq!(store.add(vec![event("old")]).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_go_until_the_rest_has_room_and_the_file_shrinks() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        let store = Store::open(&path, 0).unwrap();
+        for at in 0..600_i64 {
+            let mut large = event(&format!("{at}"));
+            large.body = vec![b'x'; 10_000];
+            store.add(vec![large]).await.unwrap();
+            if at > 0 {
+                settle(&store, at + 1, at, State::Done).await;
+            }
+        }
+        let keep = Duration::from_secs(u32::MAX.into());
+        let deleted = store.prune(0, keep, 3_000_000).await.unwrap();
+        assert!((300..600).contains(&deleted), "{deleted}");
+        let left = store.list(super::super::Filter::default()).await.unwrap();
+        assert_eq!(left[0].id, "0", "what waits stays");
+        assert_eq!(left.last().unwrap().id, "599");
+        drop(store);
+        // The last connection to close puts what was written into the file itself.
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while std::fs::metadata(&path).unwrap().len() > 4_000_000 {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the file did not shrink"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}

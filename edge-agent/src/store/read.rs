@@ -1,0 +1,230 @@
+//! What is read of the events, by the agent and by its commands.
+
+use rusqlite::{OptionalExtension as _, Row, ToSql, params};
+
+use super::{Attempt, Event, Headers, State, Store, Waiting};
+
+/// Which events are listed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    pub(crate) ids: Vec<String>,
+    pub(crate) only_failed: bool,
+    /// Received at or after, Unix milliseconds.
+    pub(crate) since: Option<i64>,
+    /// Stored after this one.
+    pub(crate) after: Option<i64>,
+    pub(crate) pattern: Option<String>,
+    /// The newest so many.
+    pub(crate) limit: Option<u32>,
+}
+
+/// An event as it is listed.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub(crate) sequence: i64,
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) action: String,
+    pub(crate) workspace: String,
+    pub(crate) received_at: i64,
+    pub(crate) state: State,
+    pub(crate) attempts: u64,
+    pub(crate) due_at: i64,
+    /// Length of the body.
+    pub(crate) size: u64,
+    /// What the last attempt came to.
+    pub(crate) result: Option<String>,
+}
+
+/// How many there are of each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Counts {
+    pub(crate) waiting: u64,
+    pub(crate) done: u64,
+    pub(crate) dropped: u64,
+    pub(crate) failed: u64,
+}
+
+const LISTED: &str = "
+    SELECT e.sequence, e.id, e.type, e.action, e.workspace, e.received_at, e.state, e.attempts, e.due_at,
+           length(c.body), (SELECT a.result FROM attempt a WHERE a.sequence = e.sequence ORDER BY a.rowid DESC LIMIT 1)
+    FROM event e JOIN content c USING (sequence)";
+
+fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
+    Ok(Listed {
+        sequence: row.get(0)?,
+        id: row.get(1)?,
+        kind: row.get(2)?,
+        action: row.get(3)?,
+        workspace: row.get(4)?,
+        received_at: row.get(5)?,
+        state: State::parse(&row.get::<_, String>(6)?).unwrap_or(State::Failed),
+        attempts: row.get(7)?,
+        due_at: row.get(8)?,
+        size: row.get(9)?,
+        result: row.get(10)?,
+    })
+}
+
+impl Store {
+    /// What is to be handled, in the order in which it was stored; only what was stored after `after`.
+    pub(crate) async fn waiting(&self, after: i64) -> anyhow::Result<Vec<Waiting>> {
+        self.read(move |connection| {
+            let mut read = connection.prepare_cached(
+                "SELECT sequence, ordering_key, due_at FROM event INDEXED BY waiting
+                 WHERE state = 'waiting' AND sequence > ? ORDER BY sequence",
+            )?;
+            let rows = read.query_map([after], |row| {
+                Ok(Waiting {
+                    sequence: row.get(0)?,
+                    ordering_key: row.get(1)?,
+                    due_at: row.get(2)?,
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// An event with its content, and how often it was tried; none if it has been settled meanwhile.
+    pub(crate) async fn load(&self, sequence: i64) -> anyhow::Result<Option<(Event, u64)>> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body
+                     FROM event JOIN content USING (sequence) WHERE sequence = ? AND state = 'waiting'",
+                )?
+                .query_row([sequence], |row| Ok((event(row)?, row.get(6)?)))
+                .optional()
+        })
+        .await
+    }
+
+    /// An event with its content, whatever has become of it.
+    pub(crate) async fn content(&self, sequence: i64) -> anyhow::Result<Option<Event>> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body
+                     FROM event JOIN content USING (sequence) WHERE sequence = ?",
+                )?
+                .query_row([sequence], event)
+                .optional()
+        })
+        .await
+    }
+
+    /// Events in the order in which they were stored.
+    pub(crate) async fn list(&self, filter: Filter) -> anyhow::Result<Vec<Listed>> {
+        self.read(move |connection| {
+            let mut conditions = vec!["1".to_owned()];
+            let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+            if !filter.ids.is_empty() {
+                let marks = vec!["?"; filter.ids.len()].join(", ");
+                conditions.push(format!("e.id IN ({marks})"));
+                values.extend(
+                    filter
+                        .ids
+                        .into_iter()
+                        .map(|id| Box::new(id) as Box<dyn ToSql>),
+                );
+            }
+            if filter.only_failed {
+                conditions.push("e.state = 'failed'".to_owned());
+            }
+            if let Some(since) = filter.since {
+                conditions.push("e.received_at >= ?".to_owned());
+                values.push(Box::new(since));
+            }
+            if let Some(after) = filter.after {
+                conditions.push("e.sequence > ?".to_owned());
+                values.push(Box::new(after));
+            }
+            let mut read = connection.prepare(&format!(
+                "{LISTED} WHERE {} ORDER BY e.sequence DESC",
+                conditions.join(" AND ")
+            ))?;
+            let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
+            let mut rows = read.query(values.as_slice())?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let event = listed(row)?;
+                let is_wanted = filter.pattern.as_ref().is_none_or(|pattern| {
+                    let patterns = std::slice::from_ref(pattern);
+                    protocol::capability::wanted(Some(patterns), &event.kind, &event.action)
+                });
+                if is_wanted {
+                    found.push(event);
+                }
+                if filter
+                    .limit
+                    .is_some_and(|limit| found.len() >= limit as usize)
+                {
+                    break;
+                }
+            }
+            found.reverse();
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The attempts at an event, the first one first.
+    pub(crate) async fn attempts(&self, sequence: i64) -> anyhow::Result<Vec<Attempt>> {
+        self.read(move |connection| {
+            let mut read = connection.prepare_cached(
+                "SELECT at, took, handler, outcome, result, answer FROM attempt WHERE sequence = ? ORDER BY rowid",
+            )?;
+            let rows = read.query_map([sequence], |row| {
+                Ok(Attempt {
+                    at: row.get(0)?,
+                    took: row.get(1)?,
+                    handler: row.get(2)?,
+                    outcome: row.get(3)?,
+                    result: row.get(4)?,
+                    answer: row.get(5)?,
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// How many events there are of each state, and when the last one was received.
+    pub(crate) async fn counts(&self) -> anyhow::Result<(Counts, Option<i64>)> {
+        self.read(|connection| {
+            let mut counts = Counts::default();
+            let mut read =
+                connection.prepare_cached("SELECT state, count(*) FROM event GROUP BY state")?;
+            let mut rows = read.query([])?;
+            while let Some(row) = rows.next()? {
+                let count = row.get(1)?;
+                match State::parse(&row.get::<_, String>(0)?) {
+                    Some(State::Waiting) => counts.waiting = count,
+                    Some(State::Done) => counts.done = count,
+                    Some(State::Dropped) => counts.dropped = count,
+                    Some(State::Failed) | None => counts.failed += count,
+                }
+            }
+            let last = "SELECT received_at FROM event ORDER BY sequence DESC LIMIT 1";
+            let last = connection
+                .query_row(last, params![], |row| row.get(0))
+                .optional()?;
+            Ok((counts, last))
+        })
+        .await
+    }
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        id: row.get(0)?,
+        kind: row.get(1)?,
+        action: row.get(2)?,
+        workspace: row.get(3)?,
+        ordering_key: row.get(4)?,
+        received_at: row.get(5)?,
+        headers: Headers::from_bytes(&row.get::<_, Vec<u8>>(7)?),
+        body: row.get(8)?,
+    })
+}

@@ -1,0 +1,151 @@
+//! The one thread that writes.
+//!
+//! Invariant: a write is answered with a success only after its transaction is committed.
+
+use std::sync::mpsc;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+/// How many writes share a transaction at most.
+const BATCH: usize = 512;
+
+/// Says to whoever asked whether the transaction was committed.
+type Answer = Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>;
+
+/// A write, within a transaction or told why there is none: whether it went well, and how to answer for it.
+type Job = Box<dyn FnOnce(Result<&Connection, rusqlite::Error>) -> (bool, Answer) + Send>;
+
+enum Order {
+    Write(Job),
+    /// Asks for `PRAGMA data_version`, which only other connections' commits change.
+    Version(oneshot::Sender<rusqlite::Result<bool>>),
+}
+
+/// Hands writes to the thread; the thread ends with the last of its clones.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    orders: mpsc::Sender<Order>,
+}
+
+/// The thread is gone, which only a panic in it can do.
+fn gone() -> rusqlite::Error {
+    rusqlite::Error::InvalidQuery
+}
+
+impl Writer {
+    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
+        let (orders, received) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || run(&connection, &received))?;
+        Ok(Self { orders })
+    }
+
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> rusqlite::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = connection.and_then(work);
+            let is_well = result.is_ok();
+            let answer: Answer = Box::new(move |committed| {
+                let _ = answer.send(result.and_then(|value| committed.map(|()| value)));
+            });
+            (is_well, answer)
+        });
+        (self.orders.send(Order::Write(job))).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    pub(super) async fn changed_by_another(&self) -> rusqlite::Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        (self.orders.send(Order::Version(answer))).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+fn run(connection: &Connection, orders: &mpsc::Receiver<Order>) {
+    let mut version = data_version(connection).unwrap_or_default();
+    while let Ok(first) = orders.recv() {
+        let mut jobs = Vec::new();
+        for order in std::iter::once(first).chain(orders.try_iter().take(BATCH - 1)) {
+            match order {
+                Order::Write(job) => jobs.push(job),
+                Order::Version(answer) => {
+                    let now = data_version(connection);
+                    let changed = now.map(|now| std::mem::replace(&mut version, now) != now);
+                    let _ = answer.send(changed);
+                }
+            }
+        }
+        if !jobs.is_empty() {
+            commit(connection, jobs);
+        }
+    }
+}
+
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA data_version", [], |row| row.get(0))
+}
+
+/// Does all in one transaction, each in a savepoint of its own, and answers.
+fn commit(connection: &Connection, jobs: Vec<Job>) {
+    let mut failure = connection
+        .execute_batch("BEGIN IMMEDIATE")
+        .err()
+        .map(Failure::new);
+    let mut answers = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let (is_well, answer) = match &failure {
+            Some(failure) => job(Err(failure.error())),
+            None => {
+                let begun = connection.execute_batch("SAVEPOINT one");
+                job(begun.map(|()| connection))
+            }
+        };
+        answers.push(answer);
+        if failure.is_none() {
+            let ended = connection.execute_batch(if is_well {
+                "RELEASE one"
+            } else {
+                "ROLLBACK TO one; RELEASE one"
+            });
+            // A full disk may end the whole transaction: then nothing of it is kept, and nothing more is tried.
+            failure = ended.err().map(Failure::new);
+        }
+    }
+    let failure = failure.or_else(|| connection.execute_batch("COMMIT").err().map(Failure::new));
+    if failure.is_some() && !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    for answer in answers {
+        answer(
+            failure
+                .as_ref()
+                .map_or(Ok(()), |failure| Err(failure.error())),
+        );
+    }
+}
+
+/// An error that each of a transaction's writes is told.
+struct Failure {
+    code: rusqlite::ffi::Error,
+    text: String,
+}
+
+impl Failure {
+    #[expect(clippy::needless_pass_by_value, reason = "it takes the error's place")]
+    fn new(error: rusqlite::Error) -> Self {
+        let unknown = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        Self {
+            code: error.sqlite_error().copied().unwrap_or(unknown),
+            text: error.to_string(),
+        }
+    }
+
+    fn error(&self) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(self.code, Some(self.text.clone()))
+    }
+}

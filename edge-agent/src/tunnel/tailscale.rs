@@ -1,0 +1,48 @@
+//! Tailscale Funnel: in the foreground, so that it ends with its process; the address is the machine's name in its
+//! tailnet, from `status --json`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde::Deserialize;
+use tokio::process::Command;
+use url::Url;
+
+/// The program, to be asked.
+pub(super) struct Status(pub(super) PathBuf);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    backend_state: String,
+    #[serde(rename = "Self")]
+    own: Machine,
+}
+
+#[derive(Deserialize)]
+struct Machine {
+    #[serde(rename = "DNSName")]
+    dns_name: String,
+}
+
+pub(super) fn arguments(listen: SocketAddr) -> Vec<String> {
+    vec!["funnel".to_owned(), format!("http://{listen}")]
+}
+
+impl Status {
+    /// The address, once the machine is in its tailnet.
+    pub(super) async fn address(&self) -> Option<Url> {
+        let asked = Command::new(&self.0)
+            .args(["status", "--json"])
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(super::PROBE_TIMEOUT, asked).await;
+        let answer: Answer = serde_json::from_slice(&output.ok()?.ok()?.stdout).ok()?;
+        if answer.backend_state != "Running" {
+            return None;
+        }
+        super::address(answer.own.dns_name.trim_end_matches('.'))
+    }
+}
