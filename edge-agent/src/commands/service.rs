@@ -259,6 +259,12 @@ fn check(context: &Context, install: &Install) -> Result<(), Failure> {
         return Ok(());
     }
     let config = context.settings.clone().config(context.file.clone())?;
+    if config.rules.is_empty() {
+        return Err(Failure::Configuration(
+            "a service needs a handler, since nobody reads its stdout: set `to`, `exec` or a `[[handler]]`"
+                .to_owned(),
+        ));
+    }
     let is_registered = context.home.registration().exists();
     if !is_registered && config.linear_token_file.is_none() {
         // A service does not have this shell's environment.
