@@ -139,17 +139,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> ExitCode {
-    let color = match cli.general.color {
-        Color::Auto => ColorChoice::Auto,
-        Color::Always => ColorChoice::Always,
-        Color::Never => ColorChoice::Never,
-    };
-    let volume = match (cli.general.quiet, cli.general.verbose) {
-        (true, _) => Volume::Quiet,
-        (_, true) => Volume::Verbose,
-        _ => Volume::Normal,
-    };
-    talk::set(volume, color);
+    set_voice(&cli.general);
     let done = match cli.command {
         Command::Hold { command } => return tunnel::hold::hold(&command),
         Command::Completions { shell } => {
@@ -166,6 +156,20 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
+}
+
+fn set_voice(general: &General) {
+    let color = match general.color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    };
+    let volume = match (general.quiet, general.verbose) {
+        (true, _) => Volume::Quiet,
+        (_, true) => Volume::Verbose,
+        _ => Volume::Normal,
+    };
+    talk::set(volume, color);
 }
 
 fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
@@ -226,6 +230,7 @@ pub async fn up(
     around: Surroundings,
 ) -> Result<(), Failure> {
     let cli = Cli::try_parse_from(arguments).map_err(|e| Failure::Configuration(e.to_string()))?;
+    set_voice(&cli.general);
     match cli.command {
         Command::Up(flags) => up_in(cli.general, *flags, around).await,
         _ => Err(Failure::Configuration("this is for `up` alone".to_owned())),

@@ -257,8 +257,9 @@ impl Engine {
             });
         }
         // What waited for a handler that is no more has another one now, or none.
-        let gone: Vec<_> = (self.absent.keys().cloned())
+        let gone: Vec<_> = (self.absent.keys())
             .filter(|handler| !handlers.contains(handler))
+            .cloned()
             .collect();
         for handler in gone {
             for key in self.absent.remove(&handler).unwrap_or_default() {

@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -214,23 +216,36 @@ fn problem(status: StatusCode, code: &str, detail: impl Into<String>) -> Respons
     response
 }
 
-/// Reads a body within its bounds.
-async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Response> {
-    let too_large = || {
-        problem(
+/// Reads a body within its bounds. What is too long is read on for a while and dropped, since most clients listen
+/// for an answer only after they have sent all.
+async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
+    let reading = async {
+        let mut bytes = Vec::with_capacity(
+            usize::try_from(body.size_hint().lower())
+                .unwrap_or(limit)
+                .min(limit),
+        );
+        let mut length = 0;
+        while length <= limit + BODY_LIMIT {
+            let Some(Ok(frame)) = body.frame().await else {
+                break;
+            };
+            if let Some(data) = frame.data_ref() {
+                length += data.len();
+                if length <= limit {
+                    bytes.extend_from_slice(data);
+                }
+            }
+        }
+        (length <= limit).then_some(bytes)
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(problem(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
             format!("this body may be {limit} bytes long at most"),
-        )
-    };
-    let length = headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length > limit) {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => Err(too_large()),
+        )),
         Err(_) => Err(problem(
             StatusCode::REQUEST_TIMEOUT,
             "body_too_slow",
@@ -253,7 +268,7 @@ async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bo
     } else {
         UNSIGNED_LIMIT
     };
-    let body = match read(&headers, body, limit).await {
+    let body = match read(body, limit).await {
         Ok(body) => body,
         Err(answer) => return answer,
     };
@@ -264,7 +279,7 @@ async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bo
         .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .collect();
     let now = shared.clock.millis();
-    match Delivery::verify(&shared.secrets(now), Headers(headers), body.into(), now) {
+    match Delivery::verify(&shared.secrets(now), Headers(headers), body, now) {
         Err(error) => {
             warn(format_args!("a delivery was refused: {error}"));
             let code = match error {

@@ -132,7 +132,10 @@ pub(crate) async fn run(context: &Context, arguments: Events) -> Result<(), Fail
     }
     let mut last = found.last().map_or(0, |event| event.sequence);
     show(context, &store, &found, arguments.body).await?;
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let newer = Filter {
             after: Some(last),
@@ -143,7 +146,6 @@ pub(crate) async fn run(context: &Context, arguments: Events) -> Result<(), Fail
         last = found.last().map_or(last, |event| event.sequence);
         show(context, &store, &found, arguments.body).await?;
     }
-    Ok(())
 }
 
 async fn show(

@@ -1,6 +1,7 @@
 //! What the promises are held with: a relay on free ports with a clock that can be moved, a stand-in for
 //! Linear's API, and receivers that record and misbehave to order.
 
+pub(crate) mod agent;
 mod receiver;
 
 use std::collections::HashMap;
@@ -42,6 +43,11 @@ pub(crate) fn terminate(pid: u32) {
     use rustix::process::{Pid, Signal, kill_process};
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
+}
+
+/// Whether a process runs: one that has ended and that nobody has asked after yet does not.
+pub(crate) fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 /// A relay with its surroundings.

@@ -1,0 +1,45 @@
+//! `edge-agent`, built where the tests find it. As `agent clock up …` its clock is moved: each line on stdin is how
+//! many seconds go by at once.
+
+use std::io::BufRead as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use edge_agent::signal::Signals;
+use edge_agent::up::Surroundings;
+use protocol::clock::Clock;
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.get(1).is_none_or(|first| first != "clock") {
+        return edge_agent::cli::main();
+    }
+    arguments.remove(1);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let done = runtime.block_on(async {
+        let clock = Clock::system();
+        std::thread::spawn({
+            let clock = clock.clone();
+            move || {
+                for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                    clock.advance(Duration::from_secs(line.parse().expect("seconds")));
+                }
+            }
+        });
+        let (tell, told) = tokio::sync::mpsc::channel(8);
+        let mut signals = Signals::listen().expect("signals");
+        tokio::spawn(async move { while tell.send(signals.next().await).await.is_ok() {} });
+        let around = Surroundings {
+            clock,
+            route: Box::new(|| Some("one".to_owned())),
+            own_program: std::env::current_exe().expect("this program"),
+            told,
+        };
+        edge_agent::cli::up(arguments, around).await
+    });
+    if done.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
