@@ -1,1 +1,285 @@
-//! x
+//! Tunnels: an address is registered once it leads here, watched, replaced, and gone with the agent.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use protocol::messages::State;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::harness::agent::{Agent, command, output, run, worker};
+use crate::harness::{Receiver, Relay, eventually, is_running, issue, relay, terminate};
+
+/// Where the stand-ins are found, and what they are told.
+struct Programs {
+    directory: TempDir,
+}
+
+impl Programs {
+    fn installed(names: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("bin")).unwrap();
+        for name in names {
+            let link = directory.path().join("bin").join(name);
+            symlink(env!("CARGO_BIN_EXE_tunnel"), link).unwrap();
+        }
+        Self { directory }
+    }
+
+    fn order(&self, order: &str) {
+        std::fs::write(self.directory.path().join("order"), order).unwrap();
+    }
+
+    fn set(&self, file: &str) {
+        std::fs::write(self.directory.path().join(file), "").unwrap();
+    }
+
+    fn unset(&self, file: &str) {
+        std::fs::remove_file(self.directory.path().join(file)).unwrap();
+    }
+
+    /// The process ids of all that were started.
+    fn started(&self) -> Vec<u32> {
+        let text = std::fs::read_to_string(self.directory.path().join("started"));
+        text.unwrap_or_default()
+            .lines()
+            .map(|line| line.parse().unwrap())
+            .collect()
+    }
+
+    /// The last one that was started, for this time.
+    async fn nth(&self, count: usize) -> u32 {
+        eventually(&format!("start {count}"), || async {
+            self.started().get(count - 1).copied()
+        })
+        .await
+    }
+
+    fn find<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let path = format!(
+            "{}:/usr/bin:/bin",
+            self.directory.path().join("bin").display()
+        );
+        command
+            .env("PATH", path)
+            .env("TUNNEL", self.directory.path())
+    }
+
+    async fn agent(&self, relay: &Relay, home: &Path, tunnel: &str, handler: &Receiver) -> Agent {
+        let to = handler.address.port().to_string();
+        let mut command = Agent::up(relay, home);
+        // What comes, comes through the tunnel: it is not asked for.
+        command.args(["--tunnel", tunnel, "--poll", "1h", &to]);
+        Agent::begin(self.find(&mut command)).await
+    }
+}
+
+async fn is_live(relay: &Relay, home: &Path) {
+    eventually("the relay has the address", || async {
+        let is_registered = home.join("registration.json").exists();
+        (is_registered && relay.read(&worker(home)).await.state == State::Live).then_some(())
+    })
+    .await;
+}
+
+async fn ends(pid: u32) {
+    eventually(&format!("process {pid} ends"), || async {
+        (!is_running(pid)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_program_leads_events_here_and_ends_with_the_agent() {
+    let relay = relay().start().await;
+    for name in ["cloudflared", "ngrok", "tailscale"] {
+        let home = tempfile::tempdir().unwrap();
+        let programs = Programs::installed(&[name]);
+        let handler = Receiver::start().await;
+        let mut agent = programs.agent(&relay, home.path(), "auto", &handler).await;
+        agent.says(&format!("{name}: http://127.0.0.1:")).await;
+        is_live(&relay, home.path()).await;
+        relay.post(&issue(name, 1)).await;
+        handler.wait_for(1).await;
+        let status = run(home.path(), &["status", "--json"]).await.json();
+        assert_eq!(status["tunnel"], name);
+        assert!(
+            status["address"].as_str().unwrap().ends_with("/webhook"),
+            "{status}"
+        );
+        let pid = programs.nth(1).await;
+        assert!(is_running(pid));
+        agent.stop().await;
+        ends(pid).await;
+        // The next one is another agent of this name.
+        relay
+            .call(
+                reqwest::Method::DELETE,
+                &worker(home.path()).path,
+                Some(&worker(home.path()).token),
+                &serde_json::json!({}),
+            )
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_the_agent_also_when_that_is_killed() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let programs = Programs::installed(&["cloudflared"]);
+    let handler = Receiver::start().await;
+    let agent = programs
+        .agent(&relay, home.path(), "cloudflared", &handler)
+        .await;
+    let pid = programs.nth(1).await;
+    is_live(&relay, home.path()).await;
+    agent.kill().await;
+    ends(pid).await;
+}
+
+#[tokio::test]
+async fn a_program_that_dies_is_started_again_and_its_new_address_is_told() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let programs = Programs::installed(&["cloudflared"]);
+    let handler = Receiver::start().await;
+    let mut agent = programs
+        .agent(&relay, home.path(), "cloudflared", &handler)
+        .await;
+    is_live(&relay, home.path()).await;
+    terminate(programs.nth(1).await);
+    agent
+        .says("the tunnel is down: `cloudflared` has ended")
+        .await;
+    // What happens meanwhile is pulled once the new address is there.
+    relay.post(&issue("i", 1)).await;
+    agent.says("leads here").await;
+    handler.wait_for(1).await;
+    is_live(&relay, home.path()).await;
+    relay.post(&issue("i", 2)).await;
+    handler.wait_for(2).await;
+    assert_eq!(programs.started().len(), 2);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_changes_or_leads_nowhere_any_more_is_replaced() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let programs = Programs::installed(&["ngrok"]);
+    let handler = Receiver::start().await;
+    let to = handler.address.port().to_string();
+    let mut command = command(home.path());
+    let token = home.path().join("token");
+    std::fs::write(&token, crate::harness::TOKEN).unwrap();
+    command.args([
+        "clock",
+        "up",
+        "--name",
+        "laptop",
+        "--relay",
+        &relay.machine.url(),
+    ]);
+    command.args([
+        "--data",
+        home.path().to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    command.args(["--linear-token-file", token.to_str().unwrap()]);
+    command.args(["--tunnel", "ngrok", "--poll", "1h", &to]);
+    command.stdin(std::process::Stdio::piped());
+    let mut agent = Agent::start(programs.find(&mut command)).await;
+    is_live(&relay, home.path()).await;
+    programs.set("move");
+    agent.says("its address has changed").await;
+    programs.unset("move");
+    agent.says("leads here").await;
+    is_live(&relay, home.path()).await;
+
+    // The laptop sleeps for an hour; meanwhile the tunnel's far end has forgotten it.
+    programs.set("block");
+    let mut clock = agent.child.stdin.take().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut clock, b"3600\n")
+        .await
+        .unwrap();
+    let began = std::time::Instant::now();
+    agent.says("does not lead here any more").await;
+    programs.unset("block");
+    agent.says("leads here").await;
+    assert!(began.elapsed() < Duration::from_secs(30));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_is_told_only_once_a_request_has_come_round() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let programs = Programs::installed(&["cloudflared"]);
+    programs.order("dead-end");
+    let handler = Receiver::start().await;
+    let mut agent = programs
+        .agent(&relay, home.path(), "cloudflared", &handler)
+        .await;
+    agent.says("ready: `laptop` is a pull worker").await;
+    programs.nth(1).await;
+    eventually("the program serves its address", || async {
+        programs
+            .directory
+            .path()
+            .join("address")
+            .exists()
+            .then_some(())
+    })
+    .await;
+    assert_eq!(relay.read(&worker(home.path())).await.state, State::Pull);
+    assert!(
+        agent
+            .unheard()
+            .iter()
+            .all(|line| !line.contains("leads here"))
+    );
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_is_late_is_waited_for_and_one_that_fails_is_said_to() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let programs = Programs::installed(&["cloudflared"]);
+    programs.order("die");
+    let handler = Receiver::start().await;
+    let mut agent = programs
+        .agent(&relay, home.path(), "cloudflared", &handler)
+        .await;
+    let said = agent.says("the tunnel is down").await;
+    assert!(said.contains("this account has no tunnels left"), "{said}");
+    programs.nth(2).await;
+    programs.order("late");
+    agent.says("leads here").await;
+    is_live(&relay, home.path()).await;
+    agent.stop().await;
+    for pid in programs.started() {
+        ends(pid).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_program_auto_pulls_and_a_named_one_is_missed() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Agent::up(&relay, home.path());
+    let mut agent = Agent::begin(command.args(["--tunnel", "auto"])).await;
+    agent.says("no tunnel program is installed").await;
+    agent.says("ready: `laptop` is a pull worker").await;
+    agent.stop().await;
+    let mut command = Agent::up(&relay, home.path());
+    let missing = output(command.args(["--tunnel", "ngrok"])).await;
+    assert_eq!(missing.code, Some(2));
+    assert!(
+        missing.stderr.contains("`ngrok` is not installed"),
+        "{missing:?}"
+    );
+}

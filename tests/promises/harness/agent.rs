@@ -111,7 +111,8 @@ impl Agent {
     pub(crate) fn up(relay: &Relay, home: &Path) -> Command {
         let mut command = command(home);
         command
-            .args(["up", "--name", "laptop", "--relay", &relay.machine.url()])
+            .args(["up", "--name", "laptop"])
+            .env("EDGE_AGENT_RELAY", relay.machine.url())
             .env("LINEAR_TOKEN", TOKEN)
             .env("EDGE_AGENT_POLL", "1s")
             .env("EDGE_AGENT_LISTEN", "127.0.0.1:0");
