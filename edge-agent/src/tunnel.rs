@@ -162,11 +162,13 @@ struct Running {
     printed: Printed,
 }
 
-/// The client that asks the program, and sends requests around.
+/// The client that asks the program, and sends requests around: each over a new connection, since an old one may
+/// outlive the way that it was made over.
 pub(crate) fn client() -> reqwest::Result<Client> {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(PROBE_TIMEOUT)
+        .pool_max_idle_per_host(0)
         .build()
 }
 

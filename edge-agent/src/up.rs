@@ -62,13 +62,13 @@ pub(crate) async fn run(
         Route::Tunnel(choice) => Program::choose(*choice)?,
         Route::Pull | Route::PublicUrl(_) => None,
     };
-    let lock = home.take()?;
     let registration = Registration::read(&home.registration())?
         .filter(|r| r.relay == config.relay.as_str() && r.name == config.name);
     if registration.is_none() {
         // Without one there is nothing to run with: better said now than by the relay.
         linear_token(&config)?;
     }
+    let lock = home.take()?;
     let store = Store::open(&home.events(), around.clock.millis())?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::Configuration(format!(

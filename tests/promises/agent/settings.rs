@@ -1,1 +1,166 @@
-//! x
+//! Settings: flags over `EDGE_AGENT_*` over the file over defaults, and what is wrong with them.
+
+use crate::harness::agent::{Agent, command, output, run};
+use crate::harness::{Receiver, issue, relay};
+
+#[tokio::test]
+async fn flags_go_before_variables_and_those_before_the_file() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let (file, variable, flag) = (
+        Receiver::start().await,
+        Receiver::start().await,
+        Receiver::start().await,
+    );
+    let port = |receiver: &Receiver| receiver.address.port().to_string();
+    let text = format!(
+        "name = 'from-the-file'\n[[handler]]\nto = '{}'\n",
+        port(&file)
+    );
+    // The user's file, since there is none in the project.
+    std::fs::create_dir_all(home.path().join("config/edge-agent")).unwrap();
+    std::fs::write(home.path().join("config/edge-agent/edge-agent.toml"), &text).unwrap();
+    let up = || {
+        let mut command = command(home.path());
+        command
+            .arg("up")
+            .env("EDGE_AGENT_RELAY", relay.machine.url())
+            .env("EDGE_AGENT_POLL", "1s")
+            .env("EDGE_AGENT_LISTEN", "127.0.0.1:0")
+            .env("LINEAR_TOKEN", crate::harness::TOKEN);
+        command
+    };
+    let mut agent = Agent::begin(&mut up()).await;
+    agent.says("ready: `from-the-file`").await;
+    relay.post(&issue("i", 1)).await;
+    file.wait_for(1).await;
+    agent.stop().await;
+
+    let mut agent = Agent::begin(
+        up().env("EDGE_AGENT_NAME", "from-a-variable")
+            .env("EDGE_AGENT_TO", port(&variable)),
+    )
+    .await;
+    agent.says("ready: `from-a-variable`").await;
+    relay.post(&issue("i", 2)).await;
+    variable.wait_for(1).await;
+    agent.stop().await;
+
+    let mut agent = Agent::begin(
+        up().env("EDGE_AGENT_NAME", "from-a-variable")
+            .env("EDGE_AGENT_TO", port(&variable))
+            .args(["--name", "from-a-flag", &port(&flag)]),
+    )
+    .await;
+    agent.says("ready: `from-a-flag`").await;
+    relay.post(&issue("i", 3)).await;
+    flag.wait_for(1).await;
+    agent.stop().await;
+
+    // The project's file goes before the user's.
+    std::fs::write(
+        home.path().join("edge-agent.toml"),
+        "name = 'from-the-project'\n",
+    )
+    .unwrap();
+    let mut agent = Agent::begin(&mut up()).await;
+    agent.says("ready: `from-the-project`").await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_before_anything_is_done() {
+    let home = tempfile::tempdir().unwrap();
+    let relay = "https://relay.test";
+    let write = |name: &str, text: &str| {
+        let file = home.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let empty = write("empty", "\n");
+    let misspelled = write("misspelled.toml", "tunel = 'auto'\n");
+    for (arguments, part) in [
+        (vec!["up"], "the relay's address is missing"),
+        (
+            vec!["up", "--relay", "http://example.com"],
+            "has to begin with `https://`",
+        ),
+        (
+            vec!["up", "--relay", relay, "70000"],
+            "`70000` is no target",
+        ),
+        (
+            vec!["up", "--relay", relay, "3000", "--exec", "x"],
+            "cannot be used with",
+        ),
+        (
+            vec!["up", "--relay", relay, "--tunnel", "carrier-pigeon"],
+            "[possible values: auto, cloudflared, ngrok, tailscale, none]",
+        ),
+        (
+            vec!["up", "--relay", relay, "--tunnel", "auto", "--pull"],
+            "cannot be used with",
+        ),
+        (
+            vec!["up", "--relay", relay, "--poll", "3"],
+            "is written like `3s`",
+        ),
+        (
+            vec!["up", "--relay", relay, "--concurrency", "0"],
+            "`concurrency` has to be 1 to 64",
+        ),
+        (
+            vec!["up", "--relay", relay, "--linear-secret-file", &empty],
+            "is empty",
+        ),
+        (
+            vec!["up", "--relay", relay, "--linear-token-file", "/nowhere"],
+            "/nowhere",
+        ),
+        (vec!["up", "--config", "/nowhere.toml"], "/nowhere.toml"),
+        (
+            vec!["up", "--config", &misspelled],
+            "there is no `tunel`: did you mean `tunnel`?",
+        ),
+        (
+            vec!["status", "--config", &misspelled],
+            "there is no `tunel`: did you mean `tunnel`?",
+        ),
+        (vec!["replay"], "required arguments were not provided"),
+        (vec!["events", "--type", "?"], "use `Issue`"),
+        (
+            vec!["events", "--since", "yesterday"],
+            "is written like `3s`",
+        ),
+        (
+            vec!["send", "--type", "Nothing"],
+            "there are samples of Issue.create",
+        ),
+        (vec!["send", "/nowhere"], "/nowhere"),
+        (
+            vec!["verify", "--headers", "/nowhere", "--body", "/nowhere"],
+            "/nowhere",
+        ),
+        (vec!["completions", "tcl"], "[possible values: bash"),
+        (vec!["upp"], "tip: a similar subcommand exists: 'up'"),
+    ] {
+        let output = run(home.path(), &arguments).await;
+        assert_eq!(output.code, Some(2), "{arguments:?}: {output:?}");
+        assert!(output.stderr.contains(part), "{arguments:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "stdout is data");
+    }
+    // The keyring, the network, a port: nothing is touched before the arguments are right.
+    assert!(!home.path().join("lock").exists());
+    let mut command = command(home.path());
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    command
+        .args(["up", "--relay", relay, "--listen", &taken])
+        .env("LINEAR_TOKEN", "x");
+    let refused = output(&mut command).await;
+    assert_eq!(refused.code, Some(2));
+    assert!(
+        refused.stderr.contains("use another `--listen`"),
+        "{refused:?}"
+    );
+}

@@ -69,6 +69,7 @@ async fn a_damaged_file_is_moved_away_with_a_word_and_events_come_again() {
     let agent = Agent::pulling(&relay, home.path()).await;
     agent.stop().await;
     std::fs::write(home.path().join("events.db"), "x".repeat(10_000)).unwrap();
+    let _ = std::fs::remove_file(home.path().join("events.db-wal"));
     let status = run(home.path(), &["events"]).await;
     assert_eq!(status.code, Some(1), "{status:?}");
     let mut agent = Agent::begin(&mut Agent::up(&relay, home.path())).await;
