@@ -40,10 +40,22 @@ pub struct Cli {
 #[command(next_help_heading = "General options")]
 struct General {
     /// The settings [default: edge-agent.toml here, else in the user's configuration directory]
-    #[arg(long, value_name = "FILE", global = true, env = "EDGE_AGENT_CONFIG")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        env = "EDGE_AGENT_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// Where the registration and the events are kept [default: the platform's data directory]
-    #[arg(long, value_name = "DIR", global = true, env = "EDGE_AGENT_DATA")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        env = "EDGE_AGENT_DATA",
+        hide_env_values = true
+    )]
     data: Option<PathBuf>,
     /// Facts as JSON on stdout
     #[arg(long, global = true)]

@@ -92,36 +92,43 @@ where
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// Where the events go: `3000`, `:3000/path` or a URL. Without it and without --exec: NDJSON on stdout
-    #[arg(value_name = "TARGET", env = "EDGE_AGENT_TO")]
+    #[arg(value_name = "TARGET", env = "EDGE_AGENT_TO", hide_env_values = true)]
     #[serde(deserialize_with = "parsed")]
     pub(crate) to: Option<Target>,
     /// A command for each event, its body on stdin; takes the rest of the line
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
     pub(crate) exec: Option<Vec<String>>,
     /// The relay's address
-    #[arg(long, value_name = "URL", env = "EDGE_AGENT_RELAY")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "EDGE_AGENT_RELAY",
+        hide_env_values = true
+    )]
     #[serde(deserialize_with = "parsed")]
     pub(crate) relay: Option<RelayAddress>,
     /// What this worker is called; one name, one worker [default: the host's name]
-    #[arg(long, env = "EDGE_AGENT_NAME")]
+    #[arg(long, env = "EDGE_AGENT_NAME", hide_env_values = true)]
     pub(crate) name: Option<String>,
     /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
     #[arg(
         long = "type",
         value_name = "GLOB",
         env = "EDGE_AGENT_TYPE",
+        hide_env_values = true,
         value_delimiter = ','
     )]
     #[serde(rename = "type")]
     pub(crate) types: Option<Vec<String>>,
     /// Open a tunnel, so that events are POSTed here at once [default: none]
-    #[arg(long, value_name = "PROGRAM", env = "EDGE_AGENT_TUNNEL", conflicts_with_all = ["public_url", "pull"])]
+    #[arg(long, value_name = "PROGRAM", env = "EDGE_AGENT_TUNNEL", hide_env_values = true, conflicts_with_all = ["public_url", "pull"])]
     pub(crate) tunnel: Option<TunnelChoice>,
     /// Where the relay can POST to, through something of your own that leads to --listen
     #[arg(
         long,
         value_name = "URL",
         env = "EDGE_AGENT_PUBLIC_URL",
+        hide_env_values = true,
         conflicts_with = "pull"
     )]
     #[serde(deserialize_with = "parsed")]
@@ -130,37 +137,78 @@ pub(crate) struct Settings {
     #[arg(
         long,
         env = "EDGE_AGENT_PULL",
+        hide_env_values = true,
         num_args = 0,
         default_missing_value = "true"
     )]
     pub(crate) pull: Option<bool>,
     /// How often a pull worker asks [default: 3s]
-    #[arg(long, value_name = "TIME", env = "EDGE_AGENT_POLL")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "EDGE_AGENT_POLL",
+        hide_env_values = true
+    )]
     #[serde(deserialize_with = "parsed")]
     pub(crate) poll: Option<Span>,
     /// Where to listen for deliveries [default: 127.0.0.1:4747]
-    #[arg(long, value_name = "ADDR", env = "EDGE_AGENT_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "EDGE_AGENT_LISTEN",
+        hide_env_values = true
+    )]
     #[serde(deserialize_with = "parsed")]
     pub(crate) listen: Option<SocketAddr>,
     /// How many events are handled side by side; those of one issue never are [default: 4]
-    #[arg(long, value_name = "N", env = "EDGE_AGENT_CONCURRENCY")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "EDGE_AGENT_CONCURRENCY",
+        hide_env_values = true
+    )]
     pub(crate) concurrency: Option<usize>,
     /// How long a handler may take for one event [default: 5m]
-    #[arg(long, value_name = "TIME", env = "EDGE_AGENT_TIME_LIMIT")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "EDGE_AGENT_TIME_LIMIT",
+        hide_env_values = true
+    )]
     #[serde(deserialize_with = "parsed")]
     pub(crate) time_limit: Option<Span>,
     /// A file with the webhook secret that your code gives to Linear's SDK: events are stamped and signed for it
-    #[arg(long, value_name = "FILE", env = "EDGE_AGENT_LINEAR_SECRET_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EDGE_AGENT_LINEAR_SECRET_FILE",
+        hide_env_values = true
+    )]
     pub(crate) linear_secret_file: Option<PathBuf>,
     /// A file that holds a Linear API key or OAuth token; else the environment's LINEAR_TOKEN
-    #[arg(long, value_name = "FILE", env = "EDGE_AGENT_LINEAR_TOKEN_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EDGE_AGENT_LINEAR_TOKEN_FILE",
+        hide_env_values = true
+    )]
     pub(crate) linear_token_file: Option<PathBuf>,
     /// How long handled events are kept [default: 7d]
-    #[arg(long, value_name = "TIME", env = "EDGE_AGENT_KEEP")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "EDGE_AGENT_KEEP",
+        hide_env_values = true
+    )]
     #[serde(deserialize_with = "parsed")]
     pub(crate) keep: Option<Span>,
     /// How much room they may take; the oldest go first [default: 1GB]
-    #[arg(long, value_name = "SIZE", env = "EDGE_AGENT_KEEP_SIZE")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "EDGE_AGENT_KEEP_SIZE",
+        hide_env_values = true
+    )]
     #[serde(deserialize_with = "parsed")]
     pub(crate) keep_size: Option<ByteSize>,
     /// Where the registration and the events are kept; see the general options

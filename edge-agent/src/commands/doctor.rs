@@ -20,6 +20,7 @@ use crate::tunnel::Program;
 const CLOCK_SKEW: i64 = 60;
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Check {
     check: &'static str,
     is_well: bool,
@@ -170,7 +171,10 @@ async fn relay(
             return Ok(());
         }
     };
-    let mut found = format!("`{}` is {}", worker.name, worker.state.as_str());
+    let mut found = match worker.state {
+        State::Pull => format!("`{}` is a pull worker", worker.name),
+        state => format!("`{}` is {}", worker.name, state.as_str()),
+    };
     if worker.waiting {
         found.push_str(", and mail waits for it");
     }

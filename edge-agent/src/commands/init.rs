@@ -13,10 +13,15 @@ use crate::talk::{hint, say};
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     /// The relay's address
-    #[arg(long, value_name = "URL", env = "EDGE_AGENT_RELAY")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "EDGE_AGENT_RELAY",
+        hide_env_values = true
+    )]
     relay: Option<RelayAddress>,
     /// What this worker is called
-    #[arg(long, env = "EDGE_AGENT_NAME")]
+    #[arg(long, env = "EDGE_AGENT_NAME", hide_env_values = true)]
     name: Option<String>,
     /// Overwrite a file that is there
     #[arg(long)]

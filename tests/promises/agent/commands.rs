@@ -361,7 +361,7 @@ async fn init_writes_a_file_that_is_right_and_overwrites_none() {
     std::fs::write(home.path().join("edge-agent.toml"), &all).unwrap();
     std::fs::write(home.path().join("webhook-secret"), "x").unwrap();
     let read = run(home.path(), &["doctor", "--json"]).await.json();
-    assert_eq!(read[0]["is_well"], true, "{read} {all}");
+    assert_eq!(read[0]["isWell"], true, "{read} {all}");
 }
 
 #[tokio::test]

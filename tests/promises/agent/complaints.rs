@@ -1,1 +1,270 @@
-//! x
+//! What users of other tools of this kind complain about, one test each. Those that another file already holds:
+//! deaf after sleep though it says "ready" (`absence`), bodies written again so that signatures fail (`handlers`,
+//! `linear_sdk`), the local server's answer not shown (`commands`, `handlers`), repeated headers dropped (`handlers`),
+//! missed events (`handlers`, `stdout`), a tunnel's address shown before it works and its process never ended
+//! (`tunnels`), something opened before the arguments are read (`settings`).
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::harness::agent::{Agent, command, deliver, run, signed};
+use crate::harness::{Answer, Receiver, TOKEN, eventually, issue, relay};
+
+/// stripe-cli 896, 981: an event twice.
+#[tokio::test]
+async fn the_same_event_by_post_from_the_mailbox_and_again_is_handled_once() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let handler = Receiver::start().await;
+    let to = handler.address.port().to_string();
+    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
+    let body = issue("i", 1);
+    let posted = relay.post(&body).await;
+    handler.wait_for(1).await;
+    for _ in 0..3 {
+        let headers = signed(home.path(), &posted.event, &body);
+        assert_eq!(deliver(&agent.address, &headers, &body).await.0, 202);
+    }
+    relay.post(&issue("i", 2)).await;
+    let received = handler.wait_for(2).await;
+    assert_ne!(
+        received[0].header("webhook-id"),
+        received[1].header("webhook-id")
+    );
+    assert_eq!(handler.count(), 2);
+    agent.stop().await;
+}
+
+/// stripe-cli 872, 1353, 1554: stdout polluted in JSON mode.
+#[tokio::test]
+async fn stdout_is_data_alone_however_much_is_said() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut up = Agent::up(&relay, home.path());
+    let mut agent = Agent::start(up.args(["-v", "--json", "--color", "always"])).await;
+    for at in 0..3 {
+        relay.post(&issue("i", at)).await;
+        assert_eq!(agent.event().await["type"], "Issue");
+    }
+    let body = issue("i", 9);
+    deliver(
+        &agent.address,
+        &[("webhook-signature", "v1,x".into())],
+        &body,
+    )
+    .await;
+    agent.says("a delivery was refused").await;
+    for arguments in [
+        vec!["status", "--json", "-v"],
+        vec!["events", "--json", "-v"],
+        vec!["doctor", "--json", "-v", "--relay", "https://relay.test"],
+        vec!["send", "--json", "-v"],
+    ] {
+        run(home.path(), &arguments).await.lines();
+    }
+    agent.stop().await;
+}
+
+/// stripe-cli 421, 1434: no way through a proxy. The relay is reached through it, this machine is not.
+#[tokio::test]
+async fn the_relay_is_reached_through_a_proxy_and_this_machine_without() {
+    let home = tempfile::tempdir().unwrap();
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut up = command(home.path());
+    up.args([
+        "up",
+        "--relay",
+        "https://relay.test",
+        "--listen",
+        "127.0.0.1:0",
+    ])
+    .env(
+        "HTTPS_PROXY",
+        format!("http://{}", proxy.local_addr().unwrap()),
+    )
+    .env("HTTP_PROXY", "http://127.0.0.1:1")
+    .env("LINEAR_TOKEN", TOKEN);
+    let mut agent = Agent::begin(&mut up).await;
+    let (mut asked, _) = proxy.accept().await.unwrap();
+    let mut request = vec![0; 4096];
+    let length = asked.read(&mut request).await.unwrap();
+    let request = String::from_utf8_lossy(&request[..length]).into_owned();
+    assert!(
+        request.starts_with("CONNECT relay.test:443 HTTP/1.1\r\n"),
+        "{request}"
+    );
+    asked
+        .write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    drop(asked);
+    agent.says("the relay cannot be reached").await;
+    agent.stop().await;
+
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let handler = Receiver::start().await;
+    let mut up = Agent::up(&relay, home.path());
+    up.arg(handler.address.port().to_string())
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("ALL_PROXY", "http://127.0.0.1:1");
+    let agent = Agent::start(&mut up).await;
+    relay.post(&issue("i", 1)).await;
+    handler.wait_for(1).await;
+    agent.stop().await;
+}
+
+/// stripe-cli 108: a private CA. Whose certificate it trusts is the system's to say, and SSL_CERT_FILE's.
+#[tokio::test]
+async fn a_private_ca_is_trusted_where_the_system_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let file = home.path().join("ca.pem");
+    std::fs::write(&file, made.cert.pem()).unwrap();
+    let address = serve_tls(&made).await;
+    let url = format!("https://localhost:{}", address.port());
+    let up = |trust: bool| {
+        let mut up = command(home.path());
+        up.args([
+            "up",
+            "--relay",
+            &url,
+            "--name",
+            "x",
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .env("LINEAR_TOKEN", TOKEN);
+        if trust {
+            up.env("SSL_CERT_FILE", &file);
+        }
+        up
+    };
+    let mut agent = Agent::begin(&mut up(false)).await;
+    let said = agent.says("the relay cannot be reached").await;
+    assert!(said.contains("certificate"), "{said}");
+    agent.stop().await;
+    let mut agent = Agent::begin(&mut up(true)).await;
+    agent.says("the relay answered 418").await;
+    agent.stop().await;
+}
+
+/// Answers everything with 418, over TLS.
+async fn serve_tls(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> std::net::SocketAddr {
+    use rustls::pki_types::PrivateKeyDer;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    let mut request = vec![0; 4096];
+                    let _ = stream.read(&mut request).await;
+                    let answer = b"HTTP/1.1 418 I'm a teapot\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    let _ = stream.write_all(answer).await;
+                    let _ = stream.shutdown().await;
+                }
+            });
+        }
+    });
+    address
+}
+
+/// gh-webhook 43: a retry that never came, since the error was wrapped.
+#[tokio::test]
+async fn whatever_goes_wrong_between_here_and_the_handler_is_tried_again() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    // One that takes the connection and closes it, one that answers nonsense, one that is well.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let answers = tokio::spawn(async move {
+        let mut requests = 0;
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.unwrap();
+            if length == 0 {
+                // Somebody only looked whether anybody is there.
+                continue;
+            }
+            requests += 1;
+            match requests {
+                1 => {}
+                2 => stream.write_all(b"this is not HTTP\r\n\r\n").await.unwrap(),
+                _ => {
+                    stream
+                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                        .await
+                        .unwrap();
+                    return;
+                }
+            }
+        }
+    });
+    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&port)).await;
+    relay.post(&issue("i", 1)).await;
+    tokio::time::timeout(crate::harness::agent::PATIENCE, answers)
+        .await
+        .unwrap()
+        .unwrap();
+    eventually("it is done", || async {
+        let event = run(home.path(), &["events", "--json"])
+            .await
+            .lines()
+            .pop()?;
+        (event["state"] == "done" && event["attempts"] == 3).then_some(())
+    })
+    .await;
+    agent.stop().await;
+}
+
+/// The keyring that hangs on headless Linux: there is none; a file, and nothing but the file.
+#[tokio::test]
+async fn nothing_of_a_desktop_is_needed() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut up = Agent::up(&relay, home.path());
+    up.env_remove("HOME")
+        .env_remove("XDG_CONFIG_HOME")
+        .env_remove("PATH");
+    let mut agent = Agent::start(&mut up).await;
+    relay.post(&issue("i", 1)).await;
+    assert_eq!(agent.event().await["type"], json!("Issue"));
+    agent.stop().await;
+}
+
+/// stripe-cli 1011: what the local server answered, where one looks first.
+#[tokio::test]
+async fn the_answer_of_the_local_server_is_said_as_it_comes() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let handler = Receiver::start().await;
+    handler.answer([Answer::Status(500), Answer::Status(201)]);
+    let port = handler.address.port().to_string();
+    let mut agent = Agent::start(Agent::up(&relay, home.path()).arg(&port)).await;
+    let posted = relay.post(&issue("i", 1)).await;
+    let said = agent.says(&posted.event).await;
+    assert!(
+        said.contains(&format!("http://localhost:{port}/ 500 in "))
+            && said.ends_with("again in 1 s"),
+        "{said}"
+    );
+    let said = agent.says(&posted.event).await;
+    assert!(
+        said.contains(&format!("http://localhost:{port}/ 201 in ")),
+        "{said}"
+    );
+    agent.stop().await;
+}

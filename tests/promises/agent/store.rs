@@ -78,7 +78,8 @@ async fn a_damaged_file_is_moved_away_with_a_word_and_events_come_again() {
     agent.stop().await;
     let aside = std::fs::read_dir(home.path()).unwrap().filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
-        name.to_string_lossy().starts_with("events.damaged-")
+        let name = name.to_string_lossy();
+        name.starts_with("events.damaged-") && name.ends_with(".db")
     });
     assert_eq!(aside.count(), 1);
 }
