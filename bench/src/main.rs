@@ -3,6 +3,7 @@
 //! The relay runs as a process of its own, so that its CPU time and memory are its own; webhooks are posted and
 //! received in this one.
 
+mod agent;
 mod receiver;
 mod relay_process;
 mod whole_way;
@@ -33,6 +34,12 @@ enum Part {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// The agent: its start, its deliveries a second on one core, its memory
+    Agent {
+        /// How many deliveries
+        #[arg(long, default_value_t = 100_000)]
+        events: usize,
+    },
     /// AWS calls of an event, counted at the embedded servers
     Calls,
     /// Peak memory of `edge-relay serve` after many events
@@ -58,6 +65,7 @@ async fn main() -> anyhow::Result<()> {
             durable,
             seconds,
         } => whole_way::run(&workers, body, durable, seconds).await,
+        Part::Agent { events } => agent::run(events).await,
         Part::Calls => whole_way::calls().await,
         Part::Memory { events } => whole_way::memory(events).await,
     }
