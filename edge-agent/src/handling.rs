@@ -125,7 +125,7 @@ pub(crate) async fn run(
 impl Engine {
     /// Takes up what waits in the store, and is newer than `after`.
     async fn load(&mut self, after: i64) -> anyhow::Result<()> {
-        for waiting in self.shared.store.waiting(after).await? {
+        for waiting in self.shared.store.waiting(after, u32::MAX).await? {
             self.last = self.last.max(waiting.sequence);
             self.enqueue(waiting);
         }

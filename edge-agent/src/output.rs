@@ -15,7 +15,7 @@ use crate::receiver::Shared;
 use crate::store::{Event, Headers};
 
 /// How many events are marked as printed together.
-const BATCH: usize = 100;
+const BATCH: u32 = 100;
 /// How often another process is asked after: `replay` writes into the store.
 const OTHERS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -38,8 +38,7 @@ struct Line<'a> {
 pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let mut after = 0;
     while !*stop.borrow() {
-        let mut waiting = shared.store.waiting(after).await?;
-        waiting.truncate(BATCH);
+        let waiting = shared.store.waiting(after, BATCH).await?;
         if waiting.is_empty() {
             tokio::select! {
                 () = shared.stored.notified() => {}

@@ -416,7 +416,7 @@ pub(crate) mod tests {
         let three = vec![event("a"), event("b"), event("a")];
         assert_eq!(store.add(three).await.unwrap(), 2);
         assert_eq!(store.add(vec![event("b"), event("c")]).await.unwrap(), 1);
-        let waiting = store.waiting(0).await.unwrap();
+        let waiting = store.waiting(0, u32::MAX).await.unwrap();
         assert_eq!(waiting.len(), 3);
         let first = waiting[0].sequence;
         store
@@ -429,13 +429,13 @@ pub(crate) mod tests {
             .unwrap();
         drop(store);
         let store = Store::open(&path, 0).unwrap();
-        let waiting = store.waiting(0).await.unwrap();
+        let waiting = store.waiting(0, u32::MAX).await.unwrap();
         assert_eq!(waiting.len(), 2);
         assert_eq!(waiting[0].due_at, 99);
         let (loaded, attempts) = store.load(waiting[0].sequence).await.unwrap().unwrap();
         assert_eq!((loaded, attempts), (event("b"), 1));
         store.replay(vec![first]).await.unwrap();
-        assert_eq!(store.waiting(0).await.unwrap()[0].sequence, first);
+        assert_eq!(store.waiting(0, u32::MAX).await.unwrap()[0].sequence, first);
         assert_eq!(store.attempts(first).await.unwrap(), [attempt("done")]);
     }
 
@@ -461,7 +461,7 @@ pub(crate) mod tests {
             stored += write.await.unwrap().unwrap_or_default();
         }
         assert_eq!(stored, 49);
-        assert_eq!(store.waiting(0).await.unwrap().len(), 49);
+        assert_eq!(store.waiting(0, u32::MAX).await.unwrap().len(), 49);
     }
 
     #[tokio::test]

@@ -67,14 +67,14 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
 }
 
 impl Store {
-    /// What is to be handled, in the order in which it was stored; only what was stored after `after`.
-    pub(crate) async fn waiting(&self, after: i64) -> anyhow::Result<Vec<Waiting>> {
+    /// What is to be handled, in the order in which it was stored: the first `limit` of what was stored after `after`.
+    pub(crate) async fn waiting(&self, after: i64, limit: u32) -> anyhow::Result<Vec<Waiting>> {
         self.read(move |connection| {
             let mut read = connection.prepare_cached(
                 "SELECT sequence, ordering_key, due_at FROM event INDEXED BY waiting
-                 WHERE state = 'waiting' AND sequence > ? ORDER BY sequence",
+                 WHERE state = 'waiting' AND sequence > ? ORDER BY sequence LIMIT ?",
             )?;
-            let rows = read.query_map([after], |row| {
+            let rows = read.query_map(params![after, limit], |row| {
                 Ok(Waiting {
                     sequence: row.get(0)?,
                     ordering_key: row.get(1)?,
