@@ -30,8 +30,13 @@ struct Agent {
 }
 
 impl Agent {
-    /// On one core, if `core` says which.
-    async fn start(relay: &str, home: &Path, core: Option<&str>) -> anyhow::Result<Self> {
+    /// On one core, if `core` says which; events go to `handler`, or to a stdout that nobody reads.
+    async fn start(
+        relay: &str,
+        home: &Path,
+        core: Option<&str>,
+        handler: Option<u16>,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?.with_file_name("edge-agent");
         let mut command = match core {
             None => Command::new(&program),
@@ -55,6 +60,7 @@ impl Agent {
                 "--data",
             ])
             .arg(home)
+            .args(handler.map(|port| port.to_string()))
             .env("LINEAR_TOKEN", TOKEN)
             .current_dir(home)
             .stdin(Stdio::null())
@@ -116,7 +122,7 @@ pub(crate) async fn run(events: usize) -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
     let mut starts = Vec::new();
     for _ in 0..STARTS {
-        let mut agent = Agent::start(&relay.url, home.path(), None).await?;
+        let mut agent = Agent::start(&relay.url, home.path(), None, None).await?;
         starts.push((agent.ready, agent.listening));
         agent.child.kill().await?;
     }
@@ -131,23 +137,62 @@ pub(crate) async fn run(events: usize) -> anyhow::Result<()> {
         ready.as_secs_f64() * 1e3
     );
 
-    let agent = Agent::start(&relay.url, home.path(), Some("0")).await?;
+    let agent = Agent::start(&relay.url, home.path(), Some("0"), None).await?;
+    flood_and_tell(&agent, home.path(), events, "printed").await?;
+    drop(agent);
+
+    let home = tempfile::tempdir()?;
+    let (port, handled) = handler().await?;
+    let agent = Agent::start(&relay.url, home.path(), Some("0"), Some(port)).await?;
+    let began = Instant::now();
+    flood_and_tell(&agent, home.path(), events, "for a handler").await?;
+    while handled.load(Ordering::Relaxed) < events {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    println!(
+        "all handled over HTTP after {:.1} s; {:.1} MB then, {:.1} MB at most",
+        began.elapsed().as_secs_f64(),
+        agent.memory("VmRSS")?,
+        agent.memory("VmHWM")?
+    );
+    Ok(())
+}
+
+async fn flood_and_tell(
+    agent: &Agent,
+    home: &Path,
+    events: usize,
+    how: &str,
+) -> anyhow::Result<()> {
     let before = agent.memory("VmRSS")?;
-    let took = flood(&agent.address, &secret(home.path())?, events).await?;
+    let took = flood(&agent.address, &secret(home)?, events).await?;
     #[expect(
         clippy::cast_precision_loss,
         reason = "a count of events is far below 2^52"
     )]
     let rate = events as f64 / took.as_secs_f64();
     println!(
-        "{events} deliveries of 2 KB, {SIDE_BY_SIDE} at once, agent on one core: {rate:.0} verified and stored a second"
-    );
-    println!(
-        "memory: {before:.1} MB before, {:.1} MB after, {:.1} MB at most",
+        "{events} deliveries of 2 KB, {how}, {SIDE_BY_SIDE} at once, agent on one core: {rate:.0} verified and stored a second; \
+         {before:.1} MB before, {:.1} MB after, {:.1} MB at most",
         agent.memory("VmRSS")?,
         agent.memory("VmHWM")?
     );
     Ok(())
+}
+
+/// A handler that takes everything; where it listens, and how much it took.
+async fn handler() -> anyhow::Result<(u16, Arc<AtomicUsize>)> {
+    let handled = Arc::new(AtomicUsize::new(0));
+    let router = axum::Router::new().fallback({
+        let handled = Arc::clone(&handled);
+        move |_: axum::body::Bytes| async move {
+            handled.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("localhost:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok((port, handled))
 }
 
 /// Delivers so many events as the relay would; answers how long it took.
