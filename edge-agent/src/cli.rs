@@ -78,10 +78,15 @@ enum Color {
     Never,
 }
 
+/// Where else settings stand.
+const VARIABLES: &str = "Each is also a variable (`--keep-size`: EDGE_AGENT_KEEP_SIZE, TARGET: EDGE_AGENT_TO) and a key of \
+    edge-agent.toml;\nflags go before variables, those before the file. A command is a flag or a key only.";
+
 /// What the program does.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Receive events, and hand each to your code or print it as a line of JSON
+    #[command(after_help = VARIABLES)]
     Up(Box<Settings>),
     /// Say whether it runs, is registered and reached, and what waits
     Status,
@@ -96,6 +101,7 @@ enum Command {
     /// Write an edge-agent.toml here
     Init(commands::init::Init),
     /// Check everything between Linear and your code, and say what to do
+    #[command(after_help = VARIABLES)]
     Doctor(Box<Settings>),
     /// Have it start with the machine
     #[command(subcommand)]
@@ -120,7 +126,7 @@ pub(crate) struct Context {
     pub(crate) home: Home,
     /// The file of settings, if there is one.
     pub(crate) file: Option<PathBuf>,
-    /// What stands in it.
+    /// What stands in it, and the variables over that.
     pub(crate) settings: Settings,
     pub(crate) json: bool,
     pub(crate) clock: Clock,
@@ -130,8 +136,8 @@ impl Context {
     fn read(general: &General) -> Result<Self, Failure> {
         let file = config::find(general.config.as_deref());
         let settings = match &file {
-            Some(file) => config::read(file)?,
-            None => Settings::default(),
+            Some(file) => config::environment()?.over(config::read(file)?),
+            None => config::environment()?,
         };
         let directory = general.data.as_ref().or(settings.data.as_ref());
         Ok(Self {

@@ -92,123 +92,60 @@ where
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// Where the events go: `3000`, `:3000/path` or a URL. Without it and without --exec: NDJSON on stdout
-    #[arg(value_name = "TARGET", env = "EDGE_AGENT_TO", hide_env_values = true)]
+    #[arg(value_name = "TARGET")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) to: Option<Target>,
     /// A command for each event, its body on stdin; takes the rest of the line
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
     pub(crate) exec: Option<Vec<String>>,
     /// The relay's address
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "EDGE_AGENT_RELAY",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) relay: Option<RelayAddress>,
     /// What this worker is called; one name, one worker [default: the host's name]
-    #[arg(long, env = "EDGE_AGENT_NAME", hide_env_values = true)]
+    #[arg(long)]
     pub(crate) name: Option<String>,
     /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
-    #[arg(
-        long = "type",
-        value_name = "GLOB",
-        env = "EDGE_AGENT_TYPE",
-        hide_env_values = true,
-        value_delimiter = ','
-    )]
+    #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
     #[serde(rename = "type")]
     pub(crate) types: Option<Vec<String>>,
     /// Open a tunnel, so that events are POSTed here at once [default: none]
-    #[arg(long, value_name = "PROGRAM", env = "EDGE_AGENT_TUNNEL", hide_env_values = true, conflicts_with_all = ["public_url", "pull"])]
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["public_url", "pull"])]
     pub(crate) tunnel: Option<TunnelChoice>,
     /// Where the relay can POST to, through something of your own that leads to --listen
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "EDGE_AGENT_PUBLIC_URL",
-        hide_env_values = true,
-        conflicts_with = "pull"
-    )]
+    #[arg(long, value_name = "URL", conflicts_with = "pull")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) public_url: Option<Url>,
     /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
-    #[arg(
-        long,
-        env = "EDGE_AGENT_PULL",
-        hide_env_values = true,
-        num_args = 0,
-        default_missing_value = "true"
-    )]
+    #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) pull: Option<bool>,
     /// How often a pull worker asks [default: 3s]
-    #[arg(
-        long,
-        value_name = "TIME",
-        env = "EDGE_AGENT_POLL",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) poll: Option<Span>,
     /// Where to listen for deliveries [default: 127.0.0.1:4747]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "EDGE_AGENT_LISTEN",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) listen: Option<SocketAddr>,
     /// How many events are handled side by side; those of one issue never are [default: 4]
-    #[arg(
-        long,
-        value_name = "N",
-        env = "EDGE_AGENT_CONCURRENCY",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "N")]
     pub(crate) concurrency: Option<usize>,
     /// How long a handler may take for one event [default: 5m]
-    #[arg(
-        long,
-        value_name = "TIME",
-        env = "EDGE_AGENT_TIME_LIMIT",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) time_limit: Option<Span>,
     /// A file with the webhook secret that your code gives to Linear's SDK: events are stamped and signed for it
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "EDGE_AGENT_LINEAR_SECRET_FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE")]
     pub(crate) linear_secret_file: Option<PathBuf>,
     /// A file that holds a Linear API key or OAuth token; else the environment's LINEAR_TOKEN
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "EDGE_AGENT_LINEAR_TOKEN_FILE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "FILE")]
     pub(crate) linear_token_file: Option<PathBuf>,
     /// How long handled events are kept [default: 7d]
-    #[arg(
-        long,
-        value_name = "TIME",
-        env = "EDGE_AGENT_KEEP",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) keep: Option<Span>,
     /// How much room they may take; the oldest go first [default: 1GB]
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "EDGE_AGENT_KEEP_SIZE",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) keep_size: Option<ByteSize>,
     /// Where the registration and the events are kept; see the general options
@@ -301,6 +238,71 @@ pub(crate) fn find(named: Option<&Path>) -> Option<PathBuf> {
         .find(|file| file.exists())
 }
 
+/// What comes before the name of a setting that is a variable: `keep-size` is `EDGE_AGENT_KEEP_SIZE`.
+const PREFIX: &str = "EDGE_AGENT_";
+/// Variables that say where things are, which the general options read.
+const NOT_SETTINGS: [&str; 2] = ["config", "data"];
+
+/// Reads the variables. Those that are empty count as not set.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "variables are settings like any other: read here alone"
+)]
+pub(crate) fn environment() -> Result<Settings, Failure> {
+    variables(
+        std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }),
+    )
+}
+
+fn variables(all: impl Iterator<Item = (String, String)>) -> Result<Settings, Failure> {
+    let mut table = toml::Table::new();
+    for (name, value) in all {
+        let Some(key) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let key = key.to_ascii_lowercase().replace('_', "-");
+        if value.is_empty() || NOT_SETTINGS.contains(&key.as_str()) {
+            continue;
+        }
+        let wrong = |text: &str| Failure::Configuration(format!("`{name}`: {text}"));
+        let value = match key.as_str() {
+            "exec" | "handler" => {
+                return Err(wrong(
+                    "a command cannot be a variable: use a flag or the file",
+                ));
+            }
+            "type" => value
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .collect::<Vec<_>>()
+                .into(),
+            "pull" => {
+                toml::Value::Boolean(value.parse().map_err(|_| wrong("use `true` or `false`"))?)
+            }
+            "concurrency" => {
+                toml::Value::Integer(value.parse().map_err(|_| wrong("use a number"))?)
+            }
+            _ => toml::Value::String(value),
+        };
+        let said = |error: &toml::de::Error| {
+            let message = error.message().lines().next().unwrap_or_default();
+            wrong(&nearest(message).unwrap_or_else(|| message.to_owned()))
+        };
+        // By itself, so that what is wrong with it is said by its name.
+        let one = toml::Table::from_iter([(key.clone(), value.clone())]);
+        one.try_into::<Settings>().map_err(|error| said(&error))?;
+        table.insert(key, value);
+    }
+    let settings: Settings = (table.try_into())
+        .map_err(|error: toml::de::Error| Failure::Configuration(error.message().to_owned()))?;
+    settings
+        .excludes()
+        .map_err(|text| Failure::Configuration(format!("the `{PREFIX}*` variables: {text}")))?;
+    Ok(settings)
+}
+
 /// Reads a file; paths in it are relative to it.
 pub(crate) fn read(file: &Path) -> Result<Settings, Failure> {
     let wrong = |text: String| Failure::Configuration(format!("`{}`: {text}", file.display()));
@@ -327,19 +329,7 @@ pub(crate) fn read(file: &Path) -> Result<Settings, Failure> {
     ] {
         *path = path.as_ref().map(|path| beside.join(path));
     }
-    if let (Some(_), Some(_)) = (&settings.to, &settings.exec) {
-        return Err(wrong("`to` and `exec` exclude each other".to_owned()));
-    }
-    let routes = [
-        settings.pull == Some(true),
-        settings.public_url.is_some(),
-        settings.tunnel.is_some(),
-    ];
-    if routes.iter().filter(|given| **given).count() > 1 {
-        return Err(wrong(
-            "`pull`, `public-url` and `tunnel` exclude each other".to_owned(),
-        ));
-    }
+    settings.excludes().map_err(wrong)?;
     Ok(settings)
 }
 
@@ -359,6 +349,22 @@ fn nearest(message: &str) -> Option<String> {
 }
 
 impl Settings {
+    /// What one place says must not contradict itself.
+    fn excludes(&self) -> Result<(), String> {
+        if self.to.is_some() && self.exec.is_some() {
+            return Err("`to` and `exec` exclude each other".to_owned());
+        }
+        let routes = [
+            self.pull == Some(true),
+            self.public_url.is_some(),
+            self.tunnel.is_some(),
+        ];
+        if routes.iter().filter(|given| **given).count() > 1 {
+            return Err("`pull`, `public-url` and `tunnel` exclude each other".to_owned());
+        }
+        Ok(())
+    }
+
     /// These, and where they say nothing, those.
     pub(crate) fn over(self, file: Self) -> Self {
         // One that names where events go replaces all that the file says of it.
@@ -585,7 +591,7 @@ mod tests {
                 "relay = 'http://example.com'",
                 "has to begin with `https://`",
             ),
-            ("to = 'x'", "`x` is no target"),
+            ("to = 'x'", "this is no target"),
             ("to = '3000'\nexec = ['x']", "exclude each other"),
             ("pull = true\ntunnel = 'auto'", "exclude each other"),
             ("name = 'x'", "the relay's address is missing"),
@@ -618,6 +624,65 @@ mod tests {
             let error = config(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn every_setting_is_a_variable_too() {
+        let read = |pairs: &[(&str, &str)]| {
+            variables(
+                pairs
+                    .iter()
+                    .map(|(n, v)| ((*n).to_owned(), (*v).to_owned())),
+            )
+            .map_err(|error| error.to_string())
+        };
+        let settings = read(&[
+            ("EDGE_AGENT_TO", ":3000/x"),
+            ("EDGE_AGENT_TYPE", "Issue, Comment.create"),
+            ("EDGE_AGENT_KEEP_SIZE", "2GB"),
+            ("EDGE_AGENT_PULL", "true"),
+            ("EDGE_AGENT_CONCURRENCY", "7"),
+            ("EDGE_AGENT_NAME", ""),
+            ("EDGE_AGENT_DATA", "/somewhere"),
+            ("PATH", "x"),
+        ])
+        .unwrap();
+        assert_eq!(settings.types.unwrap(), ["Issue", "Comment.create"]);
+        assert_eq!((settings.concurrency, settings.pull), (Some(7), Some(true)));
+        assert_eq!(settings.keep_size, Some(ByteSize(2_000_000_000)));
+        assert_eq!(settings.name, None);
+        for (name, value, expected) in [
+            (
+                "EDGE_AGENT_TUNEL",
+                "auto",
+                "`EDGE_AGENT_TUNEL`: there is no `tunel`: did you mean `tunnel`?",
+            ),
+            (
+                "EDGE_AGENT_POLL",
+                "3",
+                "`EDGE_AGENT_POLL`: a length of time is written like",
+            ),
+            (
+                "EDGE_AGENT_PULL",
+                "yes",
+                "`EDGE_AGENT_PULL`: use `true` or `false`",
+            ),
+            (
+                "EDGE_AGENT_CONCURRENCY",
+                "many",
+                "`EDGE_AGENT_CONCURRENCY`: use a number",
+            ),
+            (
+                "EDGE_AGENT_EXEC",
+                "x",
+                "`EDGE_AGENT_EXEC`: a command cannot be a variable",
+            ),
+        ] {
+            let error = read(&[(name, value)]).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let both = [("EDGE_AGENT_TUNNEL", "auto"), ("EDGE_AGENT_PULL", "true")];
+        assert!(read(&both).unwrap_err().contains("exclude each other"));
     }
 
     #[test]

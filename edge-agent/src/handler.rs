@@ -64,12 +64,17 @@ impl Action {
         time_limit: Duration,
         now: i64,
     ) -> Answer {
-        match self {
+        let mut answer = match self {
             Self::Http(target) => {
                 http::post(client, target, secret, event, attempt, time_limit, now).await
             }
             Self::Exec(command) => command::run(command, event, attempt, time_limit).await,
+        };
+        if answer.outcome == Outcome::Absent && self.presence().await.is_ok() {
+            // Somebody is there, and it fails all the same: a certificate, say, or a script's interpreter.
+            answer.outcome = Outcome::Retry;
         }
+        answer
     }
 
     /// Whether the handler is there; what is missing if it is not.

@@ -145,11 +145,12 @@ pub(crate) async fn serve(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(64 * 1024);
     loop {
-        let Ok(place) = Arc::clone(&connections).acquire_owned().await else {
-            return;
+        let accepting = async {
+            let place = Arc::clone(&connections).acquire_owned().await;
+            (place, listener.accept().await)
         };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (place, accepted) = tokio::select! {
+            accepted = accepting => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
         };
         let stream = match accepted {

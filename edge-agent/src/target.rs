@@ -31,10 +31,10 @@ impl FromStr for Target {
 
     /// `3000`, `:3000/path`, or a whole address.
     fn from_str(text: &str) -> Result<Self, String> {
+        // Not quoted: it may hold a key.
         let wrong = || {
-            format!(
-                "`{text}` is no target: use a port (`3000`), `:3000/path`, or `http://host:port/path`"
-            )
+            "this is no target: use a port (`3000`), `:3000/path`, or `http://host:port/path`"
+                .to_owned()
         };
         let local = text.strip_prefix(':').unwrap_or(text);
         let is_local = local.starts_with(|c: char| c.is_ascii_digit())

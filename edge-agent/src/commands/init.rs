@@ -13,15 +13,10 @@ use crate::talk::{hint, say};
 #[derive(Debug, Args)]
 pub(crate) struct Init {
     /// The relay's address
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "EDGE_AGENT_RELAY",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "URL")]
     relay: Option<RelayAddress>,
     /// What this worker is called
-    #[arg(long, env = "EDGE_AGENT_NAME", hide_env_values = true)]
+    #[arg(long)]
     name: Option<String>,
     /// Overwrite a file that is there
     #[arg(long)]

@@ -230,6 +230,35 @@ async fn whatever_goes_wrong_between_here_and_the_handler_is_tried_again() {
     agent.stop().await;
 }
 
+/// A server that is there and fails is not mistaken for one that is not there: that would go on without end.
+#[tokio::test]
+async fn what_is_there_and_fails_uses_up_attempts() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let untrusted = format!("https://localhost:{}/", serve_tls(&made).await.port());
+    let script = home.path().join("script");
+    std::fs::write(&script, "#!/nowhere/sh\n").unwrap();
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = script.to_str().unwrap();
+    for (arguments, part) in [
+        (vec![untrusted.as_str()], "certificate"),
+        (vec!["--exec", script], "cannot start"),
+    ] {
+        let mut agent = Agent::start(Agent::up(&relay, home.path()).args(arguments)).await;
+        let posted = relay
+            .post(&issue("i", 1).replace("\"i\"", &format!("\"{part}\"")))
+            .await;
+        let said = agent.says(&posted.event).await;
+        assert!(
+            said.contains(part) && said.ends_with("again in 1 s"),
+            "{said}"
+        );
+        agent.stop().await;
+    }
+}
+
 /// The keyring that hangs on headless Linux: there is none; a file, and nothing but the file.
 #[tokio::test]
 async fn nothing_of_a_desktop_is_needed() {

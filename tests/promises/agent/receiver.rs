@@ -95,7 +95,15 @@ async fn more_connections_than_it_serves_wait_and_nothing_is_lost() {
         "once the idle ones are closed"
     );
     agent.event().await;
+    for _ in 0..100 {
+        idle.push(connect(&agent).await);
+    }
+    let began = Instant::now();
     agent.stop().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "it does not wait for idle ones"
+    );
 }
 
 #[tokio::test]

@@ -69,6 +69,22 @@ async fn flags_go_before_variables_and_those_before_the_file() {
 }
 
 #[tokio::test]
+async fn a_flag_replaces_a_variable_of_another_name_that_says_the_same_thing() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let mut up = Agent::up(&relay, home.path());
+    up.env("EDGE_AGENT_TO", "1")
+        .env("EDGE_AGENT_TUNNEL", "ngrok");
+    up.args(["--pull", "--exec", "true"]);
+    let mut agent = Agent::begin(&mut up).await;
+    agent.says("ready: `laptop` is a pull worker").await;
+    let posted = relay.post(&issue("i", 1)).await;
+    let said = agent.says(&posted.event).await;
+    assert!(said.contains("true exit 0"), "{said}");
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said_before_anything_is_done() {
     let home = tempfile::tempdir().unwrap();
     let relay = "https://relay.test";
@@ -85,10 +101,7 @@ async fn what_is_wrong_is_said_before_anything_is_done() {
             vec!["up", "--relay", "http://example.com"],
             "has to begin with `https://`",
         ),
-        (
-            vec!["up", "--relay", relay, "70000"],
-            "`70000` is no target",
-        ),
+        (vec!["up", "--relay", relay, "70000"], "this is no target"),
         (
             vec!["up", "--relay", relay, "3000", "--exec", "x"],
             "cannot be used with",
