@@ -6,8 +6,6 @@ pub(crate) mod linear;
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use crate::config::{Action, LinearSecret, Rule};
 use crate::store::Event;
 
@@ -81,10 +79,7 @@ impl Action {
     pub(crate) async fn presence(&self) -> Result<(), String> {
         match self {
             Self::Http(target) => {
-                let (host, port) = target.authority();
-                let connected =
-                    tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect((host, port))).await;
-                match connected {
+                match tokio::time::timeout(PROBE_TIMEOUT, target.connect()).await {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err(error)) => Err(error.to_string()),
                     Err(_) => Err("it does not answer".to_owned()),

@@ -1,10 +1,18 @@
 //! A TARGET: where the user's code listens on this machine, written as short as it can be.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
+use tokio::net::TcpStream;
 use url::Url;
+
+/// What `localhost` is (RFC 6761, section 6.3), whatever the hosts file says: a server may listen on either.
+pub(crate) const LOCALHOST: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
 
 /// An HTTP handler's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,14 +23,17 @@ impl Target {
         &self.0
     }
 
-    /// Host and port, for a connection that only looks whether somebody is there.
-    pub(crate) fn authority(&self) -> (String, u16) {
+    /// Connects, to see whether somebody listens.
+    pub(crate) async fn connect(&self) -> std::io::Result<TcpStream> {
         let host = self.0.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        (
-            host.to_owned(),
-            self.0.port_or_known_default().unwrap_or(80),
-        )
+        let port = self.0.port_or_known_default().unwrap_or(80);
+        if host == "localhost" {
+            let addresses = LOCALHOST.map(|address| SocketAddr::new(address.ip(), port));
+            TcpStream::connect(&addresses[..]).await
+        } else {
+            TcpStream::connect((host, port)).await
+        }
     }
 }
 
@@ -39,7 +50,6 @@ impl FromStr for Target {
         let local = text.strip_prefix(':').unwrap_or(text);
         let is_local = local.starts_with(|c: char| c.is_ascii_digit())
             && !local.split('/').next().unwrap_or_default().contains('.');
-        // By name, so that a server that listens on `::1` alone is found, too.
         let url = if is_local {
             Url::parse(&format!("http://localhost:{local}"))
         } else {

@@ -218,11 +218,13 @@ impl Tunnel {
             Err(error) => return format!("`{name}` cannot be started: {error:#}"),
         };
         let opening = self.open(client, &asked, &running.printed);
+        let clock = &self.shared.clock;
         let opened = tokio::select! {
-            opened = tokio::time::timeout(OPEN_WITHIN, opening) => opened,
+            address = opening => Some(address),
+            () = clock.until(clock.millis() + millis(OPEN_WITHIN)) => None,
             ended = running.child.wait() => return ended_with(name, ended, &running.printed),
         };
-        let Ok(address) = opened else {
+        let Some(address) = opened else {
             return format!(
                 "`{name}` made no address that leads here within {} s",
                 OPEN_WITHIN.as_secs()
@@ -299,7 +301,6 @@ impl Tunnel {
         printed: &Printed,
         address: &Url,
     ) -> String {
-        let millis = |time: Duration| i64::try_from(time.as_millis()).unwrap_or_default();
         let clock = &self.shared.clock;
         let mut probe_at = clock.millis() + millis(PROBE_EVERY);
         loop {
@@ -352,6 +353,10 @@ async fn goes_round(client: &Client, shared: &Shared, address: &Url) -> bool {
     let came_round = came_round.await.unwrap_or(false);
     shared.expect_challenge(None);
     came_round
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Nobody else can guess it.

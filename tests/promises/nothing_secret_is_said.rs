@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{Answer, Receiver, issue, terminate};
+use crate::harness::agent::{Agent, deliver as agent_deliver, free_port, run, signed, worker};
+use crate::harness::{Answer, Receiver, issue, relay, terminate};
 
 const SECRET: &str = "webhook-hush";
 const TOKEN: &str = "lin_api_hush";
@@ -100,4 +101,47 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
     for secret in secrets {
         assert!(!said.contains(&secret), "`{secret}` is in the log: {said}");
     }
+}
+
+#[tokio::test]
+async fn the_agent_says_no_token_secret_body_or_query_either() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let port = free_port().await;
+    let handler = Receiver::start().await;
+    handler.answer([Answer::Status(500), Answer::Status(200)]);
+    let mut up = Agent::up(&relay, home.path());
+    up.args(["-v", "--listen", &format!("127.0.0.1:{port}")]);
+    up.args([
+        "--public-url",
+        &format!("http://127.0.0.1:{port}/webhook?key=hush"),
+    ]);
+    up.arg(format!(":{}/?key=hush", handler.address.port()));
+    let mut agent = Agent::start(&mut up).await;
+    let body = issue("hush", 1);
+    relay.post(&body).await;
+    handler.wait_for(2).await;
+    let mut wrong = signed(home.path(), "evt_1", &body);
+    wrong[2].1 = format!("v1,{}", "hush".repeat(11));
+    agent_deliver(&agent.address, &wrong, &body).await;
+    agent.says("a delivery was refused").await;
+    let worker = worker(home.path());
+    let mut said = String::new();
+    for arguments in [
+        vec!["status", "-v"],
+        vec!["status", "--json"],
+        vec!["events", "--json"],
+        vec!["doctor", "-v", "--relay", "https://relay.test/?key=hush"],
+        vec!["replay", "--since", "1h", "--dry-run"],
+        vec!["forget"],
+    ] {
+        let output = run(home.path(), &arguments).await;
+        said.push_str(&format!("{}{}", output.stdout, output.stderr));
+    }
+    said.push_str(&agent.unheard().concat());
+    for hidden in ["hush", crate::harness::TOKEN, &worker.token, &worker.secret] {
+        assert!(!said.contains(hidden), "{hidden} in {said}");
+    }
+    assert!(said.contains("pull") || said.contains("live"), "{said}");
+    agent.stop().await;
 }

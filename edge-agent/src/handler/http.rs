@@ -34,6 +34,7 @@ pub(crate) fn client() -> reqwest::Result<Client> {
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2))
+        .resolve_to_addrs("localhost", &crate::target::LOCALHOST)
         .build()
 }
 

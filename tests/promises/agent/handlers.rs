@@ -80,6 +80,18 @@ async fn a_handler_gets_the_same_bytes_and_every_value_of_every_header() {
 }
 
 #[tokio::test]
+async fn a_server_that_listens_on_ipv6_alone_is_found() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let handler = Receiver::start_at("[::1]:0").await;
+    let to = handler.address.port().to_string();
+    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
+    relay.post(&issue("i", 1)).await;
+    handler.wait_for(1).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn the_answer_decides_and_is_kept() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();

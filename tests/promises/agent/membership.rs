@@ -58,7 +58,25 @@ async fn it_registers_again_when_its_registration_has_ended() {
 }
 
 #[tokio::test]
-async fn a_lease_that_ended_and_a_token_that_is_refused_end_nothing() {
+async fn a_lease_that_ended_over_a_long_sleep_is_followed_by_a_new_registration() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let handler = Receiver::start().await;
+    let to = handler.address.port().to_string();
+    let agent = Inside::start(&relay, home.path(), &[&to]).await;
+    let before = worker(home.path());
+    relay.clock.advance(Duration::from_secs(8 * 86_400));
+    eventually("it registers again", || async {
+        (worker(home.path()).token != before.token).then_some(())
+    })
+    .await;
+    relay.post(&issue("i", 1)).await;
+    handler.wait_for(1).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_registration_that_ended_and_a_token_that_is_refused_end_nothing() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let handler = Receiver::start().await;

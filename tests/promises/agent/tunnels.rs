@@ -2,11 +2,13 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use protocol::messages::State;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{ChildStdin, Command};
 
 use crate::harness::agent::{Agent, command, output, run, worker};
 use crate::harness::{Receiver, Relay, eventually, is_running, issue, relay, terminate};
@@ -164,34 +166,61 @@ async fn a_program_that_dies_is_started_again_and_its_new_address_is_told() {
     agent.stop().await;
 }
 
+/// An agent whose clock is moved by lines on its stdin.
+async fn clocked(
+    programs: &Programs,
+    relay: &Relay,
+    home: &Path,
+    tunnel: &str,
+    handler: &Receiver,
+) -> (Agent, ChildStdin) {
+    let token = home.join("token");
+    std::fs::write(&token, crate::harness::TOKEN).unwrap();
+    let mut command = command(home);
+    command
+        .args(["clock", "up", "--name", "laptop", "--listen", "127.0.0.1:0"])
+        .args(["--relay", &relay.machine.url(), "--data"])
+        .arg(home)
+        .arg("--linear-token-file")
+        .arg(token)
+        .args(["--tunnel", tunnel, "--poll", "1h"])
+        .arg(handler.address.port().to_string())
+        .stdin(Stdio::piped());
+    let mut agent = Agent::start(programs.find(&mut command)).await;
+    let clock = agent.child.stdin.take().unwrap();
+    (agent, clock)
+}
+
+#[tokio::test]
+async fn a_program_that_stalls_is_started_again_and_events_are_pulled_meanwhile() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let programs = Programs::installed(&["tailscale"]);
+    programs.order("stall");
+    let handler = Receiver::start().await;
+    let (mut agent, mut clock) =
+        clocked(&programs, &relay, home.path(), "tailscale", &handler).await;
+    let first = programs.nth(1).await;
+    relay.post(&issue("i", 1)).await;
+    clock.write_all(b"60\n").await.unwrap();
+    agent
+        .says("`tailscale` made no address that leads here within 45 s")
+        .await;
+    ends(first).await;
+    handler.wait_for(1).await;
+    programs.order("");
+    agent.says("leads here").await;
+    is_live(&relay, home.path()).await;
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn an_address_that_changes_or_leads_nowhere_any_more_is_replaced() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let programs = Programs::installed(&["ngrok"]);
     let handler = Receiver::start().await;
-    let to = handler.address.port().to_string();
-    let mut command = command(home.path());
-    let token = home.path().join("token");
-    std::fs::write(&token, crate::harness::TOKEN).unwrap();
-    command.args([
-        "clock",
-        "up",
-        "--name",
-        "laptop",
-        "--relay",
-        &relay.machine.url(),
-    ]);
-    command.args([
-        "--data",
-        home.path().to_str().unwrap(),
-        "--listen",
-        "127.0.0.1:0",
-    ]);
-    command.args(["--linear-token-file", token.to_str().unwrap()]);
-    command.args(["--tunnel", "ngrok", "--poll", "1h", &to]);
-    command.stdin(std::process::Stdio::piped());
-    let mut agent = Agent::start(programs.find(&mut command)).await;
+    let (mut agent, mut clock) = clocked(&programs, &relay, home.path(), "ngrok", &handler).await;
     is_live(&relay, home.path()).await;
     programs.set("move");
     agent.says("its address has changed").await;
@@ -201,10 +230,7 @@ async fn an_address_that_changes_or_leads_nowhere_any_more_is_replaced() {
 
     // The laptop sleeps for an hour; meanwhile the tunnel's far end has forgotten it.
     programs.set("block");
-    let mut clock = agent.child.stdin.take().unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut clock, b"3600\n")
-        .await
-        .unwrap();
+    clock.write_all(b"3600\n").await.unwrap();
     let began = std::time::Instant::now();
     agent.says("does not lead here any more").await;
     programs.unset("block");
