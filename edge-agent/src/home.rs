@@ -4,8 +4,12 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::failure::Failure;
+
+/// How often the lock is tried before somebody else is said to have it.
+const LOOKS: u32 = 10;
 
 /// The directory.
 #[derive(Debug, Clone)]
@@ -56,7 +60,16 @@ impl Home {
             .and_then(|()| make_private(&self.directory))
             .map_err(failed)?;
         let file = File::create(self.directory.join("lock")).map_err(failed)?;
-        match file.try_lock() {
+        let mut locked = file.try_lock();
+        for _ in 0..LOOKS {
+            if !matches!(locked, Err(fs::TryLockError::WouldBlock)) {
+                break;
+            }
+            // `status` may just be looking.
+            std::thread::sleep(Duration::from_millis(20));
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => Ok(Lock { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(Failure::Configuration(format!(
                 "another edge-agent uses `{}`: stop it, or give this one its own with `--data`",

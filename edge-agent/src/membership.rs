@@ -80,7 +80,14 @@ impl Member {
                     }
                     Err(error) => trouble.comes(&self.report, &error),
                 },
-                (error, _) => trouble.comes(&self.report, error),
+                (error, registration) => {
+                    let wait = trouble.comes(&self.report, error);
+                    if let (CallError::Refused(_), Some(registration)) = (error, registration) {
+                        // What is refused may be the address alone: what waits can still be asked for.
+                        let _ = self.pull(&registration).await;
+                    }
+                    wait
+                }
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

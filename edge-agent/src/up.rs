@@ -173,10 +173,6 @@ pub(crate) async fn run(
     shared.is_ending.store(true, Ordering::Release);
     stop.send_replace(true);
     member.abort();
-    for task in background {
-        task.abort();
-        let _ = task.await;
-    }
     let ending = async {
         let goodbye = async {
             if let Some(registration) = shared.registration() {
@@ -193,6 +189,11 @@ pub(crate) async fn run(
         warn("ending at once");
         handling.abort();
         let _ = handling.await;
+    }
+    // The tunnel with it: until here, what came through it was answered.
+    for task in background {
+        task.abort();
+        let _ = task.await;
     }
     stop_receiver.send_replace(true);
     let _ = receiver.await;

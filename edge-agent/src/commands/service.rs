@@ -77,10 +77,10 @@ impl Keeper {
         })
     }
 
-    fn text(self, command: &[String], log: &Path) -> String {
+    fn text(self, plan: &Plan) -> String {
         match self {
-            Self::Systemd => unit(command),
-            Self::Launchd => plist(command, log),
+            Self::Systemd => unit(plan),
+            Self::Launchd => plist(plan),
         }
     }
 
@@ -139,8 +139,18 @@ fn quoted(argument: &str) -> String {
     format!("\"{escaped}\"")
 }
 
-fn unit(command: &[String]) -> String {
-    let command: Vec<_> = command.iter().map(|argument| quoted(argument)).collect();
+/// What a service runs, where, and with which programs in reach: those that this shell finds.
+struct Plan {
+    command: Vec<String>,
+    directory: String,
+    path: String,
+    log: String,
+}
+
+fn unit(plan: &Plan) -> String {
+    let command: Vec<_> = (plan.command.iter())
+        .map(|argument| quoted(argument))
+        .collect();
     format!(
         "[Unit]\n\
          Description=edge-agent: Linear's webhooks on this machine\n\
@@ -148,6 +158,8 @@ fn unit(command: &[String]) -> String {
          \n\
          [Service]\n\
          ExecStart={}\n\
+         WorkingDirectory={}\n\
+         Environment={}\n\
          ExecReload=kill -HUP $MAINPID\n\
          Restart=always\n\
          RestartSec=5\n\
@@ -158,20 +170,22 @@ fn unit(command: &[String]) -> String {
          \n\
          [Install]\n\
          WantedBy=default.target\n",
-        command.join(" ")
+        command.join(" "),
+        plan.directory.replace('%', "%%"),
+        quoted(&format!("PATH={}", plan.path)).replace("$$", "$"),
     )
 }
 
-fn plist(command: &[String], log: &Path) -> String {
+fn plist(plan: &Plan) -> String {
     let escaped = |text: &str| {
         text.replace('&', "&amp;")
             .replace('<', "&lt;")
             .replace('>', "&gt;")
     };
-    let arguments: String = (command.iter())
+    let arguments: String = (plan.command.iter())
         .map(|argument| format!("    <string>{}</string>\n", escaped(argument)))
         .collect();
-    let log = escaped(&log.display().to_string());
+    let [directory, path, log] = [&plan.directory, &plan.path, &plan.log].map(|text| escaped(text));
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
@@ -179,6 +193,8 @@ fn plist(command: &[String], log: &Path) -> String {
          <dict>\n  \
          <key>Label</key>\n  <string>{LABEL}</string>\n  \
          <key>ProgramArguments</key>\n  <array>\n{arguments}  </array>\n  \
+         <key>WorkingDirectory</key>\n  <string>{directory}</string>\n  \
+         <key>EnvironmentVariables</key>\n  <dict>\n    <key>PATH</key>\n    <string>{path}</string>\n  </dict>\n  \
          <key>RunAtLoad</key>\n  <true/>\n  \
          <key>KeepAlive</key>\n  <dict>\n    <key>SuccessfulExit</key>\n    <false/>\n  </dict>\n  \
          <key>ThrottleInterval</key>\n  <integer>10</integer>\n  \
@@ -198,28 +214,38 @@ pub(crate) async fn run(context: &Context, service: Service) -> Result<(), Failu
     }
 }
 
-/// `up`, with whole paths: a service starts elsewhere.
-fn command(context: &Context, up: Vec<String>) -> Result<Vec<String>, Failure> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let whole = |path: &Path| -> Result<String, Failure> {
-        let path = std::path::absolute(path).context("a path cannot be made absolute")?;
-        (path.into_os_string().into_string())
-            .map_err(|_| Failure::Configuration("a path is not UTF-8".to_owned()))
+/// `up`, with whole paths and from here: a service starts elsewhere.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "PATH is not a setting: the service is to find what this shell finds"
+)]
+fn planned(context: &Context, up: Vec<String>) -> Result<Plan, Failure> {
+    let text = |path: std::ffi::OsString| {
+        (path.into_string()).map_err(|_| Failure::Configuration("a path is not UTF-8".to_owned()))
     };
+    let whole = |path: &Path| {
+        let path = std::path::absolute(path).context("a path cannot be made absolute")?;
+        text(path.into_os_string())
+    };
+    let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = vec![whole(&program)?, "up".to_owned()];
     if let Some(file) = &context.file {
         command.extend(["--config".to_owned(), whole(file)?]);
     }
     command.extend(["--data".to_owned(), whole(context.home.directory())?]);
     command.extend(up);
-    Ok(command)
+    Ok(Plan {
+        command,
+        directory: whole(Path::new("."))?,
+        path: text(std::env::var_os("PATH").unwrap_or_default())?,
+        log: whole(&context.home.directory().join("edge-agent.log"))?,
+    })
 }
 
 async fn install(context: &Context, keeper: Keeper, install: Install) -> Result<(), Failure> {
     check(context, &install)?;
     let file = keeper.file()?;
-    let log = context.home.directory().join("edge-agent.log");
-    let text = keeper.text(&command(context, install.up)?, &log);
+    let text = keeper.text(&planned(context, install.up)?);
     let starts = keeper.starts(&file);
     if install.dry_run {
         return plan(context, "write", &file, Some(&text), &starts);
@@ -388,19 +414,37 @@ async fn call(command: &[String]) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
+    fn plan(arguments: &[&str]) -> Plan {
+        Plan {
+            command: arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
+            directory: "/home/a&b/100%".to_owned(),
+            path: "/a b/bin:/usr/bin".to_owned(),
+            log: "/home/a&b/log".to_owned(),
+        }
+    }
+
     #[test]
     fn a_unit_takes_its_arguments_as_they_are() {
-        let command =
-            ["/opt/edge agent/bin", "up", "--name", "50% \"of\" $it\\"].map(str::to_owned);
-        let line =
-            "ExecStart=\"/opt/edge agent/bin\" \"up\" \"--name\" \"50%% \\\"of\\\" $$it\\\\\"\n";
-        assert!(unit(&command).contains(line), "{}", unit(&command));
+        let unit = unit(&plan(&[
+            "/opt/edge agent/bin",
+            "up",
+            "--name",
+            "50% \"of\" $it\\",
+        ]));
+        for line in [
+            "ExecStart=\"/opt/edge agent/bin\" \"up\" \"--name\" \"50%% \\\"of\\\" $$it\\\\\"\n",
+            "WorkingDirectory=/home/a&b/100%%\n",
+            "Environment=\"PATH=/a b/bin:/usr/bin\"\n",
+        ] {
+            assert!(unit.contains(line), "{unit}");
+        }
     }
 
     #[test]
     fn a_plist_takes_its_arguments_as_they_are() {
-        let command = ["/opt/edge-agent", "up", "a&b<c>"].map(str::to_owned);
-        let text = plist(&command, Path::new("/home/a&b/log"));
-        insta::assert_snapshot!(text);
+        insta::assert_snapshot!(plist(&plan(&["/opt/edge-agent", "up", "a&b<c>"])));
     }
 }
