@@ -4,7 +4,7 @@
 //! stored; an event is settled in the store before the next one of its key begins.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,14 +35,20 @@ const OTHERS_EVERY: Duration = Duration::from_secs(1);
 /// How long running handlers have when the agent ends.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// The events of one ordering key that wait, the oldest first.
+/// The events of one ordering key that wait.
 #[derive(Debug, Default)]
 struct Line {
-    waiting: VecDeque<i64>,
-    /// Unix milliseconds: not before.
-    due_at: i64,
+    /// When each is due, Unix milliseconds; the oldest first.
+    waiting: BTreeMap<i64, i64>,
     /// Either running, or kept back for an absent handler; otherwise it stands in `due`.
     is_busy: bool,
+}
+
+impl Line {
+    /// When the oldest is due, and which it is.
+    fn next(&self) -> Option<(i64, i64)> {
+        (self.waiting.first_key_value()).map(|(sequence, due_at)| (*due_at, *sequence))
+    }
 }
 
 /// What became of a line's first event.
@@ -65,6 +71,8 @@ struct Engine {
     due: BinaryHeap<Reverse<(i64, i64, String)>>,
     /// The newest event that is known of.
     last: i64,
+    /// The store could not be read: it is read from the beginning again.
+    is_behind: bool,
     running: JoinSet<(String, i64, Verdict)>,
     /// The lines that wait for a handler to be there.
     absent: HashMap<String, Vec<String>>,
@@ -87,6 +95,7 @@ pub(crate) async fn run(
         lines: HashMap::new(),
         due: BinaryHeap::new(),
         last: 0,
+        is_behind: false,
         running: JoinSet::new(),
         absent: HashMap::new(),
         watchers: JoinSet::new(),
@@ -95,7 +104,7 @@ pub(crate) async fn run(
         shared: Arc::clone(&shared),
     };
     engine.watch_handlers();
-    engine.load(0).await?;
+    engine.load(0).await;
     let mut others = tokio::time::interval(OTHERS_EVERY);
     others.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     while !*stop.borrow() {
@@ -103,7 +112,7 @@ pub(crate) async fn run(
         let next = engine.next_due();
         tokio::select! {
             _ = stop.changed() => {}
-            () = shared.stored.notified() => engine.load(engine.last).await?,
+            () = shared.stored.notified() => engine.load(engine.last).await,
             Some(ended) = engine.running.join_next() => engine.settle(ended?),
             Some((handler, presence)) = seen.recv() => engine.see(&handler, presence),
             () = shared.clock.until(next.unwrap_or_default()), if next.is_some() => {}
@@ -112,8 +121,8 @@ pub(crate) async fn run(
                 engine.watch_handlers();
             }
             _ = others.tick() => {
-                if shared.store.changed_by_another().await? {
-                    engine.load(0).await?;
+                if engine.is_behind || shared.store.changed_by_another().await.unwrap_or(true) {
+                    engine.load(0).await;
                 }
             }
         }
@@ -124,29 +133,30 @@ pub(crate) async fn run(
 
 impl Engine {
     /// Takes up what waits in the store, and is newer than `after`.
-    async fn load(&mut self, after: i64) -> anyhow::Result<()> {
-        for waiting in self.shared.store.waiting(after, u32::MAX).await? {
-            self.last = self.last.max(waiting.sequence);
-            self.enqueue(waiting);
+    async fn load(&mut self, after: i64) {
+        let waiting = self.shared.store.waiting(after, u32::MAX).await;
+        self.is_behind = waiting.is_err();
+        match waiting {
+            Err(error) => self.shared.note_store(Err(&error)),
+            Ok(waiting) => {
+                self.shared.note_store(Ok(()));
+                for event in waiting {
+                    self.last = self.last.max(event.sequence);
+                    self.enqueue(event);
+                }
+            }
         }
-        Ok(())
     }
 
     fn enqueue(&mut self, event: Waiting) {
         let line = self.lines.entry(event.ordering_key.clone()).or_default();
-        let Err(place) = line.waiting.binary_search(&event.sequence) else {
-            return;
-        };
-        if place == 0 && line.is_busy && !line.waiting.is_empty() {
-            // The first one is being handled; an older one that is replayed comes right after it.
-            line.waiting.insert(1, event.sequence);
-            return;
-        }
-        line.waiting.insert(place, event.sequence);
-        if place == 0 && !line.is_busy {
-            line.due_at = event.due_at;
+        // What is known already may be running: it keeps the time that it has.
+        line.waiting.entry(event.sequence).or_insert(event.due_at);
+        if let (false, Some((due_at, sequence))) = (line.is_busy, line.next())
+            && sequence == event.sequence
+        {
             self.due
-                .push(Reverse((event.due_at, event.sequence, event.ordering_key)));
+                .push(Reverse((due_at, sequence, event.ordering_key)));
         }
     }
 
@@ -161,9 +171,9 @@ impl Engine {
                 return;
             };
             // A line that was replayed into has another first event now: it stands here again.
-            let Some(line) = (self.lines.get_mut(&key)).filter(|line| {
-                !line.is_busy && line.due_at == due_at && line.waiting.front() == Some(&sequence)
-            }) else {
+            let Some(line) = (self.lines.get_mut(&key))
+                .filter(|line| !line.is_busy && line.next() == Some((due_at, sequence)))
+            else {
                 continue;
             };
             line.is_busy = true;
@@ -190,33 +200,35 @@ impl Engine {
         let Some(line) = self.lines.get_mut(&key) else {
             return;
         };
-        let due_at = match verdict {
+        match verdict {
             Verdict::Settled => {
-                line.waiting.retain(|waiting| *waiting != sequence);
-                0
+                line.waiting.remove(&sequence);
             }
-            Verdict::Again(due_at) => due_at,
-            // Another configuration has come meanwhile.
-            Verdict::Absent(handler) if !self.is_configured(&handler) => 0,
-            Verdict::Absent(handler) => {
-                // It stays busy, and takes no place among those that could be gone on with.
+            Verdict::Again(due_at) => {
+                line.waiting.insert(sequence, due_at);
+            }
+            // It stays busy, and takes no place among those that could be gone on with.
+            Verdict::Absent(handler) if self.is_configured(&handler) => {
                 self.absent.entry(handler.clone()).or_default().push(key);
                 self.see(&handler, Err(String::new()));
                 return;
             }
-        };
-        self.go_on(&key, due_at);
+            // Another configuration has come meanwhile.
+            Verdict::Absent(_) => {}
+        }
+        self.go_on(&key);
     }
 
-    /// Lets a line go on, not before `due_at`.
-    fn go_on(&mut self, key: &str, due_at: i64) {
+    /// Lets a line go on, once its oldest event is due.
+    fn go_on(&mut self, key: &str) {
         let Some(line) = self.lines.get_mut(key) else {
             return;
         };
         line.is_busy = false;
-        line.due_at = due_at;
-        match line.waiting.front() {
-            Some(first) => self.due.push(Reverse((due_at, *first, key.to_owned()))),
+        match line.next() {
+            Some((due_at, sequence)) => {
+                self.due.push(Reverse((due_at, sequence, key.to_owned())));
+            }
             None => {
                 self.lines.remove(key);
             }
@@ -263,7 +275,7 @@ impl Engine {
             .collect();
         for handler in gone {
             for key in self.absent.remove(&handler).unwrap_or_default() {
-                self.go_on(&key, 0);
+                self.go_on(&key);
             }
         }
     }
@@ -284,7 +296,7 @@ impl Engine {
         }
         if is_there {
             for key in self.absent.remove(handler).unwrap_or_default() {
-                self.go_on(&key, 0);
+                self.go_on(&key);
             }
         }
     }
@@ -403,8 +415,13 @@ impl Task {
                 .record(sequence, attempt.clone(), state, due_at)
                 .await;
             match recorded {
-                Ok(()) if state == State::Waiting => return Verdict::Again(due_at),
-                Ok(()) => return Verdict::Settled,
+                Ok(()) => {
+                    self.shared.note_store(Ok(()));
+                    return match state {
+                        State::Waiting => Verdict::Again(due_at),
+                        State::Done | State::Dropped | State::Failed => Verdict::Settled,
+                    };
+                }
                 Err(error) => {
                     self.shared.note_store(Err(&error));
                     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -38,44 +38,71 @@ struct Line<'a> {
 pub(crate) async fn run(shared: &Shared, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let mut after = 0;
     while !*stop.borrow() {
-        let waiting = shared.store.waiting(after, BATCH).await?;
-        if waiting.is_empty() {
+        let printed = match print(shared, &mut after).await {
+            Ok(printed) => printed,
+            Err(Trouble::Stdout(error)) => return Err(error),
+            Err(Trouble::Store(error)) => {
+                shared.note_store(Err(&error));
+                after = 0;
+                false
+            }
+        };
+        if !printed {
             tokio::select! {
                 () = shared.stored.notified() => {}
                 _ = stop.changed() => {}
                 () = tokio::time::sleep(OTHERS_EVERY) => {
-                    if shared.store.changed_by_another().await? {
+                    if shared.store.changed_by_another().await.unwrap_or(true) {
                         after = 0;
                     }
                 }
             }
-            continue;
         }
-        let mut lines = Vec::new();
-        let mut printed = Vec::new();
-        for waiting in waiting {
-            after = waiting.sequence;
-            if let Some((event, _)) = shared.store.load(waiting.sequence).await? {
-                write(&mut lines, &event)?;
-                printed.push(waiting.sequence);
-            }
-        }
-        tokio::task::spawn_blocking(move || {
-            let mut stdout = std::io::stdout().lock();
-            stdout.write_all(&lines)?;
-            stdout.flush()
-        })
-        .await?
-        .context("cannot write to stdout")?;
-        (shared.store)
-            .printed(printed, shared.clock.millis())
-            .await?;
     }
     Ok(())
 }
 
+/// What keeps events from being printed: nobody takes them, which is the end, or they cannot be read, which passes.
+enum Trouble {
+    Stdout(anyhow::Error),
+    Store(anyhow::Error),
+}
+
+/// Prints the next events after `after`; answers whether there were any.
+async fn print(shared: &Shared, after: &mut i64) -> Result<bool, Trouble> {
+    let waiting = (shared.store.waiting(*after, BATCH).await).map_err(Trouble::Store)?;
+    if waiting.is_empty() {
+        return Ok(false);
+    }
+    let mut lines = Vec::new();
+    let mut printed = Vec::new();
+    for waiting in waiting {
+        let loaded = (shared.store.load(waiting.sequence).await).map_err(Trouble::Store)?;
+        if let Some((event, _)) = loaded {
+            write(&mut lines, &event).map_err(Trouble::Stdout)?;
+            printed.push(waiting.sequence);
+        }
+        *after = waiting.sequence;
+    }
+    let written = tokio::task::spawn_blocking(move || {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(&lines)?;
+        stdout.flush()
+    });
+    (written.await.map_err(anyhow::Error::from))
+        .and_then(|written| written.context("cannot write to stdout"))
+        .map_err(Trouble::Stdout)?;
+    let now = shared.clock.millis();
+    while let Err(error) = shared.store.printed(printed.clone(), now).await {
+        // Printed is printed, and must not be printed again.
+        shared.note_store(Err(&error));
+        tokio::time::sleep(OTHERS_EVERY).await;
+    }
+    Ok(true)
+}
+
 /// Writes an event as one line.
-pub(crate) fn write(lines: &mut Vec<u8>, event: &Event) -> anyhow::Result<()> {
+fn write(lines: &mut Vec<u8>, event: &Event) -> anyhow::Result<()> {
     let line = Line {
         id: &event.id,
         kind: &event.kind,

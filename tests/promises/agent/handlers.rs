@@ -265,6 +265,45 @@ async fn what_waits_for_its_retry_holds_back_its_own_issue_alone() {
 }
 
 #[tokio::test]
+async fn an_older_event_that_is_replayed_goes_before_one_that_waits_and_takes_none_of_its_time() {
+    let relay = relay().start().await;
+    let home = tempfile::tempdir().unwrap();
+    let handler = Receiver::start().await;
+    let (success, failure) = (Answer::Status(200), Answer::Status(500));
+    handler.answer([
+        success.clone(),
+        failure.clone(),
+        failure.clone(),
+        failure,
+        success,
+    ]);
+    let to = handler.address.port().to_string();
+    let agent = Inside::start(&relay, home.path(), &[&to]).await;
+    let first = relay.post(&issue("a", 1)).await.event;
+    handler.wait_for(1).await;
+    relay.post(&issue("a", 2)).await;
+    for (tries, wait) in [(1, 2), (2, 6), (3, 0)] {
+        handler.wait_for(tries + 1).await;
+        eventually("its retry is due", || async {
+            (events(home.path()).await.get(1)?["attempts"] == tries).then_some(())
+        })
+        .await;
+        relay.clock.advance(Duration::from_secs(wait));
+    }
+    assert_eq!(run(home.path(), &["replay", &first]).await.code, Some(0));
+    let received = handler.wait_for(5).await;
+    assert_eq!(number(&received[4].body), 1);
+    eventually("it is done again", || async {
+        (states(home.path()).await == ["done", "waiting"]).then_some(())
+    })
+    .await;
+    assert_eq!(handler.count(), 5, "the other one keeps its time");
+    relay.clock.advance(Duration::from_secs(31));
+    assert_eq!(number(&handler.wait_for(6).await[5].body), 2);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_server_that_goes_and_comes_back_is_noticed_and_costs_no_attempt() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
