@@ -19,20 +19,23 @@ use crate::target::Target;
 /// The file's name, in the working directory.
 pub(crate) const FILE: &str = "edge-agent.toml";
 
-/// The relay's address.
+/// An address that secrets and events may travel to: the relay's, or this machine's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RelayAddress(pub(crate) Url);
+pub(crate) struct Address(pub(crate) Url);
 
-impl FromStr for RelayAddress {
+impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("not an address: {error}"))?;
-        // The token travels in the body.
+        let url = Url::parse(text)
+            .map_err(|error| format!("{error}: a whole address begins with `https://`"))?;
         if url.scheme() == "https" || (url.scheme() == "http" && is_on_loopback(&url)) {
             Ok(Self(url))
         } else {
-            Err("the relay's address has to begin with `https://`".to_owned())
+            Err(
+                "an address has to begin with `https://`; `http://` is for this machine alone"
+                    .to_owned(),
+            )
         }
     }
 }
@@ -101,7 +104,7 @@ pub(crate) struct Settings {
     /// The relay's address
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "parsed")]
-    pub(crate) relay: Option<RelayAddress>,
+    pub(crate) relay: Option<Address>,
     /// What this worker is called; one name, one worker [default: the host's name]
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -115,7 +118,7 @@ pub(crate) struct Settings {
     /// Where the relay can POST to, through something of your own that leads to --listen
     #[arg(long, value_name = "URL", conflicts_with = "pull")]
     #[serde(deserialize_with = "parsed")]
-    pub(crate) public_url: Option<Url>,
+    pub(crate) public_url: Option<Address>,
     /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) pull: Option<bool>,
@@ -460,7 +463,7 @@ impl Settings {
             name,
             types: self.types,
             route: match (self.public_url, self.tunnel) {
-                (Some(url), _) => Route::PublicUrl(url),
+                (Some(url), _) => Route::PublicUrl(url.0),
                 (None, None | Some(TunnelChoice::None)) => Route::Pull,
                 (None, Some(tunnel)) => Route::Tunnel(tunnel),
             },

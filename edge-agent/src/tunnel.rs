@@ -35,8 +35,9 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How often the program is asked, and how often a request is sent around.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 const PROBE_EVERY: Duration = Duration::from_secs(30);
-/// How many requests in a row may fail on their way round.
+/// How many requests in a row may fail on their way round, and what lies between them.
 const PROBES: u32 = 3;
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two starts of a program that fails.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -322,7 +323,8 @@ impl Tunnel {
                 if tries == PROBES {
                     return "its address does not lead here any more".to_owned();
                 }
-                tokio::time::sleep(ASK_EVERY).await;
+                // After sleep the network takes a moment, too.
+                tokio::time::sleep(PROBE_AGAIN).await;
             }
             probe_at = clock.millis() + millis(PROBE_EVERY);
         }

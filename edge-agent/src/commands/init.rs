@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 
 use clap::Args;
 
-use crate::config::{FILE, RelayAddress};
+use crate::config::{Address, FILE};
 use crate::failure::Failure;
 use crate::talk::{hint, say};
 
@@ -14,7 +14,7 @@ use crate::talk::{hint, say};
 pub(crate) struct Init {
     /// The relay's address
     #[arg(long, value_name = "URL")]
-    relay: Option<RelayAddress>,
+    relay: Option<Address>,
     /// What this worker is called
     #[arg(long)]
     name: Option<String>,

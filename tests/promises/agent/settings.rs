@@ -101,6 +101,10 @@ async fn what_is_wrong_is_said_before_anything_is_done() {
             vec!["up", "--relay", "http://example.com"],
             "has to begin with `https://`",
         ),
+        (
+            vec!["up", "--relay", relay, "--public-url", "nowhere"],
+            "a whole address begins with `https://`",
+        ),
         (vec!["up", "--relay", relay, "70000"], "this is no target"),
         (
             vec!["up", "--relay", relay, "3000", "--exec", "x"],
