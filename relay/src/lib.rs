@@ -18,6 +18,7 @@ pub mod linear;
 pub mod logging;
 pub mod mailbox;
 pub mod outbound;
+pub mod outcome;
 pub mod queue;
 pub mod register;
 pub mod schedule;
