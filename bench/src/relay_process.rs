@@ -24,10 +24,9 @@ impl RelayProcess {
             "serve",
             "--listen",
             "127.0.0.1:0",
-            "--sqs-listen",
+            "--aws-listen",
             "127.0.0.1:0",
         ]);
-        command.args(["--dynamodb-listen", "127.0.0.1:0"]);
         match &data {
             Some(data) => command.arg("--data").arg(data.path()),
             None => command.arg("--in-memory"),

@@ -8,15 +8,10 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use edge_agent::signal::Signals;
 use relay::config::{ConfigError, environment};
-use tracing_subscriber::EnvFilter;
+use relay::logging;
 
 use crate::demo;
 use crate::machine::{Machine, Options, Place};
-
-/// These would write whole requests into the log, secrets and bodies with them, however talkative it may be.
-const QUIET: &str = "aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,\
-    aws_runtime=warn,aws_sigv4=warn,aws_config=warn,aws_sdk_dynamodb=warn,aws_sdk_sqs=warn,hyper=warn,\
-    hyper_util=warn,h2=warn,reqwest=warn,lambda_runtime=warn,lambda_http=warn,dynoxide=error";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -31,7 +26,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the relay here: HTTP API, functions, DynamoDB and SQS in one process
+    /// Run the relay here: HTTP API, functions, SQS, DynamoDB and Secrets Manager in one process
     ///
     /// Reads LINEAR_WEBHOOK_SECRETS (one secret, or a JSON list of {"secret","workspace"?}) and LINEAR_API_URL
     /// from the environment, and the other settings of the functions.
@@ -54,12 +49,9 @@ struct Serve {
     /// Keep nothing after the end
     #[arg(long)]
     in_memory: bool,
-    /// Where SQS listens for other clients
+    /// Where SQS, DynamoDB and Secrets Manager listen for other clients
     #[arg(long, default_value = "127.0.0.1:8478", value_parser = loopback)]
-    sqs_listen: SocketAddr,
-    /// Where DynamoDB listens for other clients
-    #[arg(long, default_value = "127.0.0.1:8479", value_parser = loopback)]
-    dynamodb_listen: SocketAddr,
+    aws_listen: SocketAddr,
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {
@@ -92,7 +84,7 @@ pub fn main() -> ExitCode {
 fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Result<()> {
     let filter = environment("RUST_LOG").unwrap_or_else(|| log.to_owned());
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(format!("{filter},{QUIET}")))
+        .with_env_filter(logging::filter(&filter))
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
@@ -115,8 +107,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     };
     let machine = Machine::start(Options {
         listen: arguments.listen,
-        sqs_listen: arguments.sqs_listen,
-        dynamodb_listen: arguments.dynamodb_listen,
+        aws_listen: arguments.aws_listen,
         place,
         ..options
     })
@@ -124,8 +115,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     eprintln!("edge-relay {}", env!("CARGO_PKG_VERSION"));
     eprintln!("  webhooks  {}/webhooks/linear", machine.url());
     eprintln!("  agents    {}", machine.url());
-    eprintln!("  SQS       http://{}", machine.sqs_address);
-    eprintln!("  DynamoDB  http://{}", machine.dynamodb_address);
+    eprintln!("  AWS       http://{}", machine.aws_address);
     eprintln!("  kept      {kept}");
     let mut signals = Signals::listen()?;
     signals.told_to_end().await;

@@ -5,22 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use dynoxide::storage_backend::Clock as DynoxideClock;
 use dynoxide::{Database, DynoxideError};
 use relay::clock::Clock;
+use relay::table::{INDEX, PROJECTED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
-
-use crate::loopback::own_clients_only;
+use serde_json::{Value, json};
 
 /// The one table's name.
 pub const TABLE: &str = "edge-relay";
 
-const TARGET: &str = "DynamoDB_20120810.";
+pub(crate) const TARGET: &str = "DynamoDB_20120810.";
 /// How often expired items are deleted.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -48,20 +45,28 @@ pub(crate) fn open(file: Option<&Path>, clock: Clock) -> anyhow::Result<Database
         None => Database::memory_with_clock(Arc::new(Time(clock)))
             .context("cannot open a database in memory")?,
     };
+    let roll = json!({
+        "IndexName": INDEX,
+        "KeySchema": [{"AttributeName": INDEX, "KeyType": "HASH"}],
+        "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": PROJECTED},
+    });
     let create = json!({
         "TableName": TABLE,
         "BillingMode": "PAY_PER_REQUEST",
         "AttributeDefinitions": [
             {"AttributeName": "pk", "AttributeType": "S"},
             {"AttributeName": "sk", "AttributeType": "S"},
+            {"AttributeName": INDEX, "AttributeType": "S"},
         ],
+        "GlobalSecondaryIndexes": [&roll],
         "KeySchema": [
             {"AttributeName": "pk", "KeyType": "HASH"},
             {"AttributeName": "sk", "KeyType": "RANGE"},
         ],
     });
     match database.create_table(serde_json::from_value(create)?) {
-        Ok(_) | Err(DynoxideError::ResourceInUseException(_)) => {}
+        Ok(_) => {}
+        Err(DynoxideError::ResourceInUseException(_)) => add_index(&database, &roll)?,
         Err(error) => return Err(error).context("cannot create the table"),
     }
     let ttl = json!({
@@ -76,6 +81,29 @@ pub(crate) fn open(file: Option<&Path>, clock: Clock) -> anyhow::Result<Database
     Ok(database)
 }
 
+/// Adds the index to a table that is there from before it.
+fn add_index(database: &Database, index: &Value) -> anyhow::Result<()> {
+    let table = database.describe_table(serde_json::from_value(json!({"TableName": TABLE}))?)?;
+    let table = serde_json::to_value(table)?;
+    let indexes = table["Table"]["GlobalSecondaryIndexes"].as_array();
+    if indexes.is_some_and(|all| all.iter().any(|one| one["IndexName"] == INDEX)) {
+        return Ok(());
+    }
+    let update = json!({
+        "TableName": TABLE,
+        "AttributeDefinitions": [
+            {"AttributeName": "pk", "AttributeType": "S"},
+            {"AttributeName": "sk", "AttributeType": "S"},
+            {"AttributeName": INDEX, "AttributeType": "S"},
+        ],
+        "GlobalSecondaryIndexUpdates": [{"Create": index}],
+    });
+    database
+        .update_table(serde_json::from_value(update)?)
+        .map(drop)
+        .context("cannot add the table's index")
+}
+
 /// Deletes expired items from time to time, for as long as the task lives.
 pub(crate) async fn sweep(database: Database) {
     loop {
@@ -88,27 +116,7 @@ pub(crate) async fn sweep(database: Database) {
     }
 }
 
-/// The router of the loopback endpoint.
-pub(crate) fn router(database: Database) -> axum::Router {
-    axum::Router::new()
-        .fallback(over_http)
-        .layer(axum::extract::DefaultBodyLimit::max(16 * 1024 * 1024))
-        .layer(axum::middleware::from_fn(own_clients_only))
-        .with_state(database)
-}
-
-async fn over_http(
-    State(database): State<Database>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response<Body> {
-    let target = headers
-        .get("x-amz-target")
-        .and_then(|value| value.to_str().ok());
-    answer(&database, target.unwrap_or_default(), &body).map(Body::from)
-}
-
-/// Answers one call of the SDK in process: the wire format stays, the socket goes.
+/// Answers one call.
 pub(crate) fn answer(database: &Database, target: &str, body: &[u8]) -> Response<Vec<u8>> {
     let action = target.strip_prefix(TARGET).unwrap_or_default();
     let (status, body) = match act(database, action, body) {

@@ -14,7 +14,7 @@ use relay::deliver::Deliver;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
-use crate::machine::Calls;
+use crate::calls::Calls;
 use crate::sqs::wire::system_attributes;
 use crate::sqs::{Consumer, Received, Sqs, SqsError};
 
@@ -41,7 +41,7 @@ pub(crate) async fn run(
             received = sqs.receive(queue, BATCH, None, Some(WAIT), Consumer::Here) => received,
             _ = stop.changed() => break,
         };
-        calls.count("ReceiveMessage");
+        calls.saw("deliver", "AmazonSQS.ReceiveMessage", &named(&sqs, queue));
         let received = match received {
             Ok(received) if received.is_empty() => continue,
             Ok(received) => received,
@@ -63,6 +63,11 @@ pub(crate) async fn run(
     let _ = in_flight.acquire_many(IN_FLIGHT).await;
 }
 
+/// What of a request says which queue it is for.
+fn named(sqs: &Sqs, queue: &str) -> Vec<u8> {
+    json!({"QueueUrl": sqs.url(queue)}).to_string().into_bytes()
+}
+
 async fn invoke(
     sqs: &Sqs,
     queue: &str,
@@ -82,7 +87,11 @@ async fn invoke(
         .map(|received| received.receipt_handle)
         .collect();
     if !done.is_empty() {
-        calls.count("DeleteMessageBatch");
+        calls.saw(
+            "deliver",
+            "AmazonSQS.DeleteMessageBatch",
+            &named(sqs, queue),
+        );
         let deleted = sqs.delete(queue, &done).await?;
         deleted.into_iter().collect::<Result<Vec<()>, SqsError>>()?;
     }

@@ -1,7 +1,10 @@
 //! The whole relay on one machine: the same handlers that run on Lambda, behind a stand-in for the HTTP API
 //! ([`gateway`]), fed by a stand-in for the event source mapping ([`event_source`]), over an embedded DynamoDB
-//! ([`dynamodb`]) and our own SQS ([`sqs`]), through the same SDK calls ([`sdk`]).
+//! ([`dynamodb`]), our own SQS ([`sqs`]) and one secret ([`secrets`]), through the same SDK calls ([`sdk`]), and
+//! every five minutes the schedule of `health` ([`schedule`]).
 
+mod aws;
+pub mod calls;
 pub mod cli;
 mod demo;
 pub mod dynamodb;
@@ -11,5 +14,7 @@ pub mod linear_api;
 mod loopback;
 pub mod machine;
 pub mod samples;
+mod schedule;
 mod sdk;
+pub mod secrets;
 pub mod sqs;

@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::serve::ListenerExt as _;
+use relay::aws::Clients;
 use relay::clock::Clock;
-use relay::config::{ConfigError, DeliverConfig, IngestConfig, RegisterConfig, Settings};
+use relay::config::{
+    ConfigError, DeliverConfig, HealthConfig, IngestConfig, RegisterConfig, Settings,
+    webhook_secrets,
+};
 use relay::deliver::Deliver;
+use relay::health::Health;
 use relay::ingest::Ingest;
 use relay::outbound::Reach;
 use relay::queue::Queue;
@@ -21,9 +26,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::aws::{self, Servers};
+use crate::calls::Calls;
 use crate::gateway::{self, Functions};
+use crate::secrets::{self, Secrets};
 use crate::sqs::{self, Sqs};
-use crate::{dynamodb, event_source, sdk};
+use crate::{dynamodb, event_source, schedule, sdk};
 
 /// The queue of deliveries.
 pub const QUEUE: &str = "edge-relay.fifo";
@@ -52,20 +60,24 @@ pub enum Place {
 pub struct Options {
     /// Where the HTTP API listens.
     pub listen: SocketAddr,
-    /// Where SQS listens for other clients.
-    pub sqs_listen: SocketAddr,
-    /// Where DynamoDB listens for other clients.
-    pub dynamodb_listen: SocketAddr,
+    /// Where SQS, DynamoDB and Secrets Manager listen for other clients.
+    pub aws_listen: SocketAddr,
     /// Where everything is kept.
     pub place: Place,
     /// The time.
     pub clock: Clock,
+    /// The calls at the embedded servers.
+    pub calls: Calls,
+    /// What Secrets Manager keeps: Linear's webhook secrets.
+    pub webhook_secrets: String,
     /// What `ingest` needs to know.
     pub ingest: IngestConfig,
     /// What `register` needs to know.
     pub register: RegisterConfig,
     /// What `deliver` needs to know.
     pub deliver: DeliverConfig,
+    /// What `health` needs to know.
+    pub health: HealthConfig,
 }
 
 impl Options {
@@ -73,33 +85,32 @@ impl Options {
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings::new(lookup);
-        let options = Self {
+        let mut options = Self {
             listen: anywhere,
-            sqs_listen: anywhere,
-            dynamodb_listen: anywhere,
+            aws_listen: anywhere,
             place: Place::Memory,
             clock: Clock::system(),
+            calls: Calls::default(),
+            webhook_secrets: webhook_secrets(&mut settings),
             ingest: IngestConfig::read(&mut settings),
-            register: RegisterConfig::read(&mut settings, Reach::Loopback),
-            deliver: DeliverConfig::read(&mut settings, Reach::Loopback),
+            register: RegisterConfig::read(&mut settings),
+            deliver: DeliverConfig::read(&mut settings),
+            health: HealthConfig::read(&mut settings),
         };
+        options.register.reach = Reach::Loopback;
+        options.deliver.reach = Reach::Loopback;
+        options.health.reach = Reach::Loopback;
         settings.finish(options)
     }
 }
-
-/// Counts the calls at the embedded servers, by action.
-#[derive(Debug, Clone)]
-pub struct Calls(pub(crate) Arc<Mutex<BTreeMap<String, u64>>>);
 
 /// A running relay.
 #[derive(Debug)]
 pub struct Machine {
     /// Where the HTTP API listens.
     pub address: SocketAddr,
-    /// Where SQS listens.
-    pub sqs_address: SocketAddr,
-    /// Where DynamoDB listens.
-    pub dynamodb_address: SocketAddr,
+    /// Where SQS, DynamoDB and Secrets Manager listen.
+    pub aws_address: SocketAddr,
     /// The queues.
     pub sqs: Sqs,
     /// The calls that were made.
@@ -199,32 +210,61 @@ impl Machine {
         };
         let clock = options.clock;
         let (listener, address) = listen(options.listen).await?;
-        let (sqs_listener, sqs_address) = listen(options.sqs_listen).await?;
-        let (dynamodb_listener, dynamodb_address) = listen(options.dynamodb_listen).await?;
+        let (aws_listener, aws_address) = listen(options.aws_listen).await?;
         let database = dynamodb::open(table.as_deref(), clock.clone())?;
-        let endpoint = format!("http://{sqs_address}");
+        let endpoint = format!("http://{aws_address}");
         let sqs = Sqs::open(queues.as_deref(), endpoint, clock.clone())?;
         create_queues(&sqs).await?;
+        let calls = options.calls;
+        let servers = Servers {
+            database: database.clone(),
+            is_durable: matches!(options.place, Place::Directory(_)),
+            sqs: sqs.clone(),
+            secrets: Secrets::new(options.webhook_secrets),
+        };
 
-        let calls = Calls::new();
-        let (dynamodb, sqs_client) = sdk::clients(
-            database.clone(),
-            matches!(options.place, Place::Directory(_)),
-            sqs.clone(),
-            calls.clone(),
-        );
-        let table = Table::new(dynamodb, dynamodb::TABLE.to_owned(), clock.clone());
-        let queue = Queue::new(sqs_client.clone(), sqs.url(QUEUE));
-        let dead_letters = Queue::new(sqs_client, sqs.url(DEAD_LETTERS));
-        let ingest = Ingest::new(options.ingest, table.clone(), queue.clone(), clock.clone());
-        let register = Register::new(options.register, table.clone(), clock.clone())?;
-        let deliver = Deliver::new(options.deliver, table, queue, dead_letters, clock.clone())?;
+        // Each function as its own `start` puts it together, with the embedded servers for AWS.
+        let clients = |function| sdk::clients(&servers, &calls, function);
+        let table = |clients: &Clients| {
+            let name = dynamodb::TABLE.to_owned();
+            Table::new(clients.dynamodb.clone(), name, clock.clone())
+        };
+        let queue = |clients: &Clients, name| Queue::new(clients.sqs.clone(), sqs.url(name));
+        let ingest = {
+            let clients = clients("ingest");
+            let id = secrets::SECRET_ID.to_owned();
+            let secrets =
+                relay::linear::secrets::Secrets::new(clients.secrets.clone(), id, clock.clone());
+            let (table, queue) = (table(&clients), queue(&clients, QUEUE));
+            ingest::check(&secrets, &table, &queue).await?;
+            Ingest::new(options.ingest, secrets, table, queue, clock.clone())
+        };
+        let register = {
+            let table = table(&clients("register"));
+            register::check(&table).await?;
+            Register::new(options.register, table, clock.clone())?
+        };
+        let deliver = {
+            let clients = clients("deliver");
+            let (table, queue, dead_letters) = (
+                table(&clients),
+                queue(&clients, QUEUE),
+                queue(&clients, DEAD_LETTERS),
+            );
+            deliver::check(&table, &queue, &dead_letters).await?;
+            Deliver::new(options.deliver, table, queue, dead_letters, clock.clone())?
+        };
+        let health = {
+            let table = table(&clients("health"));
+            health::check(&table).await?;
+            Arc::new(Health::new(&options.health, table, clock.clone())?)
+        };
 
         let (stop, stopped) = watch::channel(false);
         let functions = Functions {
             ingest: Arc::new(ingest),
             register: Arc::new(register),
-            clock,
+            clock: clock.clone(),
         };
         let front = serve(listener, gateway::router(functions), stopped.clone());
         let source = event_source::run(
@@ -234,27 +274,21 @@ impl Machine {
             calls.clone(),
             stopped.clone(),
         );
-        let sqs_server = serve(
-            sqs_listener,
-            sqs::wire::router(sqs.clone()),
-            stopped.clone(),
-        );
-        let dynamodb_server = serve(
-            dynamodb_listener,
-            dynamodb::router(database.clone()),
-            stopped,
-        );
+        let schedule = schedule::run(health, clock, stopped.clone());
+        let aws_server = serve(aws_listener, aws::router(servers), stopped);
         Ok(Self {
             address,
-            sqs_address,
-            dynamodb_address,
+            aws_address,
             sqs,
             calls,
             stop,
-            serving: vec![tokio::spawn(front), tokio::spawn(source)],
+            serving: vec![
+                tokio::spawn(front),
+                tokio::spawn(source),
+                tokio::spawn(schedule),
+            ],
             background: vec![
-                tokio::spawn(sqs_server),
-                tokio::spawn(dynamodb_server),
+                tokio::spawn(aws_server),
                 tokio::spawn(dynamodb::sweep(database)),
             ],
             _lock: held,

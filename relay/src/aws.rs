@@ -12,6 +12,8 @@ pub struct Clients {
     pub dynamodb: aws_sdk_dynamodb::Client,
     /// SQS
     pub sqs: aws_sdk_sqs::Client,
+    /// Secrets Manager
+    pub secrets: aws_sdk_secretsmanager::Client,
 }
 
 impl Clients {
@@ -33,6 +35,7 @@ impl Clients {
         Self {
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
             sqs: aws_sdk_sqs::Client::new(&config),
+            secrets: aws_sdk_secretsmanager::Client::new(&config),
         }
     }
 }

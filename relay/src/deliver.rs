@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use http::header::{CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderValue};
 use protocol::messages::State;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -252,7 +250,13 @@ impl Deliver {
             .await?;
         if parked.is_ok() {
             for delivery in left {
-                tracing::info!(event = %delivery.event, worker = delivery.worker, "parked");
+                tracing::info!(
+                    event = %delivery.event,
+                    workspace = delivery.workspace,
+                    worker = delivery.worker,
+                    Parked = 1,
+                    "parked"
+                );
             }
         }
         Ok(parked)
@@ -277,37 +281,17 @@ impl Deliver {
                 first_attempt: earlier.map_or(now, |a| a.first),
                 last_attempt: now,
             };
-            self.dead_letters.bury(delivery, &reason).await?;
-            return Ok(Next::Fate(Fate::Done));
+            let attempts = earlier.map_or(0, |a| a.count);
+            return self.bury(delivery, &reason, attempts).await;
         };
         let attempt = earlier.map_or(0, |a| a.count) + 1;
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/json; charset=utf-8"),
-        );
-        headers.insert(USER_AGENT, HeaderValue::from_static(outbound::USER_AGENT));
         let signed = live.delivery_headers(&delivery.event, &delivery.kind, attempt, &body, now);
-        for (name, value) in signed {
-            let value = HeaderValue::try_from(value)
-                .map_err(|e| Error::storage("write the delivery's headers", e))?;
-            headers.insert(name, value);
-        }
+        let headers = outbound::headers(signed)?;
         let url = live.url.as_deref().unwrap_or_default();
         let answer = self.outbound.post(url, headers, body).await;
         let now = self.clock.millis();
         let outcome = Outcome::of(answer, now);
-        let span = tracing::info_span!(
-            "attempt",
-            event = %delivery.event,
-            workspace = delivery.workspace,
-            worker = delivery.worker,
-            attempt
-        );
-        span.in_scope(|| match outcome {
-            Outcome::Delivered => tracing::info!("delivered"),
-            _ => tracing::info!(reason = outcome.reason(), "not delivered"),
-        });
+        log(delivery, attempt, outcome, now);
         match outcome {
             Outcome::Delivered => {
                 self.record_success(batch, live, now).await;
@@ -409,13 +393,24 @@ impl Deliver {
             first_attempt: attempts.first,
             last_attempt: self.clock.millis(),
         };
-        self.dead_letters.bury(delivery, &reason).await?;
+        self.bury(delivery, &reason, attempts.count).await
+    }
+
+    async fn bury(
+        &self,
+        delivery: &Delivery,
+        reason: &Reason,
+        attempts: u64,
+    ) -> Result<Next, Error> {
+        self.dead_letters.bury(delivery, reason).await?;
         tracing::warn!(
             event = %delivery.event,
             workspace = delivery.workspace,
             worker = delivery.worker,
-            attempts = attempts.count,
+            attempts,
             reason = reason.text,
+            Deliveries = 1,
+            Outcome = "buried",
             "given up: the event is on the dead-letter queue"
         );
         Ok(Next::Fate(Fate::Done))
@@ -445,6 +440,45 @@ impl Deliver {
                 None => self.table.body(&delivery.workspace, digest).await,
             },
         }
+    }
+}
+
+/// Says what came of an attempt, to the log and to the metrics in it.
+fn log(delivery: &Delivery, attempt: u64, outcome: Outcome, now: i64) {
+    let (event, workspace) = (&delivery.event, delivery.workspace.as_str());
+    let worker = delivery.worker.as_str();
+    match outcome {
+        Outcome::Delivered => tracing::info!(
+            %event,
+            workspace,
+            worker,
+            attempt,
+            Attempts = 1,
+            Deliveries = 1,
+            Outcome = outcome.class(),
+            DeliveryLatency = (now - delivery.sent_at).max(0),
+            "delivered"
+        ),
+        Outcome::Gone => tracing::info!(
+            %event,
+            workspace,
+            worker,
+            attempt,
+            Attempts = 1,
+            Deliveries = 1,
+            Outcome = outcome.class(),
+            "not delivered: it answered 410"
+        ),
+        Outcome::Unreachable(_) | Outcome::Rejected { .. } => tracing::info!(
+            %event,
+            workspace,
+            worker,
+            attempt,
+            reason = outcome.reason(),
+            Attempts = 1,
+            Outcome = outcome.class(),
+            "not delivered"
+        ),
     }
 }
 

@@ -119,7 +119,14 @@ impl Error {
     /// RFC 9457 `application/problem+json`; what is our fault goes to the log, with its cause.
     pub fn into_response<B: From<String>>(self) -> Response<B> {
         if self.status.is_server_error() {
-            tracing::error!(code = self.code, error = self.chain(), "a request failed");
+            tracing::error!(
+                error = self.chain(),
+                Failed = 1,
+                Reason = self.code,
+                "a request failed"
+            );
+        } else {
+            tracing::info!(Refused = 1, Reason = self.code, "a request was refused");
         }
         let problem = Problem {
             title: self.status.canonical_reason().unwrap_or("Error").to_owned(),

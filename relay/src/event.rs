@@ -54,6 +54,8 @@ pub struct Event {
     pub action: String,
     /// Events with the same key reach a worker in order: the issue, else the agent session, else the entity.
     pub ordering_key: String,
+    /// Linear's stamp, Unix milliseconds.
+    pub sent_at: i64,
     /// The raw body.
     pub body: Bytes,
     /// SHA-256 of the raw body, hex: names the marker against replays and the stored copy.

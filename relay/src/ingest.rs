@@ -15,7 +15,7 @@ use crate::capability;
 use crate::clock::Clock;
 use crate::config::IngestConfig;
 use crate::event::{Event, EventId, digest};
-use crate::linear::signature::signer;
+use crate::linear::secrets::Secrets;
 use crate::queue::{Body, INLINE_LIMIT, Queue};
 use crate::table::Table;
 use protocol::envelope;
@@ -56,6 +56,7 @@ pub struct Webhook<'a> {
 #[derive(Debug, Clone)]
 pub struct Ingest {
     config: IngestConfig,
+    secrets: Secrets,
     table: Table,
     queue: Queue,
     clock: Clock,
@@ -63,9 +64,16 @@ pub struct Ingest {
 
 impl Ingest {
     /// With what it reads from and writes to.
-    pub fn new(config: IngestConfig, table: Table, queue: Queue, clock: Clock) -> Self {
+    pub fn new(
+        config: IngestConfig,
+        secrets: Secrets,
+        table: Table,
+        queue: Queue,
+        clock: Clock,
+    ) -> Self {
         Self {
             config,
+            secrets,
             table,
             queue,
             clock,
@@ -74,13 +82,19 @@ impl Ingest {
 
     /// Checks a webhook and puts it on its way to every worker that wants it.
     pub async fn accept(&self, webhook: Webhook<'_>) -> Result<Accepted, Error> {
-        let event = self.check(webhook)?;
+        let event = self.check(webhook).await?;
         let (is_seen, workers) = try_join(
             self.table.is_seen(&event.workspace, &event.digest),
             self.table.interested(&event.workspace),
         )
         .await?;
         if is_seen {
+            tracing::info!(
+                event = %event.id,
+                workspace = event.workspace,
+                Duplicate = 1,
+                "accepted before"
+            );
             return Ok(Accepted {
                 event: event.id.to_string(),
                 deliveries: 0,
@@ -107,6 +121,8 @@ impl Ingest {
             r#type = event.kind,
             action = event.action,
             deliveries = workers.len(),
+            Accepted = 1,
+            LinearLatency = (self.clock.millis() - event.sent_at).max(0),
             "accepted"
         );
         Ok(Accepted {
@@ -116,7 +132,7 @@ impl Ingest {
         })
     }
 
-    fn check(&self, webhook: Webhook<'_>) -> Result<Event, Error> {
+    async fn check(&self, webhook: Webhook<'_>) -> Result<Event, Error> {
         let Webhook {
             signature,
             delivery,
@@ -131,7 +147,7 @@ impl Ingest {
                 "exactly one `Linear-Signature` header is needed",
             )
         })?;
-        let signer = signer(&self.config.secrets, &body, signature).ok_or_else(|| {
+        let signer = self.secrets.signer(&body, signature).await?.ok_or_else(|| {
             Error::unauthorized(
                 "signature_invalid",
                 "`Linear-Signature` is not the hex HMAC-SHA256 of this body with a secret known here",
@@ -161,6 +177,11 @@ impl Ingest {
             action: envelope.action.into_owned(),
             ordering_key: envelope.ordering_key,
             digest: digest(&body),
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "an accepted age is a few hours at most"
+            )]
+            sent_at: envelope.sent_at as i64,
             body,
         })
     }

@@ -1,11 +1,12 @@
 //! What the relay is. The verbs are [`Ingest::accept`], [`Register`]'s `register`, `renew`, `read`, `remove`
-//! and `pull`, and [`Deliver::batch`]; everything else in here serves them.
+//! and `pull`, [`Deliver::batch`] and [`Health::tick`]; everything else in here serves them.
 //!
 //! No Lambda, axum or clap type appears in this crate: `functions/*` and `local` translate at the edge.
 //!
 //! [`Ingest::accept`]: ingest::Ingest::accept
 //! [`Register`]: register::Register
 //! [`Deliver::batch`]: deliver::Deliver::batch
+//! [`Health::tick`]: health::Health::tick
 #![warn(missing_docs)]
 
 pub mod aws;
@@ -13,10 +14,12 @@ pub mod config;
 pub mod deliver;
 pub mod error;
 pub mod event;
+pub mod health;
 pub mod ingest;
 pub mod linear;
 pub mod logging;
 pub mod mailbox;
+pub mod metrics;
 pub mod outbound;
 pub mod outcome;
 pub mod queue;

@@ -1,4 +1,5 @@
-//! Linear's side: its signature, and its word on a token.
+//! Linear's side: its signature and the secrets that make it, and its word on a token.
 
 pub mod member;
+pub mod secrets;
 pub mod signature;

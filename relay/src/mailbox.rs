@@ -64,12 +64,16 @@ pub async fn pull(
             if events.is_empty() {
                 continue;
             }
+            tracing::info!(worker = id, workspace, Pulled = events.len(), "pulled");
             return Ok(Mailbox {
                 state: worker.state,
                 events,
             });
         }
         if worker.state != State::Away {
+            if worker.waiting {
+                table.emptied(&worker).await?;
+            }
             return Ok(Mailbox {
                 state: worker.state,
                 events: Vec::new(),

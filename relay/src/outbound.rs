@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::header::{self, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
@@ -175,6 +176,24 @@ impl Resolve for Resolver {
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })
     }
+}
+
+/// The headers of a POST to a worker: what every one carries, and what this one does.
+pub(crate) fn headers(
+    more: impl IntoIterator<Item = (&'static str, String)>,
+) -> Result<HeaderMap, Error> {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/json; charset=utf-8"),
+    );
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    for (name, value) in more {
+        let value = HeaderValue::try_from(value)
+            .map_err(|e| Error::storage("write the delivery's headers", e))?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
 }
 
 /// What every client of the relay has in common: no proxy from the environment, no decompression.

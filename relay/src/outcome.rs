@@ -64,6 +64,16 @@ impl Outcome {
         }
     }
 
+    /// Its class, in one word.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Gone => "gone",
+            Self::Unreachable(_) => "unreachable",
+            Self::Rejected { .. } => "rejected",
+        }
+    }
+
     /// The answer's status, if the attempt failed with one.
     pub(crate) fn status(self) -> Option<u16> {
         match self {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
-    MessageAttributeValue, SendMessageBatchRequestEntry,
+    MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -208,6 +208,23 @@ impl Queue {
     /// The queue at `url`.
     pub fn new(client: Client, url: String) -> Self {
         Self { client, url }
+    }
+
+    /// Whether the queue is there, may be used, and is a FIFO queue.
+    pub async fn check(&self) -> Result<(), Error> {
+        let what = "read the queue's attributes";
+        let attributes = (self.client.get_queue_attributes())
+            .queue_url(&self.url)
+            .attribute_names(QueueAttributeName::FifoQueue)
+            .send()
+            .await
+            .map_err(|e| Error::storage(what, e))?;
+        let fifo =
+            (attributes.attributes).and_then(|mut a| a.remove(&QueueAttributeName::FifoQueue));
+        match fifo.as_deref() {
+            Some("true") => Ok(()),
+            _ => Err(Error::storage(what, "it is not a FIFO queue")),
+        }
     }
 
     /// Puts one message for each worker on the queue: answers only when all of them are there.
@@ -450,6 +467,7 @@ mod tests {
         let queue = Queue::new(Client::from_conf(config), "http://queue/".to_owned());
         let body = Bytes::from("{}");
         let event = Event {
+            sent_at: 0,
             id: EventId::from_delivery("x").unwrap(),
             workspace: "w".to_owned(),
             kind: "T".to_owned(),

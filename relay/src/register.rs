@@ -6,8 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 use protocol::messages::{self, ChallengeAnswer, Control, Mailbox, Pull, Registered, Renew, State};
 use protocol::signature::Secret;
 
@@ -171,6 +170,9 @@ impl Register {
                 has_delivered: was.as_ref().is_some_and(|w| w.has_delivered),
                 last_error: None,
                 parked: was.as_ref().map_or(0, |w| w.parked),
+                waiting: was.as_ref().map_or(state == State::Away, |w| w.waiting),
+                away_since: (state == State::Away)
+                    .then(|| was.as_ref().and_then(|w| w.away_since).unwrap_or(now)),
             };
             if !self.table.put_worker(&worker, was.as_ref()).await? {
                 continue;
@@ -180,6 +182,7 @@ impl Register {
                 workspace = workspace.id,
                 state = worker.state.as_str(),
                 again = was.is_some(),
+                Registered = 1,
                 "registered"
             );
             return Ok(Registered {
@@ -223,10 +226,7 @@ impl Register {
             challenge: challenge.clone(),
         })
         .expect("a challenge is plain text");
-        let headers = HeaderMap::from_iter([
-            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (USER_AGENT, HeaderValue::from_static(outbound::USER_AGENT)),
-        ]);
+        let headers = outbound::headers([])?;
         let failed = |what: &str| {
             Error::bad_request(
                 "challenge_failed",
@@ -320,6 +320,9 @@ impl Register {
                     _ => None,
                 },
             };
+            if change == Change::default() && self.is_fresh(&worker) {
+                return self.read(worker).await;
+            }
             let renewed = self
                 .table
                 .renew(&worker, self.config.lease, &change)
@@ -332,6 +335,12 @@ impl Register {
             }
         }
         Err(busy())
+    }
+
+    /// Whether the lease was renewed so shortly ago that a write would change next to nothing.
+    fn is_fresh(&self, worker: &Worker) -> bool {
+        let lease = i64::try_from(self.config.lease.as_secs()).unwrap_or_default();
+        worker.expires_at - self.clock.seconds() > lease - lease / 100
     }
 
     /// What the relay knows of a worker.

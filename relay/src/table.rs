@@ -9,6 +9,8 @@
 //! | `WS#<workspace>#BODY#<sha256>` | `<chunk>` | a part of a large body, compressed |
 //! | `RATE#<caller>` | `<minute>` | calls of a caller |
 //!
+//! One index, [`roll`], of the workers alone, with what `health` counts; its key is their shard.
+//!
 //! Invariant: every item has `expires_at` (the TTL attribute, Unix seconds), and an expired one counts as
 //! absent: DynamoDB deletes it up to days later.
 
@@ -17,6 +19,7 @@ mod bodies;
 mod limits;
 mod mail;
 mod marker;
+mod roll;
 mod workers;
 
 use std::collections::HashMap;
@@ -26,6 +29,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 pub use attempts::{Attempts, Known};
 pub use mail::{Mail, NotAway};
+pub use roll::{Enrolled, INDEX, PROJECTED, SHARDS};
 pub use workers::{Change, Interested};
 
 pub(crate) use mail::is_id as is_mail_id;
@@ -76,6 +80,18 @@ fn worker_partition(workspace: &str, worker: &str) -> String {
 }
 
 impl Table {
+    /// Whether the table is there and may be read.
+    pub async fn check(&self) -> Result<(), Error> {
+        (self.client.get_item())
+            .table_name(&self.name)
+            .key("pk", s("START"))
+            .key("sk", s("START"))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| Error::storage("read the table", e))
+    }
+
     fn is_alive(&self, item: &Item) -> bool {
         number::<i64>(item, "expires_at").is_some_and(|at| at > self.clock.seconds())
     }

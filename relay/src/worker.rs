@@ -48,6 +48,10 @@ pub struct Worker {
     pub last_error: Option<(String, i64)>,
     /// How many times events were parked for it: changes whenever its mailbox grows.
     pub parked: u64,
+    /// Whether anything was parked since its mailbox was last seen empty.
+    pub waiting: bool,
+    /// Since when it is away, Unix milliseconds.
+    pub away_since: Option<i64>,
 }
 
 /// A signing secret, and how long it still signs.
@@ -89,6 +93,20 @@ impl Worker {
             (headers::LINEAR_DELIVERY, event.delivery().to_owned()),
             (headers::LINEAR_EVENT, kind.to_owned()),
             (headers::WEBHOOK_ID, event.as_str().to_owned()),
+            (headers::WEBHOOK_SIGNATURE, signed),
+            (headers::WEBHOOK_TIMESTAMP, timestamp.to_string()),
+        ]
+    }
+
+    /// What a ping carries beside its body, signed at `now` (Unix milliseconds).
+    pub fn ping_headers(&self, body: &[u8], now: i64) -> [(&'static str, String); 3] {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).expect("the system's random source works");
+        let id = format!("ping_{}", hex::encode(random));
+        let timestamp = now / 1000;
+        let signed = signature::sign(&self.signing(now), &id, timestamp, body);
+        [
+            (headers::WEBHOOK_ID, id),
             (headers::WEBHOOK_SIGNATURE, signed),
             (headers::WEBHOOK_TIMESTAMP, timestamp.to_string()),
         ]

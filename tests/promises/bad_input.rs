@@ -407,8 +407,7 @@ fn wrong_settings_are_named_before_a_port_is_bound() {
 fn wrong_arguments_are_named() {
     for (arguments, part) in [
         (vec!["serve", "--listen", "nowhere"], "--listen"),
-        (vec!["serve", "--sqs-listen", "0.0.0.0:0"], "loopback"),
-        (vec!["serve", "--dynamodb-listen", "0.0.0.0:0"], "loopback"),
+        (vec!["serve", "--aws-listen", "0.0.0.0:0"], "loopback"),
         (vec!["serve", "--in-memory", "--data", "x"], "--data"),
         (vec!["serve", "--data-dir", "x"], "--data"),
         (vec!["server"], "serve"),
@@ -451,13 +450,8 @@ async fn headers_about_the_way_here_are_not_believed_and_break_nothing() {
 #[tokio::test]
 async fn a_page_in_a_browser_cannot_use_the_endpoints() {
     let relay = relay().start().await;
-    for (address, target) in [
-        (relay.machine.sqs_address, "AmazonSQS.ListQueues"),
-        (
-            relay.machine.dynamodb_address,
-            "DynamoDB_20120810.ListTables",
-        ),
-    ] {
+    let address = relay.machine.aws_address;
+    for target in ["AmazonSQS.ListQueues", "DynamoDB_20120810.ListTables"] {
         let call = |name: &'static str, value: &'static str| {
             let request = relay
                 .client

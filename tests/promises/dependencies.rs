@@ -109,6 +109,7 @@ fn dependencies_point_one_way() {
         ("ingest", vec!["relay"]),
         ("register", vec!["relay", "protocol"]),
         ("deliver", vec!["relay"]),
+        ("health", vec!["relay"]),
         ("edge-agent", vec!["protocol"]),
         (
             "local",
@@ -118,6 +119,7 @@ fn dependencies_point_one_way() {
                 "ingest",
                 "register",
                 "deliver",
+                "health",
                 "edge-agent",
             ],
         ),

@@ -30,10 +30,10 @@ impl Served {
                 "serve",
                 "--listen",
                 "127.0.0.1:0",
-                "--sqs-listen",
+                "--aws-listen",
                 "127.0.0.1:0",
             ])
-            .args(["--dynamodb-listen", "127.0.0.1:0", "--data"])
+            .arg("--data")
             .arg(directory)
             .env("LINEAR_WEBHOOK_SECRETS", SECRET)
             .env("LINEAR_API_URL", linear)

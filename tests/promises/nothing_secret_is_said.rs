@@ -26,10 +26,9 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
             "--in-memory",
             "--listen",
             "127.0.0.1:0",
-            "--sqs-listen",
+            "--aws-listen",
             "127.0.0.1:0",
         ])
-        .args(["--dynamodb-listen", "127.0.0.1:0"])
         .env("LINEAR_WEBHOOK_SECRETS", SECRET)
         .env("LINEAR_API_URL", format!("http://{address}/?key=hush"))
         .env("RUST_LOG", "trace")

@@ -3,9 +3,45 @@
 use std::collections::HashSet;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use futures::join;
 use lambda_runtime::{Error, LambdaEvent};
+use relay::aws::Clients;
+use relay::clock::Clock;
+use relay::config::{ConfigError, DeliverConfig, Places, Settings, Uses, usable};
 use relay::deliver::Deliver;
-use relay::queue::{Delivery, Message};
+use relay::queue::{Delivery, Message, Queue};
+use relay::table::Table;
+
+/// What this function reads from its environment.
+pub fn config(settings: &mut Settings<'_>) -> (Places, DeliverConfig) {
+    let uses = Uses {
+        queue: true,
+        dead_letters: true,
+        ..Uses::default()
+    };
+    (Places::read(settings, uses), DeliverConfig::read(settings))
+}
+
+/// Everything that a batch needs, once it is known to be usable.
+pub async fn start(places: Places, config: DeliverConfig) -> Result<Deliver, Error> {
+    let clients = Clients::from_environment().await;
+    let clock = Clock::system();
+    let table = Table::new(clients.dynamodb, places.table, clock.clone());
+    let queue = Queue::new(clients.sqs.clone(), places.queue);
+    let dead_letters = Queue::new(clients.sqs, places.dead_letters);
+    check(&table, &queue, &dead_letters).await?;
+    Ok(Deliver::new(config, table, queue, dead_letters, clock)?)
+}
+
+/// Whether everything can be used.
+pub async fn check(table: &Table, queue: &Queue, dead_letters: &Queue) -> Result<(), ConfigError> {
+    let (table, queue, dead_letters) = join!(table.check(), queue.check(), dead_letters.check());
+    usable([
+        ("TABLE_NAME", table),
+        ("QUEUE_URL", queue),
+        ("DLQ_URL", dead_letters),
+    ])
+}
 
 /// Delivers one batch; what cannot be read is left to SQS's own redrive.
 pub async fn handle(

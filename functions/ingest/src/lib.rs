@@ -2,11 +2,49 @@
 
 use std::convert::Infallible;
 
+use futures::join;
 use lambda_http::http::{HeaderValue, Method, header};
 use lambda_http::{Body, Request, Response};
 use relay::Error;
+use relay::aws::Clients;
+use relay::clock::Clock;
+use relay::config::{ConfigError, IngestConfig, Places, Settings, Uses, usable};
 use relay::headers::{LINEAR_DELIVERY, LINEAR_SIGNATURE};
 use relay::ingest::{Ingest, Webhook};
+use relay::linear::secrets::Secrets;
+use relay::queue::Queue;
+use relay::table::Table;
+
+/// What this function reads from its environment.
+pub fn config(settings: &mut Settings<'_>) -> (Places, IngestConfig) {
+    let uses = Uses {
+        queue: true,
+        webhook_secrets: true,
+        ..Uses::default()
+    };
+    (Places::read(settings, uses), IngestConfig::read(settings))
+}
+
+/// Everything that a webhook needs, once it is known to be usable.
+pub async fn start(places: Places, config: IngestConfig) -> Result<Ingest, lambda_http::Error> {
+    let clients = Clients::from_environment().await;
+    let clock = Clock::system();
+    let secrets = Secrets::new(clients.secrets, places.webhook_secrets, clock.clone());
+    let table = Table::new(clients.dynamodb, places.table, clock.clone());
+    let queue = Queue::new(clients.sqs, places.queue);
+    check(&secrets, &table, &queue).await?;
+    Ok(Ingest::new(config, secrets, table, queue, clock))
+}
+
+/// Whether everything can be used; the secrets are known afterwards.
+pub async fn check(secrets: &Secrets, table: &Table, queue: &Queue) -> Result<(), ConfigError> {
+    let (secrets, table, queue) = join!(secrets.read(), table.check(), queue.check());
+    usable([
+        ("LINEAR_WEBHOOK_SECRET_ID", secrets),
+        ("TABLE_NAME", table),
+        ("QUEUE_URL", queue),
+    ])
+}
 
 /// Answers one webhook.
 pub async fn handle(ingest: &Ingest, request: Request) -> Result<Response<Body>, Infallible> {

@@ -1,26 +1,23 @@
 //! Runs `ingest` on Lambda.
 
-use lambda_http::{Error, Request, run, service_fn};
-use relay::aws::Clients;
-use relay::clock::Clock;
-use relay::config::{IngestConfig, Places, Settings, environment};
-use relay::ingest::Ingest;
-use relay::queue::Queue;
-use relay::table::Table;
+use std::process::ExitCode;
+
+use lambda_http::{Request, run, service_fn};
+use relay::config::{Settings, environment};
+use relay::logging;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Error> {
-    relay::logging::json("info");
+async fn main() -> ExitCode {
     let mut settings = Settings::new(&environment);
-    let places = Places::read(&mut settings, true, false);
-    let config = IngestConfig::read(&mut settings);
-    let (places, config) = settings.finish((places, config))?;
-    let clients = Clients::from_environment().await;
-    let clock = Clock::system();
-    let table = Table::new(clients.dynamodb, places.table, clock.clone());
-    let ingest = Ingest::new(config, table, Queue::new(clients.sqs, places.queue), clock);
-    run(service_fn(|request: Request| {
-        ingest::handle(&ingest, request)
-    }))
-    .await
+    let (places, config) = ingest::config(&mut settings);
+    logging::json(&places.stack);
+    let serve = async {
+        let (places, config) = settings.finish((places, config))?;
+        let ingest = ingest::start(places, config).await?;
+        run(service_fn(|request: Request| {
+            ingest::handle(&ingest, request)
+        }))
+        .await
+    };
+    logging::ended(serve.await)
 }

@@ -10,7 +10,11 @@ use lambda_http::http::{HeaderValue, Method, StatusCode, header};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt as _, Response};
 use relay::Error;
+use relay::aws::Clients;
+use relay::clock::Clock;
+use relay::config::{ConfigError, Places, RegisterConfig, Settings, Uses, usable};
 use relay::register::{BODY_LIMIT, Register};
+use relay::table::Table;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,6 +23,28 @@ const COMPRESS_FROM: usize = 1024;
 
 /// The lowest level that codes what does not repeat too: a body of random letters has to fit as well.
 const COMPRESSION: Compression = Compression::new(3);
+
+/// What this function reads from its environment.
+pub fn config(settings: &mut Settings<'_>) -> (Places, RegisterConfig) {
+    (
+        Places::read(settings, Uses::default()),
+        RegisterConfig::read(settings),
+    )
+}
+
+/// Everything that a request needs, once it is known to be usable.
+pub async fn start(places: Places, config: RegisterConfig) -> Result<Register, lambda_http::Error> {
+    let clients = Clients::from_environment().await;
+    let clock = Clock::system();
+    let table = Table::new(clients.dynamodb, places.table, clock.clone());
+    check(&table).await?;
+    Ok(Register::new(config, table, clock)?)
+}
+
+/// Whether everything can be used.
+pub async fn check(table: &Table) -> Result<(), ConfigError> {
+    usable([("TABLE_NAME", table.check().await)])
+}
 
 /// Answers one request of a worker.
 pub async fn handle(register: &Register, request: Request) -> Result<Response<Body>, Infallible> {

@@ -1,26 +1,23 @@
 //! Runs `register` on Lambda.
 
-use lambda_http::{Error, Request, run, service_fn};
-use relay::aws::Clients;
-use relay::clock::Clock;
-use relay::config::{Places, RegisterConfig, Settings, environment};
-use relay::outbound::Reach;
-use relay::register::Register;
-use relay::table::Table;
+use std::process::ExitCode;
+
+use lambda_http::{Request, run, service_fn};
+use relay::config::{Settings, environment};
+use relay::logging;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Error> {
-    relay::logging::json("info");
+async fn main() -> ExitCode {
     let mut settings = Settings::new(&environment);
-    let places = Places::read(&mut settings, false, false);
-    let config = RegisterConfig::read(&mut settings, Reach::Public);
-    let (places, config) = settings.finish((places, config))?;
-    let clients = Clients::from_environment().await;
-    let clock = Clock::system();
-    let table = Table::new(clients.dynamodb, places.table, clock.clone());
-    let register = Register::new(config, table, clock)?;
-    run(service_fn(|request: Request| {
-        register::handle(&register, request)
-    }))
-    .await
+    let (places, config) = register::config(&mut settings);
+    logging::json(&places.stack);
+    let serve = async {
+        let (places, config) = settings.finish((places, config))?;
+        let register = register::start(places, config).await?;
+        run(service_fn(|request: Request| {
+            register::handle(&register, request)
+        }))
+        .await
+    };
+    logging::ended(serve.await)
 }

@@ -4,14 +4,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use crate::loopback::own_clients_only;
 
 use super::message::{MAX_BYTES, NewMessage, md5_of_attributes, md5_of_body};
 use super::queue::Redrive;
@@ -19,22 +15,6 @@ use super::{ACCOUNT, Attribute, Consumer, Received, Sqs, SqsError, arn};
 
 const TARGET: &str = "AmazonSQS.";
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
-
-/// The router of the loopback endpoint.
-pub(crate) fn router(sqs: Sqs) -> axum::Router {
-    axum::Router::new()
-        .fallback(over_http)
-        .layer(axum::extract::DefaultBodyLimit::max(4 * MAX_BYTES))
-        .layer(axum::middleware::from_fn(own_clients_only))
-        .with_state(sqs)
-}
-
-async fn over_http(State(sqs): State<Sqs>, headers: HeaderMap, body: Bytes) -> Response<Body> {
-    let target = headers
-        .get("x-amz-target")
-        .and_then(|value| value.to_str().ok());
-    answer(&sqs, target, &body).await.map(Body::from)
-}
 
 /// Answers one call, from wherever it came.
 pub(crate) async fn answer(sqs: &Sqs, target: Option<&str>, body: &[u8]) -> Response<Vec<u8>> {

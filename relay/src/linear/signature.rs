@@ -58,35 +58,31 @@ impl WebhookSecret {
 
 /// Whose secret signed a body.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Signer<'a> {
+pub enum Signer {
     /// One that speaks for all workspaces.
     Any,
     /// One that speaks for these alone.
-    Only(Vec<&'a str>),
+    Only(Vec<String>),
 }
 
-impl Signer<'_> {
+impl Signer {
     /// Whether the signer may speak for `workspace`.
     pub fn speaks_for(&self, workspace: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Only(workspaces) => workspaces.contains(&workspace),
+            Self::Only(workspaces) => workspaces.iter().any(|w| w == workspace),
         }
     }
 }
 
 /// Finds who signed `body`, if any of `secrets` did; hex of either case is taken.
-pub fn signer<'a>(
-    secrets: &'a [WebhookSecret],
-    body: &[u8],
-    signature: &str,
-) -> Option<Signer<'a>> {
+pub fn signer(secrets: &[WebhookSecret], body: &[u8], signature: &str) -> Option<Signer> {
     let mut only = Vec::new();
     for secret in secrets {
         if verify(&secret.secret, body, signature) {
             match &secret.workspace {
                 None => return Some(Signer::Any),
-                Some(workspace) => only.push(workspace.as_str()),
+                Some(workspace) => only.push(workspace.clone()),
             }
         }
     }

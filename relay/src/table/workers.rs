@@ -12,11 +12,11 @@ use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, ReturnValue, WriteR
 use protocol::messages::State;
 use protocol::signature::Secret;
 
-use super::{Item, Table, n, number, s, text, unreadable, worker_partition};
+use super::{Item, Table, n, number, roll, s, text, unreadable, worker_partition};
 use crate::Error;
 use crate::worker::{ActiveSecret, Worker};
 
-const PREFIX: &str = "WORKER#";
+pub(super) const PREFIX: &str = "WORKER#";
 
 fn partition(workspace: &str) -> String {
     format!("WS#{workspace}")
@@ -32,7 +32,7 @@ pub struct Interested {
 }
 
 /// What a renewal changes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// A new address, or none from now on.
     pub url: Option<Option<String>>,
@@ -42,7 +42,7 @@ pub struct Change {
     pub state: Option<State>,
 }
 
-fn state(item: &Item) -> Option<State> {
+pub(super) fn state(item: &Item) -> Option<State> {
     match text(item, "state")? {
         "live" => Some(State::Live),
         "away" => Some(State::Away),
@@ -91,6 +91,8 @@ pub(super) fn read(workspace: &str, item: &Item) -> Option<Worker> {
             .zip(number(item, "last_error_at"))
             .map(|(reason, at)| (reason.to_owned(), at)),
         parked: number(item, "parked").unwrap_or_default(),
+        waiting: item.contains_key("waiting"),
+        away_since: number(item, "away_since"),
     })
 }
 
@@ -120,6 +122,12 @@ fn write(worker: &Worker) -> Item {
             worker.has_delivered.then(|| AttributeValue::Bool(true)),
         ),
         ("parked", (worker.parked > 0).then(|| n(worker.parked))),
+        (
+            "waiting",
+            worker.waiting.then(|| AttributeValue::Bool(true)),
+        ),
+        ("away_since", worker.away_since.map(n)),
+        ("roll", Some(s(roll::shard(&worker.id)))),
     ] {
         if let Some(value) = value {
             item.insert(name.to_owned(), value);
@@ -257,7 +265,7 @@ impl Table {
         lease: Duration,
         change: &Change,
     ) -> Result<bool, Error> {
-        let mut set = vec!["expires_at = :until"];
+        let mut set = vec!["expires_at = :until", "roll = :roll"];
         let mut remove = Vec::new();
         let mut update = self
             .update_worker(worker)
@@ -265,6 +273,7 @@ impl Table {
             .expression_attribute_names("#token", "token")
             .expression_attribute_values(":token", s(&worker.token_hash))
             .expression_attribute_values(":was", s(worker.state.as_str()))
+            .expression_attribute_values(":roll", s(roll::shard(&worker.id)))
             .expression_attribute_values(":until", n(self.in_seconds(lease)));
         match &change.url {
             None => {}
@@ -290,6 +299,12 @@ impl Table {
         if let Some(state) = change.state {
             set.push("#state = :state");
             update = update.expression_attribute_values(":state", s(state.as_str()));
+            if state == State::Away {
+                set.push("away_since = :now");
+                update = update.expression_attribute_values(":now", n(self.clock.millis()));
+            } else {
+                remove.push("away_since");
+            }
         }
         if change.url.is_some() || change.state.is_some() {
             // Attempts at another address say nothing about this one.
@@ -307,7 +322,9 @@ impl Table {
     pub async fn wake(&self, worker: &Worker) -> Result<bool, Error> {
         let mut update = self
             .update_worker(worker)
-            .update_expression("SET #state = :live REMOVE failures, failing_since")
+            .update_expression(
+                "SET #state = :live REMOVE failures, failing_since, away_since, waiting",
+            )
             .expression_attribute_values(":live", s(State::Live.as_str()))
             .expression_attribute_values(":away", s(State::Away.as_str()));
         update = if worker.parked > 0 {
@@ -318,6 +335,27 @@ impl Table {
             update.condition_expression("#state = :away AND attribute_not_exists(parked)")
         };
         Ok(held(update.send().await, "make the worker live")?.is_some())
+    }
+
+    /// Notes that the mailbox of a worker that is not away was seen empty, unless anything was parked since the
+    /// worker was read.
+    pub async fn emptied(&self, worker: &Worker) -> Result<(), Error> {
+        let update = self
+            .update_worker(worker)
+            .update_expression("REMOVE waiting")
+            .condition_expression("#state = :state AND parked = :parked")
+            .expression_attribute_values(":state", s(worker.state.as_str()))
+            .expression_attribute_values(":parked", n(worker.parked));
+        held(update.send().await, "note that the mailbox is empty").map(drop)
+    }
+
+    /// Notes that the worker answered a ping: earlier attempts say nothing any more.
+    pub async fn reached(&self, worker: &Worker) -> Result<(), Error> {
+        let update = self
+            .update_worker(worker)
+            .update_expression("REMOVE failures, failing_since")
+            .condition_expression("attribute_exists(#state)");
+        held(update.send().await, "note that the worker is there").map(drop)
     }
 
     /// Counts an unreachable attempt at the worker's address; answers how many there were in a row and how
@@ -354,7 +392,10 @@ impl Table {
     pub async fn turn_away(&self, worker: &Worker) -> Result<bool, Error> {
         let update = self
             .update_worker(worker)
-            .update_expression("SET #state = :away REMOVE failures, failing_since")
+            .update_expression(
+                "SET #state = :away, away_since = :now REMOVE failures, failing_since",
+            )
+            .expression_attribute_values(":now", n(self.clock.millis()))
             .condition_expression("#state = :live AND #url = :url")
             .expression_attribute_names("#url", "url")
             .expression_attribute_values(":away", s(State::Away.as_str()))

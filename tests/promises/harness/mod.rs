@@ -222,7 +222,7 @@ impl Relay {
     pub(crate) async fn sqs(&self, action: &str, request: &Value) -> (u16, Value) {
         let answer = (self
             .client
-            .post(format!("http://{}/", self.machine.sqs_address)))
+            .post(format!("http://{}/", self.machine.aws_address)))
         .header("content-type", "application/x-amz-json-1.0")
         .header("x-amz-target", format!("AmazonSQS.{action}"))
         .body(request.to_string())

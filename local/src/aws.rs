@@ -1,0 +1,72 @@
+//! AWS on one machine, as far as the relay uses it: SQS, DynamoDB and Secrets Manager behind one endpoint, told
+//! apart by `X-Amz-Target` as their JSON protocols are.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, Response};
+use dynoxide::Database;
+
+use crate::dynamodb;
+use crate::loopback::own_clients_only;
+use crate::secrets::{self, Secrets};
+use crate::sqs::{self, Sqs};
+
+/// More than any of them takes.
+const BODY_LIMIT: usize = 16 * 1024 * 1024;
+
+/// The embedded servers; clones are the same ones.
+#[derive(Clone)]
+pub(crate) struct Servers {
+    pub(crate) database: Database,
+    /// Whether a commit waits for the disk.
+    pub(crate) is_durable: bool,
+    pub(crate) sqs: Sqs,
+    pub(crate) secrets: Secrets,
+}
+
+impl std::fmt::Debug for Servers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Servers")
+    }
+}
+
+impl Servers {
+    /// Answers one call, from wherever it came.
+    pub(crate) async fn answer(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
+        if target.starts_with(secrets::TARGET) {
+            return secrets::answer(&self.secrets, target, body);
+        }
+        if !target.starts_with(dynamodb::TARGET) {
+            return sqs::wire::answer(&self.sqs, Some(target), body).await;
+        }
+        if !self.is_durable {
+            return dynamodb::answer(&self.database, target, body);
+        }
+        // The runtime's workers have other things to do than to wait for the disk.
+        let (database, target, body) = (self.database.clone(), target.to_owned(), body.to_vec());
+        tokio::task::spawn_blocking(move || dynamodb::answer(&database, &target, &body))
+            .await
+            .expect("the embedded DynamoDB does not panic")
+    }
+}
+
+/// The router of the loopback endpoint.
+pub(crate) fn router(servers: Servers) -> axum::Router {
+    axum::Router::new()
+        .fallback(over_http)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(axum::middleware::from_fn(own_clients_only))
+        .with_state(servers)
+}
+
+async fn over_http(
+    State(servers): State<Servers>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let target = headers
+        .get("x-amz-target")
+        .and_then(|value| value.to_str().ok());
+    let answer = servers.answer(target.unwrap_or_default(), &body).await;
+    answer.map(Body::from)
+}

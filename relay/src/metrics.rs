@@ -1,0 +1,217 @@
+//! Metrics, in CloudWatch's embedded metric format: a log line that carries one is both.
+//!
+//! A metric is a field of an event in the log, called as it is called here; its dimensions are fields beside it.
+//! Invariant: no dimension has more values than a person can read. What identifies one event or one worker is a
+//! field of the line, never a dimension.
+//!
+//! Source: the CloudWatch User Guide, "Specification: Embedded metric format".
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// The namespace of all metrics.
+pub const NAMESPACE: &str = "EdgeRelay";
+
+/// The dimension that all metrics have: the stack's name.
+pub const STACK: &str = "Stack";
+
+/// What a metric counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Time; kept to the second.
+    Milliseconds,
+}
+
+/// A metric that a function may emit.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// The field's name in the log, and the metric's in CloudWatch.
+    pub name: &'static str,
+    /// What it counts.
+    pub unit: Unit,
+    /// The dimension beside [`STACK`], if there is one.
+    pub dimension: Option<&'static str>,
+}
+
+const fn count(name: &'static str, dimension: Option<&'static str>) -> Metric {
+    Metric {
+        name,
+        unit: Unit::Count,
+        dimension,
+    }
+}
+
+const fn latency(name: &'static str) -> Metric {
+    Metric {
+        name,
+        unit: Unit::Milliseconds,
+        dimension: None,
+    }
+}
+
+/// All metrics.
+///
+/// | metric | from | means |
+/// |---|---|---|
+/// | `Accepted`, `Duplicate` | ingest | webhooks answered 200 |
+/// | `LinearLatency` | ingest | from Linear's stamp to the moment of acceptance |
+/// | `Refused` | ingest, register | requests answered 4xx, by the problem's code |
+/// | `Failed` | ingest, register | requests answered 5xx, by the problem's code |
+/// | `Attempts` | deliver | POSTs of a delivery, by outcome: `delivered`, `gone`, `unreachable`, `rejected` |
+/// | `Deliveries` | deliver | deliveries that came to their end there: `delivered`, `gone`, `buried` |
+/// | `Parked` | deliver | deliveries put into a mailbox |
+/// | `DeliveryLatency` | deliver | from the moment of acceptance to the worker's 2xx |
+/// | `Registered` | register | registrations |
+/// | `Pulled` | register | deliveries handed out from mailboxes |
+/// | `Live`, `Away`, `Pull` | health | workers, by state |
+/// | `Waiting` | health | workers with something in their mailbox |
+/// | `Pings` | health | pings, by outcome |
+pub const METRICS: [Metric; 16] = [
+    count("Accepted", None),
+    count("Duplicate", None),
+    latency("LinearLatency"),
+    count("Refused", Some("Reason")),
+    count("Failed", Some("Reason")),
+    count("Attempts", Some("Outcome")),
+    count("Deliveries", Some("Outcome")),
+    count("Parked", None),
+    latency("DeliveryLatency"),
+    count("Registered", None),
+    count("Pulled", None),
+    count("Live", None),
+    count("Away", None),
+    count("Pull", None),
+    count("Waiting", None),
+    count("Pings", Some("Outcome")),
+];
+
+/// What a field in the log is, if it is a metric.
+fn metric(field: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|metric| metric.name == field)
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    #[serde(rename = "Timestamp")]
+    timestamp: i64,
+    #[serde(rename = "CloudWatchMetrics")]
+    directives: Vec<Directive<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Directive<'a> {
+    namespace: &'a str,
+    dimensions: [Vec<&'a str>; 1],
+    metrics: Vec<Definition<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Definition<'a> {
+    name: &'a str,
+    unit: Unit,
+    /// 1 second: "high resolution"; otherwise CloudWatch's own 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_resolution: Option<u8>,
+}
+
+/// Adds to a line's fields what makes CloudWatch read their metrics; nothing if there are none. `now` in Unix
+/// milliseconds.
+pub(crate) fn embed(fields: &mut Map<String, Value>, stack: &str, now: i64) {
+    let mut directives: Vec<Directive<'static>> = Vec::new();
+    for found in fields.keys().filter_map(|name| metric(name)) {
+        let mut dimensions = vec![STACK];
+        dimensions.extend(found.dimension);
+        let definition = Definition {
+            name: found.name,
+            unit: found.unit,
+            storage_resolution: (found.unit == Unit::Milliseconds).then_some(1),
+        };
+        match (directives.iter_mut()).find(|d| d.dimensions[0] == dimensions) {
+            Some(directive) => directive.metrics.push(definition),
+            None => directives.push(Directive {
+                namespace: NAMESPACE,
+                dimensions: [dimensions],
+                metrics: vec![definition],
+            }),
+        }
+    }
+    if directives.is_empty() {
+        return;
+    }
+    let metadata = Metadata {
+        timestamp: now,
+        directives,
+    };
+    let metadata = serde_json::to_value(metadata).expect("texts and numbers are JSON");
+    fields.insert("_aws".to_owned(), metadata);
+    fields.insert(STACK.to_owned(), stack.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn embedded(fields: Value) -> Value {
+        let Value::Object(mut fields) = fields else {
+            panic!("fields are an object")
+        };
+        embed(&mut fields, "edge-relay", 1_700_000_000_000);
+        Value::Object(fields)
+    }
+
+    #[test]
+    fn a_line_without_a_metric_stays_as_it_is() {
+        let line = json!({"message": "live again", "worker": "wrk_1"});
+        assert_eq!(embedded(line.clone()), line);
+    }
+
+    #[test]
+    fn metrics_are_grouped_by_their_dimensions_and_latencies_are_of_high_resolution() {
+        let line = embedded(json!({
+            "message": "delivered",
+            "event": "evt_1",
+            "Attempts": 1,
+            "Deliveries": 1,
+            "Outcome": "delivered",
+            "DeliveryLatency": 12,
+        }));
+        let latency =
+            json!([{"Name": "DeliveryLatency", "Unit": "Milliseconds", "StorageResolution": 1}]);
+        let counts =
+            json!([{"Name": "Attempts", "Unit": "Count"}, {"Name": "Deliveries", "Unit": "Count"}]);
+        assert_eq!(
+            line["_aws"],
+            json!({
+                "Timestamp": 1_700_000_000_000_i64,
+                "CloudWatchMetrics": [
+                    {"Namespace": "EdgeRelay", "Dimensions": [["Stack", "Outcome"]], "Metrics": counts},
+                    {"Namespace": "EdgeRelay", "Dimensions": [["Stack"]], "Metrics": latency},
+                ],
+            })
+        );
+        // Every dimension and every metric is a member of the line itself, as the format demands.
+        for name in [
+            "Stack",
+            "Outcome",
+            "Attempts",
+            "Deliveries",
+            "DeliveryLatency",
+        ] {
+            assert!(!line[name].is_null(), "{name}");
+        }
+        assert_eq!(line["event"], "evt_1");
+    }
+
+    #[test]
+    fn no_name_is_given_twice() {
+        for (at, one) in METRICS.iter().enumerate() {
+            assert!(METRICS[at + 1..].iter().all(|other| other.name != one.name));
+        }
+    }
+}
