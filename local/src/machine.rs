@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -16,7 +17,7 @@ use relay::config::{
     webhook_secrets,
 };
 use relay::deliver::Deliver;
-use relay::health::Health;
+use relay::health::{Health, Roll, Tick};
 use relay::ingest::Ingest;
 use relay::outbound::Reach;
 use relay::queue::Queue;
@@ -115,6 +116,9 @@ pub struct Machine {
     pub sqs: Sqs,
     /// The calls that were made.
     pub calls: Calls,
+    health: Arc<Health>,
+    clock: Clock,
+    ticks: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     serving: Vec<JoinHandle<()>>,
     background: Vec<JoinHandle<()>>,
@@ -274,13 +278,22 @@ impl Machine {
             calls.clone(),
             stopped.clone(),
         );
-        let schedule = schedule::run(health, clock, stopped.clone());
+        let ticks = Arc::default();
+        let schedule = schedule::run(
+            Arc::clone(&health),
+            clock.clone(),
+            Arc::clone(&ticks),
+            stopped.clone(),
+        );
         let aws_server = serve(aws_listener, aws::router(servers), stopped);
         Ok(Self {
             address,
             aws_address,
             sqs,
             calls,
+            health,
+            clock,
+            ticks,
             stop,
             serving: vec![
                 tokio::spawn(front),
@@ -298,6 +311,17 @@ impl Machine {
     /// The address of the HTTP API.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// How often the schedule of `health` has run.
+    pub fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Acquire)
+    }
+
+    /// Runs `health` once more, now.
+    pub async fn run_health(&self) -> anyhow::Result<Roll> {
+        let tick = Tick::new(self.clock.millis(), 0, 1)?;
+        Ok(self.health.tick(tick).await?)
     }
 
     /// Takes nothing more, finishes what was begun, and ends.

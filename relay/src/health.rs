@@ -217,13 +217,15 @@ impl Health {
         let (id, workspace) = (worker.id.as_str(), worker.workspace.as_str());
         match (worker.state, outcome) {
             (_, Outcome::Gone) => {
-                if self.table.remove_worker(worker).await? {
+                let is_removed = self.table.remove_worker(worker).await?;
+                if is_removed {
                     tracing::info!(worker = id, workspace, "removed: it answered 410");
                 }
             }
             // With mail it becomes live by emptying its mailbox, which the ping has told it to do.
             (State::Away, Outcome::Delivered) if !waiting => {
-                if self.table.wake(worker).await? {
+                let is_awake = self.table.wake(worker).await?;
+                if is_awake {
                     tracing::info!(worker = id, workspace, "live again");
                 }
             }

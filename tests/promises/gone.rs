@@ -10,10 +10,13 @@ async fn a_worker_that_answers_410_is_removed_and_its_messages_are_acknowledged(
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;
-    receiver.answer([Answer::Status(410)]);
+    receiver.answer([Answer::Status(500), Answer::Status(410)]);
     for at in 0..5 {
         relay.post(&issue("i", at)).await;
     }
+    relay
+        .pass(std::time::Duration::from_secs(3), || receiver.count(), 1)
+        .await;
     relay.settled().await;
     assert!(relay.dead_letters().is_empty());
     let read = (Method::GET, worker.path.as_str());

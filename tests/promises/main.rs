@@ -12,6 +12,7 @@ mod calls;
 mod dependencies;
 mod durability;
 mod gone;
+mod health;
 mod isolation;
 mod no_duplicate_effect;
 mod nothing_is_lost;

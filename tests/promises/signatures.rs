@@ -124,3 +124,46 @@ async fn the_public_library_verifies_what_arrives() {
     let theirs = standardwebhooks::Webhook::new(&worker.secret).unwrap();
     theirs.verify(&delivery.body, &delivery.headers).unwrap();
 }
+
+#[tokio::test]
+async fn a_rotated_secret_counts_without_a_restart_and_junk_does_not_ask_for_it_again_and_again() {
+    let relay = relay().start().await;
+    let sample =
+        |secret: &str, number| Webhook::sample(secret, &issue("i", number), relay.clock.millis());
+    let asked = || {
+        let calls = relay.machine.calls.take();
+        calls.get("GetSecretValue").copied().unwrap_or_default()
+    };
+    assert_eq!(asked(), 1, "at the start");
+    // Both, then the new one alone: no webhook is refused.
+    let both = json!([{"secret": SECRET}, {"secret": "new"}]).to_string();
+    relay.put_secrets(&both).await;
+    relay.clock.advance(Duration::from_secs(11));
+    for (number, secret) in ["new", SECRET, "new"].into_iter().enumerate() {
+        assert_eq!(relay.send(&sample(secret, number)).await.status(), 200);
+    }
+    assert_eq!(asked(), 1, "when the first signature was unknown");
+    relay.put_secrets("new").await;
+    relay.clock.advance(Duration::from_secs(11));
+    assert_eq!(relay.send(&sample("new", 3)).await.status(), 200);
+    // The old one is good for nothing once the secrets were read again.
+    problem(
+        relay.send(&sample("junk", 4)).await,
+        (401, "signature_invalid"),
+    )
+    .await;
+    for number in 5..10 {
+        let junk = relay.send(&sample(SECRET, number)).await;
+        problem(junk, (401, "signature_invalid")).await;
+    }
+    assert_eq!(asked(), 1, "once in ten seconds");
+    // What is kept there cannot be read: Linear is to try again, and what is known goes on.
+    relay.put_secrets("[]").await;
+    relay.clock.advance(Duration::from_secs(11));
+    problem(
+        relay.send(&sample("junk", 10)).await,
+        (503, "storage_unavailable"),
+    )
+    .await;
+    assert_eq!(relay.send(&sample("new", 11)).await.status(), 200);
+}

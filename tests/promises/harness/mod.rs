@@ -3,15 +3,18 @@
 
 pub(crate) mod agent;
 mod receiver;
+pub(crate) mod used;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::Path;
 use std::time::Duration;
 
+use local::calls::Calls;
 use local::linear_api::LinearApi;
 use local::machine::{DEAD_LETTERS, Machine, Options, Place, QUEUE};
 use local::samples::{WORKSPACE, Webhook};
+use local::secrets::SECRET_ID;
 use local::sqs::Message;
 use protocol::messages::{Mailbox, Problem, Pull, Registered, Renew, Worker};
 use relay::clock::Clock;
@@ -91,6 +94,8 @@ impl<'a> Start<'a> {
         let mut options = Options::read(&|name| self.settings.get(name).cloned()).unwrap();
         options.clock = clock.clone();
         options.place = self.place;
+        options.calls = Calls::watched(used::watcher());
+        used::note_metrics();
         let machine = Machine::start(options).await.unwrap();
         Relay {
             machine,
@@ -220,11 +225,22 @@ impl Relay {
 
     /// Calls SQS at its loopback endpoint as any client does.
     pub(crate) async fn sqs(&self, action: &str, request: &Value) -> (u16, Value) {
+        self.aws(&format!("AmazonSQS.{action}"), request).await
+    }
+
+    /// Puts other webhook secrets into Secrets Manager.
+    pub(crate) async fn put_secrets(&self, secrets: &str) {
+        let request = json!({"SecretId": SECRET_ID, "SecretString": secrets});
+        let (status, answer) = self.aws("secretsmanager.PutSecretValue", &request).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    async fn aws(&self, target: &str, request: &Value) -> (u16, Value) {
         let answer = (self
             .client
             .post(format!("http://{}/", self.machine.aws_address)))
         .header("content-type", "application/x-amz-json-1.0")
-        .header("x-amz-target", format!("AmazonSQS.{action}"))
+        .header("x-amz-target", target)
         .body(request.to_string())
         .send()
         .await

@@ -61,6 +61,9 @@ impl Received {
 #[derive(Debug, Default)]
 struct Orders {
     received: Vec<Received>,
+    /// Pings, and how they are answered.
+    pinged: Vec<Received>,
+    ping: Option<Answer>,
     /// Used one after another; then the last one for all that come.
     answers: VecDeque<Answer>,
     /// Instead of echoing a challenge.
@@ -148,6 +151,15 @@ impl Receiver {
         self.orders().challenge = answer;
     }
 
+    /// From now on pings are answered so.
+    pub(crate) fn answer_ping(&self, answer: Answer) {
+        self.orders().ping = Some(answer);
+    }
+
+    pub(crate) fn pinged(&self) -> Vec<Received> {
+        self.orders().pinged.clone()
+    }
+
     pub(crate) fn received(&self) -> Vec<Received> {
         self.orders().received.clone()
     }
@@ -178,7 +190,10 @@ async fn receive(
     let is_signed = headers.contains_key("webhook-signature");
     let answer = {
         let mut orders = orders.lock().unwrap();
-        if is_signed {
+        if is_signed && matches!(serde_json::from_slice(&body), Ok(Control::Ping { .. })) {
+            orders.pinged.push(Received { headers, body });
+            orders.ping.clone()
+        } else if is_signed {
             orders.received.push(Received { headers, body });
             if orders.answers.len() > 1 {
                 orders.answers.pop_front()

@@ -1,0 +1,161 @@
+//! What the functions used and emitted while the tests ran, written down for `deployed/`: which action on which
+//! resource, which metric with which dimensions.
+//!
+//! One JSON object a line, in `USED` and `EMITTED`, each once.
+
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once};
+
+use local::calls::Watcher;
+use relay::logging;
+use serde_json::{Value, json};
+
+/// What was used, by function: an IAM action, and what it was used on.
+pub(crate) const USED: &str = "used.jsonl";
+/// What was emitted: a metric, and the dimensions that it had.
+pub(crate) const EMITTED: &str = "emitted.jsonl";
+
+/// Where both are.
+pub(crate) fn directory() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("seen")
+}
+
+/// Appends a line that is not there yet.
+#[derive(Clone)]
+struct Book {
+    name: &'static str,
+    seen: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Book {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            seen: Arc::default(),
+        }
+    }
+
+    fn note(&self, entry: &Value) {
+        let line = entry.to_string();
+        if !self.seen.lock().unwrap().insert(line.clone()) {
+            return;
+        }
+        fs::create_dir_all(directory()).unwrap();
+        let path = directory().join(self.name);
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        // One write, so that two test processes never mix their lines.
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+/// Writes down each action, on each resource, by each function.
+pub(crate) fn watcher() -> Watcher {
+    static SHARED: std::sync::LazyLock<Book> = std::sync::LazyLock::new(|| Book::new(USED));
+    Arc::new(|function, target, body| {
+        let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let (service, action) = target.split_once('.').unwrap_or_default();
+        for (action, resource) in permissions(service, action, &request) {
+            let entry = json!({"function": function, "action": action, "resource": resource});
+            SHARED.note(&entry);
+        }
+    })
+}
+
+/// The permissions that a call needs (Service Authorization Reference).
+fn permissions(service: &str, action: &str, request: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if service == "secretsmanager" {
+        let resource = text(&request["SecretId"]);
+        return vec![(format!("secretsmanager:{action}"), resource)];
+    }
+    if service == "AmazonSQS" {
+        // A batch needs the permission of its one action.
+        let action = action.trim_end_matches("Batch");
+        let queue = text(&request["QueueUrl"]);
+        let queue = queue.rsplit('/').next().unwrap_or_default().to_owned();
+        return vec![(format!("sqs:{action}"), queue)];
+    }
+    if action == "TransactWriteItems" {
+        // A transaction needs the permissions of what it holds.
+        let items = request["TransactItems"].as_array().unwrap();
+        let parts = items.iter().flat_map(|item| item.as_object().unwrap());
+        return parts
+            .map(|(kind, part)| {
+                let action = if kind == "ConditionCheck" {
+                    kind.clone()
+                } else {
+                    format!("{kind}Item")
+                };
+                (format!("dynamodb:{action}"), text(&part["TableName"]))
+            })
+            .collect();
+    }
+    let tables: Vec<String> = match request["RequestItems"].as_object() {
+        Some(tables) => tables.keys().cloned().collect(),
+        None => match request["IndexName"].as_str() {
+            Some(index) => vec![format!("{}/index/{index}", text(&request["TableName"]))],
+            None => vec![text(&request["TableName"])],
+        },
+    };
+    (tables.into_iter())
+        .map(|table| (format!("dynamodb:{action}"), table))
+        .collect()
+}
+
+/// Writes down each metric in the log of this process.
+pub(crate) fn note_metrics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let log = logging::Json {
+            stack: "tests".to_owned(),
+        };
+        let book = Book::new(EMITTED);
+        tracing_subscriber::fmt()
+            .event_format(log)
+            .with_env_filter(logging::filter("info"))
+            .with_writer(move || Lines(book.clone()))
+            .init();
+    });
+}
+
+struct Lines(Book);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let entry: Value = serde_json::from_slice(line)?;
+        let directives = entry["_aws"]["CloudWatchMetrics"].as_array();
+        for directive in directives.into_iter().flatten() {
+            let dimensions: serde_json::Map<_, _> = (directive["Dimensions"][0].as_array())
+                .into_iter()
+                .flatten()
+                .map(|name| {
+                    let name = name.as_str().unwrap_or_default();
+                    (name.to_owned(), entry[name].clone())
+                })
+                .collect();
+            for metric in directive["Metrics"].as_array().into_iter().flatten() {
+                let name = metric["Name"].as_str().unwrap_or_default();
+                // The format wants every name to be a member of the line, and a metric to be a number.
+                let is_whole = entry[name].is_number() && dimensions.values().all(Value::is_string);
+                self.0.note(&json!({
+                    "namespace": directive["Namespace"],
+                    "metric": name,
+                    "dimensions": dimensions,
+                    "is_whole": is_whole,
+                }));
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

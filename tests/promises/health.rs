@@ -1,0 +1,193 @@
+//! Silent workers are found out, and those that are back are live again, without their doing.
+
+use std::time::Duration;
+
+use protocol::messages::State;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Receiver, Relay, eventually, issue, relay};
+
+const TICK: Duration = Duration::from_secs(5 * 60);
+
+/// Lets the schedule's time come, again and again, until it is so.
+async fn ticks_until<T, F: Future<Output = Option<T>>>(
+    relay: &Relay,
+    what: &str,
+    most: usize,
+    ask: impl Fn() -> F,
+) -> T {
+    for _ in 0..most {
+        let before = relay.machine.ticks();
+        relay.clock.advance(TICK);
+        eventually("the schedule has run", || async {
+            (relay.machine.ticks() > before).then_some(())
+        })
+        .await;
+        if let Some(found) = ask().await {
+            return found;
+        }
+    }
+    panic!("not within {most} runs: {what}");
+}
+
+fn said(body: &[u8]) -> Value {
+    serde_json::from_slice(body).unwrap()
+}
+
+#[tokio::test]
+async fn an_away_worker_that_answers_a_ping_is_live_again() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    relay.goodbye(&worker).await;
+    ticks_until(&relay, "it is live", 2, || async {
+        (relay.read(&worker).await.state == State::Live).then_some(())
+    })
+    .await;
+    let ping = &receiver.pinged()[0];
+    assert_eq!(
+        said(&ping.body),
+        json!({"type": "edge.ping", "waiting": false})
+    );
+    assert!(ping.verifies(&worker.secret));
+    assert_eq!(receiver.count(), 0);
+    relay.post(&issue("i", 1)).await;
+    receiver.wait_for(1).await;
+}
+
+#[tokio::test]
+async fn with_something_waiting_a_ping_says_so_and_only_the_empty_mailbox_makes_it_live() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    relay.goodbye(&worker).await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    let ping = ticks_until(&relay, "it is pinged", 2, || async {
+        receiver.pinged().first().cloned()
+    })
+    .await;
+    assert_eq!(
+        said(&ping.body),
+        json!({"type": "edge.ping", "waiting": true})
+    );
+    assert_eq!(relay.read(&worker).await.state, State::Away);
+    let waiting = relay.pull(&worker, &[], None).await;
+    let ids: Vec<_> = waiting.events.iter().map(|e| e.id.clone()).collect();
+    assert_eq!(relay.pull(&worker, &ids, None).await.state, State::Live);
+}
+
+#[tokio::test]
+async fn gaps_between_pings_at_a_worker_that_stays_away_grow() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    receiver.answer_ping(Answer::Status(502));
+    relay.goodbye(&worker).await;
+    let mut runs = 0;
+    let mut at = Vec::new();
+    while at.len() < 5 {
+        runs += 1;
+        let pinged = receiver.pinged().len();
+        ticks_until(&relay, "", 1, || async { Some(()) }).await;
+        if receiver.pinged().len() > pinged {
+            at.push(runs);
+        }
+        assert!(runs < 20, "pinged at {at:?}");
+    }
+    let gaps: Vec<_> = at.windows(2).map(|w| w[1] - w[0]).collect();
+    assert_eq!(gaps, [1, 2, 4, 8]);
+    assert_eq!(relay.read(&worker).await.state, State::Away);
+}
+
+#[tokio::test]
+async fn a_live_worker_that_has_vanished_is_found_out_before_the_next_event() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    receiver.answer_ping(Answer::Status(530));
+    let runs = 5 * 12;
+    ticks_until(&relay, "it is away", runs, || async {
+        (relay.read(&worker).await.state == State::Away).then_some(())
+    })
+    .await;
+    assert_eq!(receiver.pinged().len(), 3);
+    // Its failures are forgotten when it answers in between.
+    let other = Receiver::start().await;
+    let kept = relay.register("two", &other.url()).await;
+    other.answer_ping(Answer::Status(502));
+    ticks_until(&relay, "two pings", 30, || async {
+        (other.pinged().len() == 2).then_some(())
+    })
+    .await;
+    other.answer_ping(Answer::Status(204));
+    ticks_until(&relay, "a third", 30, || async {
+        (other.pinged().len() == 3).then_some(())
+    })
+    .await;
+    other.answer_ping(Answer::Status(502));
+    ticks_until(&relay, "two more", 100, || async {
+        (other.pinged().len() == 5).then_some(())
+    })
+    .await;
+    assert_eq!(relay.read(&kept).await.state, State::Live);
+}
+
+#[tokio::test]
+async fn a_ping_answered_410_removes_the_worker_and_another_answer_is_told_to_its_owner() {
+    let relay = relay().start().await;
+    let (gone, broken) = (Receiver::start().await, Receiver::start().await);
+    let removed = relay.register("gone", &gone.url()).await;
+    let kept = relay.register("broken", &broken.url()).await;
+    gone.answer_ping(Answer::Status(410));
+    relay.goodbye(&removed).await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    assert!(relay.read(&removed).await.waiting);
+    broken.answer_ping(Answer::Status(500));
+    ticks_until(&relay, "both are pinged", 15, || async {
+        (gone.pinged().len() + broken.pinged().len() == 2).then_some(())
+    })
+    .await;
+    let read = (reqwest::Method::GET, removed.path.as_str());
+    relay
+        .refuses(
+            read,
+            Some(&removed.token),
+            &json!({}),
+            (401, "worker_token_invalid"),
+        )
+        .await;
+    let error = relay.read(&kept).await.last_error.unwrap();
+    assert_eq!(error.reason, "rejected: answered 500");
+}
+
+#[tokio::test]
+async fn what_is_counted_is_what_there_is() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    for at in 0..20 {
+        relay.register(&format!("live {at}"), &receiver.url()).await;
+    }
+    let pull = relay.register_pull("pull").await;
+    relay.register_pull("other pull").await;
+    let away = relay.register("away", &receiver.url()).await;
+    relay.goodbye(&away).await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    let roll = || async { relay.machine.run_health().await.unwrap() };
+    let counted = roll().await;
+    assert_eq!((counted.live, counted.away, counted.pull), (20, 1, 2));
+    assert_eq!(counted.waiting, 3);
+    for worker in [&pull, &away] {
+        let mailbox = relay.pull(worker, &[], None).await;
+        let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
+        relay.pull(worker, &ids, None).await;
+    }
+    let counted = roll().await;
+    assert_eq!((counted.live, counted.away, counted.pull), (21, 0, 2));
+    assert_eq!(counted.waiting, 1);
+    // A lease that has ended counts no more, wherever the sweep is.
+    relay.clock.advance(Duration::from_secs(8 * 24 * 3600));
+    assert_eq!(roll().await, relay::health::Roll::default());
+}
