@@ -4,6 +4,7 @@
 //! received in this one.
 
 mod agent;
+mod cold_start;
 mod receiver;
 mod relay_process;
 mod whole_way;
@@ -40,6 +41,12 @@ enum Part {
         #[arg(long, default_value_t = 100_000)]
         events: usize,
     },
+    /// Cold starts of the functions' bootstraps
+    ColdStart {
+        /// How many of each
+        #[arg(long, default_value_t = 20)]
+        times: usize,
+    },
     /// AWS calls of an event, counted at the embedded servers
     Calls,
     /// Peak memory of `edge-relay serve` after many events
@@ -66,6 +73,7 @@ async fn main() -> anyhow::Result<()> {
             seconds,
         } => whole_way::run(&workers, body, durable, seconds).await,
         Part::Agent { events } => agent::run(events).await,
+        Part::ColdStart { times } => cold_start::run(times).await,
         Part::Calls => whole_way::calls().await,
         Part::Memory { events } => whole_way::memory(events).await,
     }

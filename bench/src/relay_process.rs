@@ -80,12 +80,16 @@ impl RelayProcess {
 
     /// Peak resident memory, in MB.
     pub(crate) fn peak_memory(&self) -> anyhow::Result<f64> {
-        let pid = self.child.id().context("the relay has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: f64 = peak
-            .and_then(|p| p.split_whitespace().next()?.parse().ok())
-            .context("no VmHWM")?;
-        Ok(kib * 1024.0 / 1e6)
+        peak_memory(self.child.id().context("the relay has ended")?)
     }
+}
+
+/// Peak resident memory of a process, in MB.
+pub(crate) fn peak_memory(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: f64 = peak
+        .and_then(|p| p.split_whitespace().next()?.parse().ok())
+        .context("no VmHWM")?;
+    Ok(kib * 1024.0 / 1e6)
 }

@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use edge_agent::signal::Signals;
 use relay::config::{ConfigError, environment};
 use relay::logging;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::demo;
 use crate::machine::{Machine, Options, Place};
@@ -83,10 +85,11 @@ pub fn main() -> ExitCode {
 
 fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Result<()> {
     let filter = environment("RUST_LOG").unwrap_or_else(|| log.to_owned());
-    tracing_subscriber::fmt()
-        .with_env_filter(logging::filter(&filter))
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(logging::filter(&filter)))
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

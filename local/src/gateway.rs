@@ -13,7 +13,7 @@ use std::sync::Arc;
 use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -92,7 +92,7 @@ async fn route(
     request: Request,
 ) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let Some(route_key) = route_key(&path) else {
+    let Some((route_key, function)) = matched(request.method(), &path) else {
         return Error::not_found().into_response();
     };
     let (parts, body) = request.into_parts();
@@ -114,7 +114,7 @@ async fn route(
     if event.len() > INVOCATION_LIMIT + ENVELOPE {
         return Error::too_large(relay::ingest::BODY_LIMIT).into_response();
     }
-    let answer = if route_key.starts_with("ANY /webhooks") {
+    let answer = if function == "ingest" {
         let ingest = functions.ingest;
         let handler = move |request| {
             let ingest = Arc::clone(&ingest);
@@ -132,13 +132,23 @@ async fn route(
     answer.unwrap_or_else(internal)
 }
 
-/// `ANY /webhooks/linear` and `ANY /edge/{proxy+}`: the functions themselves say which methods they take.
-fn route_key(path: &str) -> Option<&'static str> {
-    match path {
-        "/webhooks/linear" => Some("ANY /webhooks/linear"),
-        _ if path.starts_with("/edge/") => Some("ANY /edge/{proxy+}"),
-        _ => None,
-    }
+/// The template's routes, and the function that each leads to. Functions themselves say which methods they take;
+/// webhooks have a route of their own, so that they are counted and throttled apart.
+pub const ROUTES: [(&str, &str); 3] = [
+    ("POST /webhooks/linear", "ingest"),
+    ("ANY /webhooks/linear", "ingest"),
+    ("ANY /edge/{proxy+}", "register"),
+];
+
+/// The route that API Gateway would take, and its function.
+fn matched(method: &Method, path: &str) -> Option<(&'static str, &'static str)> {
+    let route = match path {
+        "/webhooks/linear" if method == Method::POST => 0,
+        "/webhooks/linear" => 1,
+        _ if path.starts_with("/edge/") => 2,
+        _ => return None,
+    };
+    Some(ROUTES[route])
 }
 
 fn internal(what: &'static str) -> Response<Body> {

@@ -9,7 +9,7 @@ pub mod cli;
 mod demo;
 pub mod dynamodb;
 mod event_source;
-mod gateway;
+pub mod gateway;
 pub mod linear_api;
 mod loopback;
 pub mod machine;

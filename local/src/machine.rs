@@ -40,12 +40,13 @@ pub const QUEUE: &str = "edge-relay.fifo";
 pub const DEAD_LETTERS: &str = "edge-relay-dead-letters.fifo";
 
 /// Longer than a batch can take.
-const VISIBILITY_SECONDS: u32 = 90;
+pub const VISIBILITY_SECONDS: u32 = 90;
 /// Well above what the backoff can reach: only what `deliver` cannot finish is received this often.
-const MAX_RECEIVE_COUNT: u32 = 200;
+pub const MAX_RECEIVE_COUNT: u32 = 200;
 /// Longer than a batch takes.
 const DRAIN: Duration = Duration::from_secs(45);
-const RETENTION_SECONDS: u32 = 14 * 24 * 3600;
+/// As long as SQS keeps anything.
+pub const RETENTION_SECONDS: u32 = 14 * 24 * 3600;
 
 /// Where everything is kept.
 #[derive(Debug, Clone)]

@@ -1,11 +1,20 @@
-//! The AWS clients of a function, from its environment: made once, and shared by all that it does.
+//! The AWS clients of a function: made once, over one pool of connections, and shared by all that it does.
 
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_sqs::config::SharedCredentialsProvider;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
-/// One client for each service; each keeps its connections.
+use crate::config::Aws;
+
+/// One client for each service.
 #[derive(Debug, Clone)]
 pub struct Clients {
     /// DynamoDB
@@ -17,9 +26,19 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Region, credentials and endpoints as Lambda gives them.
-    pub async fn from_environment() -> Self {
-        let config = aws_config::from_env()
+    /// With the credentials that Lambda puts into the environment; a chain of other places would only be walked in
+    /// vain at each cold start.
+    pub fn new(aws: &Aws) -> Self {
+        let http = Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .build_https();
+        let credentials = EnvironmentVariableCredentialsProvider::new();
+        let mut config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(aws.region.clone()))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(http)
+            .retry_config(RetryConfig::standard())
             // Every answer is a small JSON object under a timeout.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
@@ -29,9 +48,9 @@ impl Clients {
                     .operation_attempt_timeout(Duration::from_millis(1500))
                     .operation_timeout(Duration::from_secs(4))
                     .build(),
-            )
-            .load()
-            .await;
+            );
+        config.set_endpoint_url(aws.endpoint.clone());
+        let config = config.build();
         Self {
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
             sqs: aws_sdk_sqs::Client::new(&config),

@@ -167,9 +167,20 @@ pub struct DeliverConfig {
     pub reach: Reach,
 }
 
+/// Where AWS is.
+#[derive(Debug, Clone)]
+pub struct Aws {
+    /// The region.
+    pub region: String,
+    /// Where all services are, if not at their own addresses: an emulator's.
+    pub endpoint: Option<String>,
+}
+
 /// Where everything is kept.
 #[derive(Debug, Clone)]
 pub struct Places {
+    /// Where AWS is.
+    pub aws: Aws,
     /// The name of the stack: tells its metrics from another one's.
     pub stack: String,
     /// The name of the one table.
@@ -282,16 +293,24 @@ impl HealthConfig {
 }
 
 impl Places {
-    /// `STACK_NAME`, `TABLE_NAME`, and of `QUEUE_URL`, `DLQ_URL` and `LINEAR_WEBHOOK_SECRET_ID` those that the
+    /// `AWS_REGION` and `AWS_ENDPOINT_URL`, `STACK_NAME`, `TABLE_NAME`, and of `QUEUE_URL`, `DLQ_URL` and `LINEAR_WEBHOOK_SECRET_ID` those that the
     /// function uses.
     pub fn read(settings: &mut Settings<'_>, uses: Uses) -> Self {
         let mut queue_url = |name, used| match used {
             true => settings.url(name, None),
             false => String::new(),
         };
+        let (queue, dead_letters) = (
+            queue_url("QUEUE_URL", uses.queue),
+            queue_url("DLQ_URL", uses.dead_letters),
+        );
         Self {
-            queue: queue_url("QUEUE_URL", uses.queue),
-            dead_letters: queue_url("DLQ_URL", uses.dead_letters),
+            aws: Aws {
+                region: settings.required("AWS_REGION"),
+                endpoint: (settings.lookup)("AWS_ENDPOINT_URL"),
+            },
+            queue,
+            dead_letters,
             stack: settings.required("STACK_NAME"),
             table: settings.required("TABLE_NAME"),
             webhook_secrets: match uses.webhook_secrets {

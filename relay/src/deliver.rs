@@ -24,7 +24,7 @@ use crate::table::{Attempts, Known, NotAway, Table};
 use crate::worker::Worker;
 
 /// After this long no further attempt is begun: what is left of the batch is handed back.
-const BATCH_BUDGET: Duration = Duration::from_secs(30);
+pub const BATCH_BUDGET: Duration = Duration::from_secs(30);
 
 /// When a batch takes longer than this, what is done is deleted at once: a worker that stalls must not hold up
 /// what waits behind another one's delivery.

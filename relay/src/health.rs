@@ -23,7 +23,7 @@ use crate::worker::Worker;
 pub const EVERY: Duration = Duration::from_secs(5 * 60);
 
 /// After this long no further ping is begun: those left are due again later.
-const BUDGET: Duration = Duration::from_secs(200);
+pub const BUDGET: Duration = Duration::from_secs(200);
 
 /// When an away worker is pinged first; then after twice that, and so on, up to every [`AWAY_LONGEST`].
 const AWAY_FIRST: Duration = EVERY;

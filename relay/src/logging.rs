@@ -7,10 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::rfc3339;
 use crate::metrics;
@@ -21,19 +23,26 @@ const QUIET: &str = "aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_smi
     aws_sdk_secretsmanager=warn,hyper=warn,hyper_util=warn,h2=warn,reqwest=warn,lambda_runtime=warn,\
     lambda_http=warn,dynoxide=error";
 
-/// What of the log is written: `filter`, and little of what would say too much.
-pub fn filter(filter: &str) -> EnvFilter {
-    EnvFilter::new(format!("{filter},{QUIET}"))
+/// What of the log is written: `filter`, as in `info` or `relay=debug,info`, and little of what would say too much.
+pub fn filter(filter: &str) -> Targets {
+    let quiet = || {
+        QUIET
+            .parse()
+            .expect("the list is one of targets and levels")
+    };
+    format!("{filter},{QUIET}")
+        .parse()
+        .unwrap_or_else(|_| quiet())
 }
 
 /// Writes JSON lines for CloudWatch Logs, with the metrics of this stack in them.
 pub fn json(stack: &str) {
-    tracing_subscriber::fmt()
-        .event_format(Json {
-            stack: stack.to_owned(),
-        })
-        .with_env_filter(filter("info"))
-        .with_writer(std::io::stdout)
+    let format = Json {
+        stack: stack.to_owned(),
+    };
+    let lines = tracing_subscriber::fmt::layer().event_format(format);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter("info")))
         .init();
 }
 

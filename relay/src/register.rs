@@ -28,7 +28,7 @@ pub const BODY_LIMIT: usize = 64 * 1024;
 const ROTATION: Duration = Duration::from_secs(24 * 3600);
 
 /// How long an address may take to answer the challenge.
-const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(8);
+pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The longest Linear token that is passed on.
 const MAX_TOKEN: usize = 1024;

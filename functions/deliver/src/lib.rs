@@ -24,7 +24,7 @@ pub fn config(settings: &mut Settings<'_>) -> (Places, DeliverConfig) {
 
 /// Everything that a batch needs, once it is known to be usable.
 pub async fn start(places: Places, config: DeliverConfig) -> Result<Deliver, Error> {
-    let clients = Clients::from_environment().await;
+    let clients = Clients::new(&places.aws);
     let clock = Clock::system();
     let table = Table::new(clients.dynamodb, places.table, clock.clone());
     let queue = Queue::new(clients.sqs.clone(), places.queue);

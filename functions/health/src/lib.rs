@@ -40,7 +40,7 @@ pub fn config(settings: &mut Settings<'_>) -> (Places, HealthConfig) {
 
 /// Everything that a run needs, once it is known to be usable.
 pub async fn start(places: Places, config: HealthConfig) -> Result<Health, Error> {
-    let clients = Clients::from_environment().await;
+    let clients = Clients::new(&places.aws);
     let clock = Clock::system();
     let table = Table::new(clients.dynamodb, places.table, clock.clone());
     check(&table).await?;

@@ -27,7 +27,7 @@ pub fn config(settings: &mut Settings<'_>) -> (Places, IngestConfig) {
 
 /// Everything that a webhook needs, once it is known to be usable.
 pub async fn start(places: Places, config: IngestConfig) -> Result<Ingest, lambda_http::Error> {
-    let clients = Clients::from_environment().await;
+    let clients = Clients::new(&places.aws);
     let clock = Clock::system();
     let secrets = Secrets::new(clients.secrets, places.webhook_secrets, clock.clone());
     let table = Table::new(clients.dynamodb, places.table, clock.clone());

@@ -34,7 +34,7 @@ pub fn config(settings: &mut Settings<'_>) -> (Places, RegisterConfig) {
 
 /// Everything that a request needs, once it is known to be usable.
 pub async fn start(places: Places, config: RegisterConfig) -> Result<Register, lambda_http::Error> {
-    let clients = Clients::from_environment().await;
+    let clients = Clients::new(&places.aws);
     let clock = Clock::system();
     let table = Table::new(clients.dynamodb, places.table, clock.clone());
     check(&table).await?;

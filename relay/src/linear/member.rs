@@ -21,7 +21,8 @@ pub const API_URL: &str = "https://api.linear.app/graphql";
 
 const QUERY: &str =
     r#"{"query":"query { viewer { id active guest } organization { id urlKey name } }"}"#;
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long Linear may take to answer.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: usize = 64 * 1024;
 
 /// A Linear user in a workspace.

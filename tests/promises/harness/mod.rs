@@ -2,7 +2,9 @@
 //! Linear's API, and receivers that record and misbehave to order.
 
 pub(crate) mod agent;
+pub(crate) mod emulator;
 mod receiver;
+pub(crate) mod template;
 pub(crate) mod used;
 
 use std::collections::HashMap;

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, Once};
 use local::calls::Watcher;
 use relay::logging;
 use serde_json::{Value, json};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What was used, by function: an IAM action, and what it was used on.
 pub(crate) const USED: &str = "used.jsonl";
@@ -117,10 +119,11 @@ pub(crate) fn note_metrics() {
             stack: "tests".to_owned(),
         };
         let book = Book::new(EMITTED);
-        tracing_subscriber::fmt()
+        let lines = tracing_subscriber::fmt::layer()
             .event_format(log)
-            .with_env_filter(logging::filter("info"))
-            .with_writer(move || Lines(book.clone()))
+            .with_writer(move || Lines(book.clone()));
+        tracing_subscriber::registry()
+            .with(lines.with_filter(logging::filter("info")))
             .init();
     });
 }

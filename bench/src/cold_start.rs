@@ -1,0 +1,349 @@
+//! Cold starts of the release bootstraps: a process each time, driven by a Lambda Runtime API of our own, with the
+//! embedded AWS behind plain HTTP and behind TLS.
+//!
+//! Source of the Runtime API: the Lambda Developer Guide, "Using the Lambda runtime API for custom runtimes".
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use local::machine::{DEAD_LETTERS, Machine, Options, QUEUE};
+use local::samples::{ONE_ISSUE, Webhook};
+use relay::clock::{Clock, rfc3339};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
+const SECRET: &str = "the bench's webhook secret";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The Runtime API for one sandbox: one event, and its answer.
+struct Sandbox {
+    address: SocketAddr,
+    asked: mpsc::Receiver<Instant>,
+    event: Option<oneshot::Sender<String>>,
+    answered: mpsc::Receiver<(Instant, bool, Bytes)>,
+}
+
+struct Runtime {
+    asked: mpsc::Sender<Instant>,
+    event: Mutex<Option<oneshot::Receiver<String>>>,
+    answered: mpsc::Sender<(Instant, bool, Bytes)>,
+}
+
+impl Sandbox {
+    async fn start() -> anyhow::Result<Self> {
+        let (asked, was_asked) = mpsc::channel(8);
+        let (answered, was_answered) = mpsc::channel(8);
+        let (event, has_event) = oneshot::channel();
+        let runtime = Arc::new(Runtime {
+            asked,
+            event: Mutex::new(Some(has_event)),
+            answered,
+        });
+        let answer = |is_done| {
+            post(
+                move |State(runtime): State<Arc<Runtime>>, body: Bytes| async move {
+                    let _ = runtime.answered.send((Instant::now(), is_done, body)).await;
+                    StatusCode::ACCEPTED
+                },
+            )
+        };
+        let router = Router::new()
+            .route("/2018-06-01/runtime/invocation/next", get(next))
+            .route("/2018-06-01/runtime/invocation/{id}/response", answer(true))
+            .route("/2018-06-01/runtime/invocation/{id}/error", answer(false))
+            .with_state(runtime);
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(Self {
+            address,
+            asked: was_asked,
+            event: Some(event),
+            answered: was_answered,
+        })
+    }
+}
+
+async fn next(State(runtime): State<Arc<Runtime>>) -> (HeaderMap, String) {
+    let _ = runtime.asked.send(Instant::now()).await;
+    let event = match runtime.event.lock().await.take() {
+        Some(event) => event.await.unwrap_or_default(),
+        // The sandbox is frozen between two invocations.
+        None => std::future::pending().await,
+    };
+    let deadline = Clock::system().millis() + 60_000;
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        (
+            "lambda-runtime-aws-request-id",
+            "00000000-0000-0000-0000-000000000000".to_owned(),
+        ),
+        ("lambda-runtime-deadline-ms", deadline.to_string()),
+        (
+            "lambda-runtime-invoked-function-arn",
+            "arn:aws:lambda:us-east-1:000000000000:function:x".to_owned(),
+        ),
+        ("lambda-runtime-trace-id", "Root=1-0-0".to_owned()),
+    ] {
+        headers.extend(
+            value
+                .parse()
+                .ok()
+                .map(|value| (axum::http::HeaderName::from_static(name), value)),
+        );
+    }
+    (headers, event)
+}
+
+/// The embedded AWS, in plain and behind TLS.
+struct Aws {
+    machine: Machine,
+    plain: String,
+    tls: String,
+    authority: tempfile::NamedTempFile,
+}
+
+impl Aws {
+    async fn start() -> anyhow::Result<Self> {
+        let options =
+            Options::read(&|name| (name == "LINEAR_WEBHOOK_SECRETS").then(|| SECRET.to_owned()))?;
+        let machine = Machine::start(options).await?;
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+        let authority = tempfile::NamedTempFile::new()?;
+        std::fs::write(authority.path(), certified.cert.pem())?;
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der())
+            .map_err(anyhow::Error::msg)?;
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)?;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let port = listener.local_addr()?.port();
+        let inner = machine.aws_address;
+        tokio::spawn(async move {
+            while let Ok((outer, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut outer = acceptor.accept(outer).await?;
+                    let mut inner = TcpStream::connect(inner).await?;
+                    inner.set_nodelay(true)?;
+                    tokio::io::copy_bidirectional(&mut outer, &mut inner).await
+                });
+            }
+        });
+        Ok(Self {
+            plain: format!("http://{}", machine.aws_address),
+            tls: format!("https://localhost:{port}"),
+            machine,
+            authority,
+        })
+    }
+}
+
+/// What Lambda would hand the function first.
+fn event(function: &str, aws: &Aws) -> Value {
+    let now = Clock::system().millis();
+    match function {
+        "ingest" => {
+            let webhook = Webhook::sample(SECRET, ONE_ISSUE[0], now);
+            let headers = json!({
+                "content-type": "application/json; charset=utf-8",
+                "linear-delivery": webhook.delivery,
+                "linear-signature": webhook.signature,
+            });
+            request(
+                "POST",
+                "/webhooks/linear",
+                headers,
+                &String::from_utf8_lossy(&webhook.body),
+            )
+        }
+        "register" => {
+            let path = format!("/edge/workspaces/x/workers/wrk_{}", "0".repeat(32));
+            request("GET", &path, json!({"authorization": "Bearer none"}), "")
+        }
+        "deliver" => {
+            let text = |value: &str| json!({"dataType": "String", "stringValue": value, "stringListValues": [], "binaryListValues": []});
+            json!({"Records": [{
+                "messageId": "00000000-0000-0000-0000-000000000000",
+                "receiptHandle": "none",
+                "body": "{}",
+                "attributes": {
+                    "MessageGroupId": "g",
+                    "SequenceNumber": "1",
+                    "SentTimestamp": now.to_string(),
+                    "ApproximateReceiveCount": "1",
+                },
+                "messageAttributes": {
+                    "event": text("evt_x"),
+                    "workspace": text("x"),
+                    "worker": text("wrk_x"),
+                    "type": text("Issue"),
+                    "body": text("raw"),
+                },
+                "eventSource": "aws:sqs",
+                "eventSourceARN": aws.machine.sqs.url(QUEUE),
+                "awsRegion": "us-east-1",
+            }]})
+        }
+        _ => json!({"time": rfc3339(now), "part": 0, "of": 1}),
+    }
+}
+
+fn request(method: &str, path: &str, headers: Value, body: &str) -> Value {
+    json!({
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": headers,
+        "requestContext": {
+            "accountId": "000000000000",
+            "apiId": "x",
+            "domainName": "localhost",
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": ""},
+            "requestId": "x",
+            "routeKey": "$default",
+            "stage": "$default",
+            "timeEpoch": 0,
+        },
+        "body": body,
+        "isBase64Encoded": false,
+    })
+}
+
+/// One cold start: spawn to the first `next`, the first event to its answer, and the peak memory after it.
+struct Start {
+    next: Duration,
+    first: Duration,
+    memory: f64,
+}
+
+async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> anyhow::Result<Start> {
+    let mut sandbox = Sandbox::start().await?;
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .envs([
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "bench"),
+            ("AWS_SECRET_ACCESS_KEY", "bench"),
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_LAMBDA_RUNTIME_API", &sandbox.address.to_string()),
+            ("AWS_LAMBDA_FUNCTION_NAME", function),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512"),
+            ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
+            ("AWS_LAMBDA_LOG_GROUP_NAME", "x"),
+            ("AWS_LAMBDA_LOG_STREAM_NAME", "x"),
+            ("STACK_NAME", "bench"),
+            ("TABLE_NAME", local::dynamodb::TABLE),
+            ("QUEUE_URL", &aws.machine.sqs.url(QUEUE)),
+            ("DLQ_URL", &aws.machine.sqs.url(DEAD_LETTERS)),
+            ("LINEAR_WEBHOOK_SECRET_ID", local::secrets::SECRET_ID),
+        ])
+        .env("SSL_CERT_FILE", aws.authority.path())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    let event = event(function, aws).to_string();
+    let began = Instant::now();
+    let mut child = command.spawn().with_context(|| {
+        format!(
+            "cannot start `{}`: build the workspace first",
+            program.display()
+        )
+    })?;
+    let asked = tokio::time::timeout(PATIENCE, sandbox.asked.recv())
+        .await
+        .ok()
+        .flatten();
+    let asked = asked.with_context(|| format!("`{function}` did not start"))?;
+    let sent = Instant::now();
+    if let Some(event_sender) = sandbox.event.take() {
+        let _ = event_sender.send(event);
+    }
+    let answered = tokio::time::timeout(PATIENCE, sandbox.answered.recv())
+        .await
+        .ok()
+        .flatten();
+    let (at, is_done, body) = answered.with_context(|| format!("`{function}` did not answer"))?;
+    ensure!(
+        is_done,
+        "`{function}` failed: {}",
+        String::from_utf8_lossy(&body)
+    );
+    let pid = child.id().context("it has ended")?;
+    let memory = crate::relay_process::peak_memory(pid)?;
+    child.kill().await?;
+    Ok(Start {
+        next: asked - began,
+        first: at - sent,
+        memory,
+    })
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e3
+}
+
+fn program(function: &str) -> anyhow::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(function))
+}
+
+/// Prints a row for each function; medians of `times` cold starts.
+pub(crate) async fn run(times: usize) -> anyhow::Result<()> {
+    let aws = Aws::start().await?;
+    println!(
+        "| function | bytes | spawn to first `next`, ms | same over TLS | first event, ms | same over TLS | peak memory, MB |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|");
+    for function in FUNCTIONS {
+        let program = program(function)?;
+        let bytes = std::fs::metadata(&program)
+            .with_context(|| {
+                format!(
+                    "there is no `{}`: build the workspace first",
+                    program.display()
+                )
+            })?
+            .len();
+        let mut columns = Vec::new();
+        let mut memory: f64 = 0.0;
+        for endpoint in [&aws.plain, &aws.tls] {
+            let mut starts = Vec::new();
+            // The first one reads the file from the disk.
+            start(&program, function, &aws, endpoint).await?;
+            for _ in 0..times {
+                starts.push(start(&program, function, &aws, endpoint).await?);
+            }
+            memory = starts.iter().map(|s| s.memory).fold(memory, f64::max);
+            columns.push((
+                median(starts.iter().map(|s| s.next).collect()),
+                median(starts.iter().map(|s| s.first).collect()),
+            ));
+        }
+        let [(next, first), (next_tls, first_tls)] = columns[..] else {
+            continue;
+        };
+        println!(
+            "| {function} | {bytes} | {next:.1} | {next_tls:.1} | {first:.1} | {first_tls:.1} | {memory:.1} |"
+        );
+    }
+    aws.machine.stop().await;
+    Ok(())
+}

@@ -1,0 +1,557 @@
+//! What is deployed is what was tested: the translated template, held against the code and against what the functions
+//! used and emitted while the other tests ran.
+//!
+//! Run by `.ci/run`, which translates the template, after all other tests.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use local::dynamodb::TABLE;
+use local::gateway::ROUTES;
+use local::machine::{
+    DEAD_LETTERS, MAX_RECEIVE_COUNT, QUEUE, RETENTION_SECONDS, VISIBILITY_SECONDS,
+};
+use local::secrets::SECRET_ID;
+use relay::config::Settings;
+use relay::table::{INDEX, PROJECTED};
+use relay::{deliver, health, linear, metrics, register, schedule};
+use serde_json::{Value, json};
+
+use crate::harness::template::Template;
+use crate::harness::used::{self, EMITTED, USED};
+
+const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
+
+/// With the names that everything has on one machine.
+fn template() -> Template {
+    let mut template = Template::read();
+    template.refer("Table", TABLE);
+    template.refer("LinearWebhookSecrets", SECRET_ID);
+    template.refer(
+        "Queue",
+        "https://sqs.us-east-1.amazonaws.com/000000000000/deliveries.fifo",
+    );
+    template.refer(
+        "DeadLetters",
+        "https://sqs.us-east-1.amazonaws.com/000000000000/dead.fifo",
+    );
+    template.attribute("Table.Arn", TABLE);
+    template.attribute("Queue.Arn", QUEUE);
+    template.attribute("DeadLetters.Arn", DEAD_LETTERS);
+    template
+}
+
+fn resource(function: &str) -> String {
+    let mut letters = function.chars();
+    let first = letters.next().unwrap().to_ascii_uppercase();
+    format!("{first}{}", letters.as_str())
+}
+
+fn environment(template: &Template, function: &str) -> BTreeMap<String, String> {
+    let properties = template.properties(&resource(function));
+    (properties["Environment"]["Variables"]
+        .as_object()
+        .unwrap()
+        .iter())
+    .map(|(name, value)| {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        (name.clone(), text)
+    })
+    .collect()
+}
+
+/// Reads a function's settings; answers with the names that it asked for, and with what was wrong.
+fn read(function: &str, from: &BTreeMap<String, String>) -> (BTreeSet<String>, Option<String>) {
+    let asked = RefCell::new(BTreeSet::new());
+    let lookup = |name: &str| {
+        asked.borrow_mut().insert(name.to_owned());
+        from.get(name).cloned()
+    };
+    let mut settings = Settings::new(&lookup);
+    match function {
+        "ingest" => drop(ingest::config(&mut settings)),
+        "register" => drop(::register::config(&mut settings)),
+        "deliver" => drop(::deliver::config(&mut settings)),
+        _ => drop(::health::config(&mut settings)),
+    }
+    let wrong = settings.finish(()).err().map(|error| error.to_string());
+    let mut asked = asked.into_inner();
+    // The SDK's own, which a deployment leaves alone.
+    asked.remove("AWS_ENDPOINT_URL");
+    (asked, wrong)
+}
+
+fn seconds(value: &Value) -> Duration {
+    Duration::from_secs(
+        value
+            .as_u64()
+            .unwrap_or_else(|| panic!("{value} is no number")),
+    )
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn each_function_gets_the_settings_that_it_reads_and_no_others() {
+    let template = template();
+    for function in FUNCTIONS {
+        let given = environment(&template, function);
+        let (asked, wrong) = read(function, &given);
+        assert_eq!(
+            given.keys().cloned().collect::<BTreeSet<_>>(),
+            asked,
+            "{function}"
+        );
+        assert_eq!(wrong, None, "{function}");
+        // None is there for nothing: without it there is another value, or a complaint.
+        for name in &asked {
+            let mut less = given.clone();
+            less.remove(name);
+            let complaint = read(function, &less).1;
+            let needed = [
+                "STACK_NAME",
+                "TABLE_NAME",
+                "QUEUE_URL",
+                "DLQ_URL",
+                "LINEAR_WEBHOOK_SECRET_ID",
+            ];
+            assert_eq!(
+                complaint.is_some_and(|c| c.contains(&format!("`{name}`"))),
+                needed.contains(&name.as_str()),
+                "{function} without {name}"
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn a_parameters_bounds_are_those_of_the_setting() {
+    let template = template();
+    let mut bounded = 0;
+    for function in FUNCTIONS {
+        let raw = &template.raw(&resource(function))["Properties"]["Environment"]["Variables"];
+        for (name, value) in raw.as_object().unwrap() {
+            let Some(parameter) = value["Ref"].as_str().map(|name| template.parameter(name)) else {
+                continue;
+            };
+            let (Some(least), Some(most)) = (
+                parameter["MinValue"].as_i64(),
+                parameter["MaxValue"].as_i64(),
+            ) else {
+                continue;
+            };
+            let complains = |number: i64| {
+                let mut given = environment(&template, function);
+                given.insert(name.clone(), number.to_string());
+                read(function, &given).1.is_some()
+            };
+            let around = [least - 1, least, most, most + 1].map(complains);
+            assert_eq!(around, [true, false, false, true], "{function}: {name}");
+            bounded += 1;
+        }
+    }
+    assert!(bounded >= 8, "{bounded}");
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn no_timeout_ends_before_what_it_contains() {
+    let template = template();
+    let timeout = |function: &str| seconds(&template.properties(&resource(function))["Timeout"]);
+    let queue = template.properties("Queue");
+    let visibility = seconds(&queue["VisibilityTimeout"]);
+    let attempt = seconds(&template.parameter("DeliveryTimeoutSeconds")["MaxValue"]);
+    // A batch's last attempt, and a moment to say what became of it.
+    let moment = Duration::from_secs(5);
+    assert!(deliver::BATCH_BUDGET + attempt + moment <= timeout("deliver"));
+    assert!(timeout("deliver") < visibility);
+    assert!(linear::member::TIMEOUT + register::CHALLENGE_TIMEOUT + moment <= timeout("register"));
+    // API Gateway, quota "Maximum integration timeout" of an HTTP API.
+    let gateway = Duration::from_secs(30);
+    assert!(timeout("register") < gateway && timeout("ingest") < gateway);
+    assert!(health::BUDGET + attempt + moment <= timeout("health"));
+    assert!(timeout("health") < health::EVERY);
+
+    let most = queue["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
+    let longest = seconds(&template.parameter("GiveUpSeconds")["MaxValue"]);
+    let mut age = Duration::ZERO;
+    let mut attempts = 0;
+    while age < longest {
+        age += schedule::wait(age, None, -1.0);
+        attempts += 1;
+    }
+    assert!(
+        most > attempts + attempts / 2,
+        "{most} receives for {attempts} attempts"
+    );
+    assert!(seconds(&queue["MessageRetentionPeriod"]) > longest);
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn queues_and_table_are_those_of_one_machine() {
+    let template = template();
+    for name in ["Queue", "DeadLetters"] {
+        let queue = template.properties(name);
+        assert_eq!(queue["FifoQueue"], true);
+        assert_eq!(queue["DeduplicationScope"], "messageGroup");
+        assert_eq!(queue["FifoThroughputLimit"], "perMessageGroupId");
+        assert_eq!(queue["VisibilityTimeout"], VISIBILITY_SECONDS);
+        assert_eq!(queue["MessageRetentionPeriod"], RETENTION_SECONDS);
+        assert_eq!(queue["SqsManagedSseEnabled"], true);
+    }
+    let queue = template.properties("Queue");
+    let redrive =
+        json!({"deadLetterTargetArn": DEAD_LETTERS, "maxReceiveCount": MAX_RECEIVE_COUNT});
+    assert_eq!(queue["RedrivePolicy"], redrive);
+    let allowed = &template.properties("DeadLetters")["RedriveAllowPolicy"];
+    let source = format!(
+        "arn:aws:sqs:us-east-1:000000000000:{}",
+        queue["QueueName"].as_str().unwrap()
+    );
+    assert_eq!(
+        *allowed,
+        json!({"redrivePermission": "byQueue", "sourceQueueArns": [source]})
+    );
+
+    let table = template.properties("Table");
+    let keys = |names: &[(&str, &str)]| -> Value {
+        (names.iter())
+            .map(|(name, kind)| json!({"AttributeName": name, "KeyType": kind}))
+            .collect()
+    };
+    assert_eq!(table["KeySchema"], keys(&[("pk", "HASH"), ("sk", "RANGE")]));
+    let index = json!([{
+        "IndexName": INDEX,
+        "KeySchema": keys(&[(INDEX, "HASH")]),
+        "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": PROJECTED},
+    }]);
+    assert_eq!(table["GlobalSecondaryIndexes"], index);
+    assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
+    assert_eq!(
+        table["TimeToLiveSpecification"],
+        json!({"AttributeName": "expires_at", "Enabled": true})
+    );
+    assert_eq!(
+        table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"],
+        true
+    );
+    assert_eq!(table["SSESpecification"]["SSEEnabled"], true);
+    assert_eq!(table["DeletionProtectionEnabled"], true);
+    assert_eq!(template.raw("Table")["DeletionPolicy"], "Retain");
+    assert_eq!(template.raw("Table")["UpdateReplacePolicy"], "Retain");
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn routes_source_and_schedule_are_those_of_one_machine() {
+    let template = template();
+    let body = &template.properties("Api")["Body"];
+    let mut routes = BTreeSet::new();
+    for (path, methods) in body["paths"].as_object().unwrap() {
+        for (method, route) in methods.as_object().unwrap() {
+            let method = match method.as_str() {
+                "x-amazon-apigateway-any-method" => "ANY".to_owned(),
+                other => other.to_uppercase(),
+            };
+            let integration = &route["x-amazon-apigateway-integration"];
+            assert_eq!(integration["payloadFormatVersion"], "2.0");
+            let uri = integration["uri"].as_str().unwrap();
+            let function = FUNCTIONS
+                .iter()
+                .find(|f| uri.contains(&format!("{}Aliaslive", resource(f))));
+            routes.insert((format!("{method} {path}"), *function.unwrap()));
+        }
+    }
+    let expected: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|(route, f)| ((*route).to_owned(), *f))
+        .collect();
+    assert_eq!(routes, expected);
+    let stage = template.properties("ApiApiGatewayDefaultStage");
+    for (route, _) in ROUTES {
+        assert!(
+            stage["RouteSettings"][route]["ThrottlingRateLimit"].is_number(),
+            "{route}"
+        );
+    }
+    assert_eq!(
+        stage["RouteSettings"]["POST /webhooks/linear"]["DetailedMetricsEnabled"],
+        true
+    );
+
+    let source = template.properties("DeliverDelivery");
+    assert_eq!(source["EventSourceArn"], QUEUE);
+    assert_eq!(source["BatchSize"], 10);
+    assert_eq!(
+        source["FunctionResponseTypes"],
+        json!(["ReportBatchItemFailures"])
+    );
+
+    for parts in [1, 4] {
+        let mut template = self::template();
+        template.set("HealthParts", parts);
+        let mut covered = BTreeSet::new();
+        for name in template.named("AWS::Scheduler::Schedule") {
+            let schedule = template.properties(name);
+            let minutes = health::EVERY.as_secs() / 60;
+            assert_eq!(
+                schedule["ScheduleExpression"],
+                format!("cron(0/{minutes} * * * ? *)")
+            );
+            if schedule["State"] == "DISABLED" {
+                continue;
+            }
+            let input = schedule["Target"]["Input"].as_str().unwrap();
+            let input = input.replace("<aws.scheduler.scheduled-time>", "2026-11-24T00:05:00Z");
+            let input: ::health::Scheduled = serde_json::from_str(&input).unwrap();
+            assert_eq!(input.of, parts);
+            covered.insert(input.part);
+        }
+        assert_eq!(covered, (0..parts).collect());
+    }
+}
+
+/// What a role allows: actions, each on a resource.
+fn allowed(template: &Template, role: &str) -> BTreeSet<(String, String)> {
+    let role = template.properties(role);
+    assert!(
+        role["ManagedPolicyArns"].is_null(),
+        "a managed policy allows more"
+    );
+    let mut found = BTreeSet::new();
+    for policy in role["Policies"].as_array().unwrap() {
+        for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
+            assert_eq!(statement["Effect"], "Allow");
+            let list = |value: &Value| match value {
+                Value::Array(all) => all.iter().map(|v| v.as_str().unwrap().to_owned()).collect(),
+                one => vec![one.as_str().unwrap().to_owned()],
+            };
+            for action in list(&statement["Action"]) {
+                for resource in list(&statement["Resource"]) {
+                    found.insert((action.clone(), resource));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn noted(name: &str) -> Vec<Value> {
+    let path = used::directory().join(name);
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}: run the other tests first", path.display()));
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+#[ignore = "needs the translated template and what the other tests noted: .ci/run"]
+fn each_function_may_do_what_it_did_and_nothing_else() {
+    let template = template();
+    let mut did: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    for entry in noted(USED) {
+        let text = |name: &str| entry[name].as_str().unwrap().to_owned();
+        did.entry(text("function"))
+            .or_default()
+            .insert((text("action"), text("resource")));
+    }
+    for function in FUNCTIONS {
+        let name = resource(function);
+        let mut may = allowed(&template, &format!("{name}Role"));
+        // Its own log, which Lambda writes for it.
+        for action in ["logs:CreateLogStream", "logs:PutLogEvents"] {
+            assert!(
+                may.remove(&(action.to_owned(), format!("{name}Logs.Arn"))),
+                "{function}"
+            );
+        }
+        assert_eq!(
+            may, did[function],
+            "{function}: what it may do, and what it did"
+        );
+        assert_eq!(
+            template.properties(&name)["Role"],
+            format!("{name}Role.Arn")
+        );
+    }
+    let mut traced = self::template();
+    traced.set("Tracing", "Active");
+    let more = &allowed(&traced, "IngestRole") - &allowed(&template, "IngestRole");
+    assert!(more.iter().all(|(action, _)| action.starts_with("xray:")) && more.len() == 2);
+}
+
+/// A metric with its dimensions.
+type Metric = (String, String, BTreeMap<String, String>);
+
+/// What AWS itself emits, by the names of the dimensions.
+fn is_of_aws((namespace, metric, dimensions): &Metric) -> bool {
+    let names: Vec<_> = dimensions.keys().map(String::as_str).collect();
+    matches!(
+        (namespace.as_str(), metric.as_str(), names.as_slice()),
+        // SQS Developer Guide, "Available CloudWatch metrics for Amazon SQS".
+        (
+            "AWS/SQS",
+            "ApproximateNumberOfMessagesVisible" | "ApproximateAgeOfOldestMessage",
+            ["QueueName"]
+        )
+        // Lambda Developer Guide, "Types of metrics for Lambda functions".
+        | ("AWS/Lambda", "Errors" | "Throttles" | "Duration", ["FunctionName"])
+        // API Gateway Developer Guide, "Monitor CloudWatch metrics for HTTP APIs".
+        | ("AWS/ApiGateway", "5xx", ["ApiId", "Method", "Resource", "Stage"])
+    )
+}
+
+/// The metrics of an alarm, or of one in its list.
+fn of_alarm(alarm: &Value) -> Vec<Metric> {
+    let one = |metric: &Value| {
+        let dimensions = metric["Dimensions"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let dimensions = dimensions
+            .map(|d| (text(&d["Name"]), text(&d["Value"])))
+            .collect();
+        (
+            text(&metric["Namespace"]),
+            text(&metric["MetricName"]),
+            dimensions,
+        )
+    };
+    match alarm["Metrics"].as_array() {
+        None => vec![one(alarm)],
+        Some(all) => (all.iter().map(|m| &m["MetricStat"]["Metric"]))
+            .filter(|metric| !metric.is_null())
+            .map(one)
+            .collect(),
+    }
+}
+
+/// The metrics of a dashboard.
+fn of_dashboard(template: &Template) -> Vec<Metric> {
+    let properties = template.properties("Dashboard");
+    let body: Value = serde_json::from_str(properties["DashboardBody"].as_str().unwrap()).unwrap();
+    let mut found = Vec::new();
+    for widget in body["widgets"].as_array().unwrap() {
+        for metric in widget["properties"]["metrics"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let texts: Vec<_> = (metric.as_array().unwrap().iter())
+                .filter_map(Value::as_str)
+                .collect();
+            let dimensions = texts[2..]
+                .chunks(2)
+                .map(|d| (d[0].to_owned(), d[1].to_owned()));
+            found.push((
+                texts[0].to_owned(),
+                texts[1].to_owned(),
+                dimensions.collect(),
+            ));
+        }
+    }
+    found
+}
+
+#[test]
+#[ignore = "needs the translated template and what the other tests noted: .ci/run"]
+fn every_alarm_and_every_graph_is_about_a_metric_that_exists() {
+    let template = template();
+    let emitted: BTreeSet<Metric> = (noted(EMITTED).into_iter())
+        .map(|entry| {
+            assert_eq!(entry["is_whole"], true, "{entry}");
+            let mut dimensions: BTreeMap<String, String> =
+                serde_json::from_value(entry["dimensions"].clone()).unwrap();
+            // Whichever stack it is.
+            dimensions.insert(metrics::STACK.to_owned(), "edge-relay".to_owned());
+            let text = |name: &str| entry[name].as_str().unwrap().to_owned();
+            (text("namespace"), text("metric"), dimensions)
+        })
+        .collect();
+    for metric in metrics::METRICS {
+        let found = emitted.iter().any(|(_, name, _)| name == metric.name);
+        assert!(found, "no test made a function emit `{}`", metric.name);
+    }
+    let mut watched: Vec<(String, Metric)> = Vec::new();
+    for name in template.named("AWS::CloudWatch::Alarm") {
+        let metrics = of_alarm(&template.properties(name));
+        assert!(!metrics.is_empty(), "{name}");
+        watched.extend(metrics.into_iter().map(|metric| (name.to_owned(), metric)));
+    }
+    watched.extend(
+        of_dashboard(&template)
+            .into_iter()
+            .map(|m| ("Dashboard".to_owned(), m)),
+    );
+    for (by, metric) in watched {
+        assert!(
+            is_of_aws(&metric) || emitted.contains(&metric),
+            "{by}: {metric:?}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn every_alarm_says_what_it_means_and_has_a_runbook() {
+    let mut template = template();
+    template.set("AlarmEmail", "ops@example.com");
+    let operations = include_str!("../../docs/operations.md");
+    let alarms = template.named("AWS::CloudWatch::Alarm");
+    for name in &alarms {
+        let alarm = template.properties(name);
+        let says = alarm["AlarmDescription"].as_str().unwrap();
+        assert!(
+            says.split(". ").count() >= 2 && says.len() > 100,
+            "{name}: {says}"
+        );
+        assert_eq!(alarm["AlarmActions"], json!(["AlarmTopic"]), "{name}");
+        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
+        let heading = operations
+            .lines()
+            .any(|line| line.starts_with("### ") && line.split('`').any(|part| part == *name));
+        assert!(heading, "docs/operations.md has no runbook for `{name}`");
+        // It is on the dashboard.
+        let dashboard = template.properties("Dashboard")["DashboardBody"].to_string();
+        assert!(dashboard.contains(&format!("{name}.Arn")), "{name}");
+    }
+    assert_eq!(alarms.len(), 10);
+    for function in FUNCTIONS {
+        let group = template.properties(&format!("{}DeploymentGroup", resource(function)));
+        let watched = group["AlarmConfiguration"]["Alarms"].as_array().unwrap();
+        assert!(watched.contains(&json!({"Name": format!("{}Errors", resource(function))})));
+        assert_eq!(group["AutoRollbackConfiguration"]["Enabled"], true);
+    }
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn what_a_stranger_needs_next_is_said_by_the_outputs() {
+    let mut template = template();
+    template.refer("Api", "a1b2c3");
+    let url = "https://a1b2c3.execute-api.us-east-1.amazonaws.com";
+    assert_eq!(
+        template.outputs()["WebhookUrl"]["Value"],
+        format!("{url}/webhooks/linear")
+    );
+    assert_eq!(template.outputs()["RelayUrl"]["Value"], url);
+    let dashboard = template.outputs()["DashboardUrl"]["Value"].clone();
+    assert!(
+        dashboard
+            .as_str()
+            .unwrap()
+            .ends_with("dashboards:name=edge-relay")
+    );
+    template.set("DomainName", "relay.example.com");
+    template.set(
+        "CertificateArn",
+        "arn:aws:acm:us-east-1:000000000000:certificate/x",
+    );
+    assert_eq!(
+        template.outputs()["RelayUrl"]["Value"],
+        "https://relay.example.com"
+    );
+}
