@@ -35,8 +35,8 @@ const SILENT_LONGEST: Duration = Duration::from_secs(4 * 3600);
 
 /// Shards that are read at once.
 const READING: usize = 4;
-/// Pings that are under way at once.
-const PINGING: usize = 64;
+/// Pings that are under way at once: most of them only wait for nobody.
+const PINGING: usize = 256;
 
 /// One run of the schedule: the moment that it stands for, and its part of the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -58,7 +58,7 @@ const fn latency(name: &'static str) -> Metric {
 /// | `Accepted`, `Duplicate` | ingest | webhooks answered 200 |
 /// | `LinearLatency` | ingest | from Linear's stamp to the moment of acceptance |
 /// | `Refused` | ingest, register | requests answered 4xx, by the problem's code |
-/// | `Failed` | ingest, register | requests answered 5xx, by the problem's code |
+/// | `Failed` | ingest, register | requests answered 5xx; the problem's code is a field |
 /// | `Attempts` | deliver | POSTs of a delivery, by outcome: `delivered`, `gone`, `unreachable`, `rejected` |
 /// | `Deliveries` | deliver | deliveries that came to their end there: `delivered`, `gone`, `buried` |
 /// | `Parked` | deliver | deliveries put into a mailbox |
@@ -73,7 +73,7 @@ pub const METRICS: [Metric; 16] = [
     count("Duplicate", None),
     latency("LinearLatency"),
     count("Refused", Some("Reason")),
-    count("Failed", Some("Reason")),
+    count("Failed", None),
     count("Attempts", Some("Outcome")),
     count("Deliveries", Some("Outcome")),
     count("Parked", None),

@@ -261,7 +261,7 @@ behaviours! {
     the_group_is_needed (sqs) {
         let queue = sqs.queue("group.fifo", json!({})).await?;
         let message = json!({"MessageBody": "1", "MessageDeduplicationId": "1"});
-        queue.refuses("SendMessage", message, &["MissingParameter", "MissingParameterException"]).await
+        queue.refuses("SendMessage", message, &["MissingParameter", "MissingRequiredParameterException"]).await
     }
 
     what_is_not_deleted_comes_back_and_is_counted (sqs) {
@@ -372,19 +372,25 @@ behaviours! {
     a_message_says_when_and_where_it_was_sent (sqs) {
         let queue = sqs.queue("system.fifo", json!({})).await?;
         queue.send("a", "1").await?;
-        queue.send("a", "2").await?;
-        let received = queue.receives(2, &["1", "2"]).await?;
+        let received = queue.receives(2, &["1"]).await?;
         let system = &received[0]["Attributes"];
         hold!(system["MessageGroupId"] == "a", "{system}");
         hold!(system["MessageDeduplicationId"] == "a-1", "{system}");
         let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let sent: u128 = system["SentTimestamp"].as_str().and_then(|t| t.parse().ok()).unwrap_or_default();
         hold!(now.abs_diff(sent) < 60_000, "{system}");
-        let number = |at: usize| -> u128 {
-            let text = received[at]["Attributes"]["SequenceNumber"].as_str();
-            text.and_then(|t| t.parse().ok()).unwrap_or_default()
-        };
-        hold!(0 < number(0) && number(0) < number(1), "{} {}", number(0), number(1));
+        Ok(())
+    }
+
+    sequence_numbers_grow (sqs) {
+        let queue = sqs.queue("sequence.fifo", json!({})).await?;
+        let mut last: u128 = 0;
+        for at in 0..10 {
+            let sent = queue.send("a", &at.to_string()).await?;
+            let number = sent["SequenceNumber"].as_str().and_then(|n| n.parse().ok());
+            hold!(number > Some(last), "{sent} after {last}");
+            last = number.unwrap_or_default();
+        }
         Ok(())
     }
 
@@ -579,6 +585,64 @@ behaviours! {
     }
 }
 
+/// Where moto 5.2.5 leaves AWS's documentation.
+const OF_MOTO: [(&str, &str); 8] = [
+    (
+        "a_message_sent_twice_is_there_once",
+        "it answers a repeated send with another id and number; the message is there once",
+    ),
+    (
+        "it_is_known_after_it_was_deleted_too",
+        "it forgets a deduplication id with its message, not after five minutes",
+    ),
+    (
+        "in_high_throughput_mode_two_groups_may_have_the_same_deduplication_id",
+        "it takes no notice of `DeduplicationScope`",
+    ),
+    ("sequence_numbers_grow", "its sequence numbers are random"),
+    (
+        "dead_letters_can_be_moved_to_a_queue_that_is_named",
+        "it has no `StartMessageMoveTask`",
+    ),
+    (
+        "a_character_that_xml_forbids_is_refused",
+        "it takes every character",
+    ),
+    ("an_empty_body_is_refused", "it takes it"),
+    (
+        "eleven_attributes_are_refused",
+        "it takes them; SQS's quota is ten (Developer Guide, \"Message quotas\")",
+    ),
+];
+
+/// Where ministack 1.5.33 does.
+const OF_MINISTACK: [(&str, &str); 6] = [
+    (
+        "deleting_twice_is_no_error",
+        "it knows a handle no more once its message is deleted",
+    ),
+    (
+        "dead_letters_can_be_moved_to_a_queue_that_is_named",
+        "it has no `StartMessageMoveTask`",
+    ),
+    (
+        "a_dead_letter_queue_knows_its_sources",
+        "it has no `ListDeadLetterSourceQueues`",
+    ),
+    (
+        "an_attribute_that_is_none_is_refused",
+        "it answers without it",
+    ),
+    (
+        "numbers_out_of_range_are_refused",
+        "it takes the nearest one in range",
+    ),
+    (
+        "eleven_attributes_are_refused",
+        "it takes them; SQS's quota is ten (Developer Guide, \"Message quotas\")",
+    ),
+];
+
 /// Asks for every behaviour; answers with those that did not hold, and why.
 async fn deviations(url: String) -> Vec<(&'static str, String)> {
     let sqs = Endpoint::new(url);
@@ -591,9 +655,10 @@ async fn deviations(url: String) -> Vec<(&'static str, String)> {
     found
 }
 
-fn hold_to(known: &[&str], found: &[(&'static str, String)]) {
+/// Holds what was found against what is known, each with its reason: no more, and no less.
+fn hold_to(known: &[(&str, &str)], found: &[(&'static str, String)]) {
     let names: BTreeSet<_> = found.iter().map(|(name, _)| *name).collect();
-    let known: BTreeSet<_> = known.iter().copied().collect();
+    let known: BTreeSet<_> = known.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, known, "{found:#?}");
 }
 
@@ -609,7 +674,7 @@ async fn ours_has_them_all() {
 async fn ministack_has_them_but_for_what_is_known() {
     let emulator = Emulator::start().await;
     let found = deviations(emulator.url.clone()).await;
-    hold_to(&[], &found);
+    hold_to(&OF_MINISTACK, &found);
 }
 
 /// moto's server, ended with the test.
@@ -636,5 +701,5 @@ async fn moto_has_them_but_for_what_is_known() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let found = deviations(url).await;
-    hold_to(&[], &found);
+    hold_to(&OF_MOTO, &found);
 }

@@ -68,7 +68,9 @@ fn read(function: &str, from: &BTreeMap<String, String>) -> (BTreeSet<String>, O
     let asked = RefCell::new(BTreeSet::new());
     let lookup = |name: &str| {
         asked.borrow_mut().insert(name.to_owned());
-        from.get(name).cloned()
+        // Lambda gives it to every function.
+        let region = (name == "AWS_REGION").then(|| "us-east-1".to_owned());
+        from.get(name).cloned().or(region)
     };
     let mut settings = Settings::new(&lookup);
     match function {
@@ -79,8 +81,8 @@ fn read(function: &str, from: &BTreeMap<String, String>) -> (BTreeSet<String>, O
     }
     let wrong = settings.finish(()).err().map(|error| error.to_string());
     let mut asked = asked.into_inner();
-    // The SDK's own, which a deployment leaves alone.
-    asked.remove("AWS_ENDPOINT_URL");
+    // Lambda's and the SDK's own, which a deployment leaves alone.
+    asked.retain(|name| !name.starts_with("AWS_"));
     (asked, wrong)
 }
 

@@ -569,8 +569,40 @@ struct GetAttributes {
     attribute_names: Vec<String>,
 }
 
+/// What `GetQueueAttributes` may be asked for (API Reference, `QueueAttributeName`).
+const ATTRIBUTES: [&str; 22] = [
+    "All",
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesDelayed",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ContentBasedDeduplication",
+    "CreatedTimestamp",
+    "DeduplicationScope",
+    "DelaySeconds",
+    "FifoQueue",
+    "FifoThroughputLimit",
+    "KmsDataKeyReusePeriodSeconds",
+    "KmsMasterKeyId",
+    "LastModifiedTimestamp",
+    "MaximumMessageSize",
+    "MessageRetentionPeriod",
+    "Policy",
+    "QueueArn",
+    "ReceiveMessageWaitTimeSeconds",
+    "RedriveAllowPolicy",
+    "RedrivePolicy",
+    "SqsManagedSseEnabled",
+    "VisibilityTimeout",
+];
+
 fn get_attributes(sqs: &Sqs, call: GetAttributes) -> Result<Vec<u8>, SqsError> {
     let name = name(&call.queue_url)?;
+    let is_known = |wanted: &&String| ATTRIBUTES.contains(&wanted.as_str());
+    if let Some(unknown) = call.attribute_names.iter().find(|name| !is_known(name)) {
+        return Err(SqsError::invalid_attribute_name(format!(
+            "Unknown Attribute {unknown}."
+        )));
+    }
     let depth = sqs.depth(name)?;
     let mut state = sqs.state();
     let queue = state.queue(name)?;
