@@ -445,41 +445,21 @@ impl Deliver {
 
 /// Says what came of an attempt, to the log and to the metrics in it.
 fn log(delivery: &Delivery, attempt: u64, outcome: Outcome, now: i64) {
-    let (event, workspace) = (&delivery.event, delivery.workspace.as_str());
-    let worker = delivery.worker.as_str();
-    match outcome {
-        Outcome::Delivered => tracing::info!(
-            %event,
-            workspace,
-            worker,
-            attempt,
-            Attempts = 1,
-            Deliveries = 1,
-            Outcome = outcome.class(),
-            DeliveryLatency = (now - delivery.sent_at).max(0),
-            "delivered"
-        ),
-        Outcome::Gone => tracing::info!(
-            %event,
-            workspace,
-            worker,
-            attempt,
-            Attempts = 1,
-            Deliveries = 1,
-            Outcome = outcome.class(),
-            "not delivered: it answered 410"
-        ),
-        Outcome::Unreachable(_) | Outcome::Rejected { .. } => tracing::info!(
-            %event,
-            workspace,
-            worker,
-            attempt,
-            reason = outcome.reason(),
-            Attempts = 1,
-            Outcome = outcome.class(),
-            "not delivered"
-        ),
-    }
+    let is_delivered = outcome == Outcome::Delivered;
+    let is_over = is_delivered || outcome == Outcome::Gone;
+    tracing::info!(
+        event = %delivery.event,
+        workspace = delivery.workspace,
+        worker = delivery.worker,
+        attempt,
+        reason = (!is_delivered).then(|| outcome.reason()),
+        Attempts = 1,
+        Deliveries = is_over.then_some(1),
+        Outcome = outcome.class(),
+        DeliveryLatency = is_delivered.then(|| (now - delivery.sent_at).max(0)),
+        "{}",
+        if is_delivered { "delivered" } else { "not delivered" }
+    );
 }
 
 enum Next {
