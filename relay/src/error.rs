@@ -9,6 +9,18 @@ use protocol::messages::{PROBLEM_JSON, Problem};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// A refusal or a failure.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
@@ -106,14 +118,7 @@ impl Error {
 
     /// The chain of causes in one line, for the log.
     pub fn chain(&self) -> String {
-        let mut text = self.detail.clone();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
 
     /// RFC 9457 `application/problem+json`; what is our fault goes to the log, with its cause.

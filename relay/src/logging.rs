@@ -15,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::rfc3339;
+use crate::error::chain;
 use crate::metrics;
 
 /// These would write whole requests into the log, secrets and bodies with them, however talkative it may be.
@@ -51,13 +52,7 @@ pub fn ended(done: Result<(), Box<dyn std::error::Error + Send + Sync>>) -> Exit
     let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    tracing::error!(error = text, "stopped");
+    tracing::error!(error = chain(error.as_ref()), "stopped");
     ExitCode::FAILURE
 }
 
