@@ -143,6 +143,7 @@ impl Aws {
             while let Ok((outer, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
+                    outer.set_nodelay(true)?;
                     let mut outer = acceptor.accept(outer).await?;
                     let mut inner = TcpStream::connect(inner).await?;
                     inner.set_nodelay(true)?;

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 
 use crate::harness::emulator::{Emulator, bootstrap};
 use crate::harness::template::Template;
-use crate::harness::{Answer, Receiver, SECRET, TOKEN, eventually, expect, issue, number};
+use crate::harness::{
+    Answer, Receiver, Registration, SECRET, TOKEN, eventually, expect, issue, number,
+};
 
 /// The relay as it was deployed.
 struct Deployed {
@@ -23,12 +25,6 @@ struct Deployed {
     template: Template,
     api: String,
     linear: LinearApi,
-}
-
-struct Registration {
-    path: String,
-    token: String,
-    secret: String,
 }
 
 impl Deployed {
@@ -75,12 +71,7 @@ impl Deployed {
         let answer = self
             .call(Method::POST, "/edge/register", None, &request)
             .await;
-        let registered: Registered = expect(answer, StatusCode::CREATED).await;
-        Registration {
-            path: registered.worker,
-            token: registered.token,
-            secret: registered.secret,
-        }
+        (expect::<Registered>(answer, StatusCode::CREATED).await).into()
     }
 
     async fn send(&self, webhook: &Webhook) -> Response {

@@ -19,15 +19,7 @@ async fn a_worker_that_answers_410_is_removed_and_its_messages_are_acknowledged(
         .await;
     relay.settled().await;
     assert!(relay.dead_letters().is_empty());
-    let read = (Method::GET, worker.path.as_str());
-    relay
-        .refuses(
-            read,
-            Some(&worker.token),
-            &json!({}),
-            (401, "worker_token_invalid"),
-        )
-        .await;
+    relay.knows_no_more(&worker).await;
     assert_eq!(relay.post(&issue("i", 9)).await.answer["deliveries"], 0);
 }
 

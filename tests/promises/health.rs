@@ -149,15 +149,7 @@ async fn a_ping_answered_410_removes_the_worker_and_another_answer_is_told_to_it
         (gone.pinged().len() + broken.pinged().len() == 2).then_some(())
     })
     .await;
-    let read = (reqwest::Method::GET, removed.path.as_str());
-    relay
-        .refuses(
-            read,
-            Some(&removed.token),
-            &json!({}),
-            (401, "worker_token_invalid"),
-        )
-        .await;
+    relay.knows_no_more(&removed).await;
     let error = relay.read(&kept).await.last_error.unwrap();
     assert_eq!(error.reason, "rejected: answered 500");
 }

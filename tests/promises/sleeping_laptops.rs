@@ -199,15 +199,7 @@ async fn a_lease_that_is_not_renewed_ends_and_one_that_is_does_not() {
         relay.clock.advance(Duration::from_secs(3 * 24 * 3600));
         relay.renew(&kept, &Renew::default()).await;
     }
-    let gone = (reqwest::Method::GET, left.path.as_str());
-    relay
-        .refuses(
-            gone,
-            Some(&left.token),
-            &json!({}),
-            (401, "worker_token_invalid"),
-        )
-        .await;
+    relay.knows_no_more(&left).await;
     let posted = relay.post(&issue("i", 1)).await;
     assert_eq!(posted.answer["deliveries"], 1);
 }

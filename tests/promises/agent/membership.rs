@@ -223,13 +223,6 @@ async fn stopping_keeps_the_worker_and_forget_removes_it() {
         forgotten.json(),
         json!({"worker": "laptop", "removed": true})
     );
-    relay
-        .refuses(
-            (Method::GET, &worker.path),
-            Some(&worker.token),
-            &json!({}),
-            (401, "worker_token_invalid"),
-        )
-        .await;
+    relay.knows_no_more(&worker).await;
     assert!(!home.path().join("registration.json").exists());
 }

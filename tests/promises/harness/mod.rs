@@ -71,6 +71,16 @@ pub(crate) struct Registration {
     pub(crate) secret: String,
 }
 
+impl From<Registered> for Registration {
+    fn from(registered: Registered) -> Self {
+        Self {
+            path: registered.worker,
+            token: registered.token,
+            secret: registered.secret,
+        }
+    }
+}
+
 pub(crate) struct Start<'a> {
     settings: HashMap<&'a str, String>,
     place: Place,
@@ -134,12 +144,7 @@ impl Relay {
         let answer = self
             .call(Method::POST, "/edge/register", None, &request)
             .await;
-        let registered: Registered = expect(answer, StatusCode::CREATED).await;
-        Registration {
-            path: registered.worker,
-            token: registered.token,
-            secret: registered.secret,
-        }
+        (expect::<Registered>(answer, StatusCode::CREATED).await).into()
     }
 
     pub(crate) async fn call(
@@ -169,6 +174,14 @@ impl Relay {
     ) -> Problem {
         let answer = self.call(method, path, token, body).await;
         problem(answer, expected).await
+    }
+
+    /// The worker is gone, and its token says nothing to anybody any more.
+    pub(crate) async fn knows_no_more(&self, worker: &Registration) {
+        let read = (Method::GET, worker.path.as_str());
+        let expected = (401, "worker_token_invalid");
+        self.refuses(read, Some(&worker.token), &json!({}), expected)
+            .await;
     }
 
     pub(crate) async fn read(&self, worker: &Registration) -> Worker {
