@@ -9,18 +9,6 @@ use protocol::messages::{PROBLEM_JSON, Problem};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// A refusal or a failure.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
@@ -161,4 +149,16 @@ impl Error {
         }
         response
     }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
