@@ -2,28 +2,28 @@
 //! one core, and what memory that takes.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
-use local::linear_api::LinearApi;
-use local::samples::WORKSPACE;
+use anyhow::{Context as _, ensure};
+use indicatif::ProgressBar;
 use protocol::clock::Clock;
 use protocol::signature::{Secret, sign};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
-use crate::relay_process::RelayProcess;
+use crate::load;
+use crate::one_machine::{self, TOKEN};
+use crate::programs::{self, Program};
+use crate::results::{grouped, ms, table};
 
-const TOKEN: &str = "lin_api_bench";
 /// How many deliveries are under way at once.
 const SIDE_BY_SIDE: usize = 64;
 const STARTS: usize = 21;
 
 struct Agent {
-    child: Child,
+    program: Program,
     address: String,
     listening: Duration,
     ready: Duration,
@@ -37,72 +37,90 @@ impl Agent {
         core: Option<&str>,
         handler: Option<u16>,
     ) -> anyhow::Result<Self> {
-        let program = std::env::current_exe()?.with_file_name("edge-agent");
+        let agent = programs::path("edge-agent")?;
         let mut command = match core {
-            None => Command::new(&program),
+            None => Command::new(&agent),
             Some(core) => {
                 let mut command = Command::new("taskset");
-                command.args(["-c", core]).arg(&program);
+                command.args(["-c", core]).arg(&agent);
                 command
             }
         };
         command
-            .args([
-                "up",
-                "--name",
-                "bench",
-                "--listen",
-                "127.0.0.1:0",
-                "--poll",
-                "1h",
-                "--relay",
-                relay,
-                "--data",
-            ])
+            .args("up --name bench --listen 127.0.0.1:0 --poll 1h --relay".split(' '))
+            .arg(relay)
+            .arg("--data")
             .arg(home)
             .args(handler.map(|port| port.to_string()))
             .env("LINEAR_TOKEN", TOKEN)
-            .current_dir(home)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .current_dir(home);
         let began = Instant::now();
-        let mut child = command.spawn().with_context(|| {
-            format!(
-                "cannot start `{}`: build the workspace first",
-                program.display()
-            )
-        })?;
-        let mut said = BufReader::new(child.stderr.take().context("no stderr")?).lines();
-        let (mut address, mut listening) = (None, Duration::ZERO);
-        while let Some(line) = said.next_line().await? {
-            if let Some((_, url)) = line.split_once("listening on ") {
-                address = Some(url.to_owned());
-                listening = began.elapsed();
-            } else if line.contains("ready:") {
-                let ready = began.elapsed();
-                tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
-                return Ok(Self {
-                    child,
-                    address: address.context("it did not say where it listens")?,
-                    listening,
-                    ready,
-                });
-            }
-        }
-        bail!("the agent ended before it was ready")
+        let mut program = Program::start(command)?;
+        let address = program.says("listening on ").await?;
+        let listening = began.elapsed();
+        program.says("ready:").await?;
+        let ready = began.elapsed();
+        program.pass_on(false);
+        Ok(Self {
+            program,
+            address,
+            listening,
+            ready,
+        })
     }
+}
 
-    /// `VmRSS` or `VmHWM`, in MB.
-    fn memory(&self, field: &str) -> anyhow::Result<f64> {
-        let pid = self.child.id().context("the agent has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-        Ok(kilobytes.context("no such field")? / 1000.0)
+/// What was measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Found {
+    /// Median, ms: from its start until it listens, and until it has renewed at the relay.
+    pub(crate) listening: f64,
+    pub(crate) ready: f64,
+    pub(crate) events: usize,
+    pub(crate) printed: Flood,
+    pub(crate) handled: Flood,
+    /// Until the handler had taken all, s.
+    pub(crate) all_handled: f64,
+}
+
+/// As many deliveries as it takes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Flood {
+    /// Verified and stored a second.
+    pub(crate) rate: f64,
+    /// Resident memory before, after and at most, MB.
+    pub(crate) before: f64,
+    pub(crate) after: f64,
+    pub(crate) peak: f64,
+}
+
+impl Found {
+    pub(crate) fn markdown(&self) -> String {
+        let row = |how: &str, flood: &Flood| {
+            format!(
+                "{how} | {} | {:.1} | {:.1} | {:.1}",
+                grouped(flood.rate.round() as usize),
+                flood.before,
+                flood.after,
+                flood.peak
+            )
+        };
+        format!(
+            "Listening {} ms after its start, ready (renewed at a relay on the same machine) after {} ms, medians. Then {} \
+             deliveries of 2 KB, {SIDE_BY_SIDE} at once, kept in files, the agent held to one core; the handler over HTTP had \
+             taken all after {:.1} s.\n\n",
+            ms(self.listening),
+            ms(self.ready),
+            grouped(self.events),
+            self.all_handled
+        ) + &table(
+            "events go | verified and stored a second | MB before | MB after | MB at most",
+            "l r r r r",
+            [
+                row("to stdout", &self.printed),
+                row("to a handler over HTTP", &self.handled),
+            ],
+        )
     }
 }
 
@@ -114,70 +132,63 @@ fn secret(home: &Path) -> anyhow::Result<Secret> {
     )?)
 }
 
-/// Measures all three.
-pub(crate) async fn run(events: usize) -> anyhow::Result<()> {
-    let (linear, address) = LinearApi::start().await?;
-    linear.admit(TOKEN, "ana", WORKSPACE);
-    let relay = RelayProcess::start(address, false).await?;
+/// Measures its start, its deliveries a second and its memory.
+pub(crate) async fn measure(events: usize, progress: &ProgressBar) -> anyhow::Result<Found> {
+    progress.set_length(STARTS as u64 + 2);
+    let (_relay, url) = one_machine::serve(false).await?;
     let home = tempfile::tempdir()?;
     let mut starts = Vec::new();
     for _ in 0..STARTS {
-        let mut agent = Agent::start(&relay.url, home.path(), None, None).await?;
+        let agent = Agent::start(&url, home.path(), None, None).await?;
         starts.push((agent.ready, agent.listening));
-        agent.child.kill().await?;
+        agent.program.end().await?;
+        progress.inc(1);
     }
     // The first one registered.
     starts.remove(0);
     starts.sort_unstable();
     let (ready, listening) = starts[starts.len() / 2];
-    println!(
-        "start, median of {}: listening after {:.1} ms, ready (renewed at the relay) after {:.1} ms",
-        starts.len(),
-        listening.as_secs_f64() * 1e3,
-        ready.as_secs_f64() * 1e3
-    );
 
-    let agent = Agent::start(&relay.url, home.path(), Some("0"), None).await?;
-    flood_and_tell(&agent, home.path(), events, "printed").await?;
-    drop(agent);
+    let agent = Agent::start(&url, home.path(), Some("0"), None).await?;
+    let printed = flood(&agent, home.path(), events).await?;
+    agent.program.end().await?;
+    progress.inc(1);
 
     let home = tempfile::tempdir()?;
-    let (port, handled) = handler().await?;
-    let agent = Agent::start(&relay.url, home.path(), Some("0"), Some(port)).await?;
+    let (port, taken) = handler().await?;
+    let agent = Agent::start(&url, home.path(), Some("0"), Some(port)).await?;
     let began = Instant::now();
-    flood_and_tell(&agent, home.path(), events, "for a handler").await?;
-    while handled.load(Ordering::Relaxed) < events {
+    let handled = flood(&agent, home.path(), events).await?;
+    while taken.load(Ordering::Relaxed) < events {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    println!(
-        "all handled over HTTP after {:.1} s; {:.1} MB then, {:.1} MB at most",
-        began.elapsed().as_secs_f64(),
-        agent.memory("VmRSS")?,
-        agent.memory("VmHWM")?
-    );
-    Ok(())
+    let all_handled = began.elapsed().as_secs_f64();
+    let handled = Flood {
+        after: agent.program.memory("VmRSS")?,
+        peak: agent.program.peak_memory()?,
+        ..handled
+    };
+    agent.program.end().await?;
+    progress.inc(1);
+    Ok(Found {
+        listening: listening.as_secs_f64() * 1e3,
+        ready: ready.as_secs_f64() * 1e3,
+        events,
+        printed,
+        handled,
+        all_handled,
+    })
 }
 
-async fn flood_and_tell(
-    agent: &Agent,
-    home: &Path,
-    events: usize,
-    how: &str,
-) -> anyhow::Result<()> {
-    let before = agent.memory("VmRSS")?;
-    let took = flood(&agent.address, &secret(home)?, events).await?;
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a count of events is far below 2^52"
-    )]
-    let rate = events as f64 / took.as_secs_f64();
-    println!(
-        "{events} deliveries of 2 KB, {how}, {SIDE_BY_SIDE} at once, agent on one core: {rate:.0} verified and stored a second; \
-         {before:.1} MB before, {:.1} MB after, {:.1} MB at most",
-        agent.memory("VmRSS")?,
-        agent.memory("VmHWM")?
-    );
-    Ok(())
+async fn flood(agent: &Agent, home: &Path, events: usize) -> anyhow::Result<Flood> {
+    let before = agent.program.memory("VmRSS")?;
+    let took = deliver(&agent.address, &secret(home)?, events).await?;
+    Ok(Flood {
+        rate: events as f64 / took.as_secs_f64(),
+        before,
+        after: agent.program.memory("VmRSS")?,
+        peak: agent.program.peak_memory()?,
+    })
 }
 
 /// A handler that takes everything; where it listens, and how much it took.
@@ -196,7 +207,7 @@ async fn handler() -> anyhow::Result<(u16, Arc<AtomicUsize>)> {
 }
 
 /// Delivers so many events as the relay would; answers how long it took.
-async fn flood(address: &str, secret: &Secret, events: usize) -> anyhow::Result<Duration> {
+async fn deliver(address: &str, secret: &Secret, events: usize) -> anyhow::Result<Duration> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let next = Arc::new(AtomicUsize::new(0));
     let began = Instant::now();
@@ -210,11 +221,7 @@ async fn flood(address: &str, secret: &Secret, events: usize) -> anyhow::Result<
                 if number >= events {
                     return anyhow::Ok(());
                 }
-                let filler = "x".repeat(1_900);
-                let body = format!(
-                    "{{\"type\":\"Issue\",\"action\":\"update\",\"organizationId\":\"{WORKSPACE}\",\"webhookTimestamp\":0,\"data\":{{\"id\":\"{}\",\"description\":\"{filler}\"}}}}",
-                    number % 1_000
-                );
+                let body = load::body(number, 2_048);
                 let id = format!("evt_{number}");
                 let now = Clock::system().seconds();
                 let signature = sign(std::slice::from_ref(&secret), &id, now, body.as_bytes());
@@ -226,7 +233,11 @@ async fn flood(address: &str, secret: &Secret, events: usize) -> anyhow::Result<
                     .body(body)
                     .send()
                     .await?;
-                ensure!(answer.status() == 202, "the agent answered {}", answer.status());
+                ensure!(
+                    answer.status() == 202,
+                    "the agent answered {}",
+                    answer.status()
+                );
             }
         });
     }

@@ -4,8 +4,7 @@
 //! Source of the Runtime API: the Lambda Developer Guide, "Using the Lambda runtime API for custom runtimes".
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,11 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
+use indicatif::ProgressBar;
 use local::machine::{DEAD_LETTERS, Machine, Options, QUEUE};
 use local::samples::{ONE_ISSUE, Webhook};
 use relay::clock::{Clock, rfc3339};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -25,6 +26,10 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+use crate::events;
+use crate::programs::{self, Program};
+use crate::results::{grouped, table};
 
 const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
 const SECRET: &str = "the bench's webhook secret";
@@ -164,72 +169,24 @@ impl Aws {
 fn event(function: &str, aws: &Aws) -> Value {
     let now = Clock::system().millis();
     match function {
-        "ingest" => {
-            let webhook = Webhook::sample(SECRET, ONE_ISSUE[0], now);
-            let headers = json!({
-                "content-type": "application/json; charset=utf-8",
-                "linear-delivery": webhook.delivery,
-                "linear-signature": webhook.signature,
-            });
-            request(
-                "POST",
-                "/webhooks/linear",
-                headers,
-                &String::from_utf8_lossy(&webhook.body),
-            )
-        }
+        "ingest" => events::webhook(&Webhook::sample(SECRET, ONE_ISSUE[0], now)),
         "register" => {
             let path = format!("/edge/workspaces/x/workers/wrk_{}", "0".repeat(32));
-            request("GET", &path, json!({"authorization": "Bearer none"}), "")
+            events::request("GET", &path, json!({"authorization": "Bearer none"}), "")
         }
         "deliver" => {
-            let text = |value: &str| json!({"dataType": "String", "stringValue": value, "stringListValues": [], "binaryListValues": []});
-            json!({"Records": [{
-                "messageId": "00000000-0000-0000-0000-000000000000",
-                "receiptHandle": "none",
-                "body": "{}",
-                "attributes": {
-                    "MessageGroupId": "g",
-                    "SequenceNumber": "1",
-                    "SentTimestamp": now.to_string(),
-                    "ApproximateReceiveCount": "1",
-                },
-                "messageAttributes": {
-                    "event": text("evt_x"),
-                    "workspace": text("x"),
-                    "worker": text("wrk_x"),
-                    "type": text("Issue"),
-                    "body": text("raw"),
-                },
-                "eventSource": "aws:sqs",
-                "eventSourceARN": aws.machine.sqs.url(QUEUE),
-                "awsRegion": "us-east-1",
-            }]})
+            let attributes = [
+                ("event", "evt_x"),
+                ("workspace", "x"),
+                ("worker", "wrk_x"),
+                ("type", "Issue"),
+                ("body", "raw"),
+            ];
+            let message = ("g".to_owned(), "{}", attributes.to_vec());
+            events::batch(&aws.machine.sqs.url(QUEUE), now, [message])
         }
         _ => json!({"time": rfc3339(now), "part": 0, "of": 1}),
     }
-}
-
-fn request(method: &str, path: &str, headers: Value, body: &str) -> Value {
-    json!({
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": path,
-        "rawQueryString": "",
-        "headers": headers,
-        "requestContext": {
-            "accountId": "000000000000",
-            "apiId": "x",
-            "domainName": "localhost",
-            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": ""},
-            "requestId": "x",
-            "routeKey": "$default",
-            "stage": "$default",
-            "timeEpoch": 0,
-        },
-        "body": body,
-        "isBase64Encoded": false,
-    })
 }
 
 /// One cold start: spawn to the first `next`, the first event to its answer, and the peak memory after it.
@@ -261,17 +218,10 @@ async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> any
             ("DLQ_URL", &aws.machine.sqs.url(DEAD_LETTERS)),
             ("LINEAR_WEBHOOK_SECRET_ID", local::secrets::SECRET_ID),
         ])
-        .env("SSL_CERT_FILE", aws.authority.path())
-        .stdout(Stdio::null())
-        .kill_on_drop(true);
+        .env("SSL_CERT_FILE", aws.authority.path());
     let event = event(function, aws).to_string();
     let began = Instant::now();
-    let mut child = command.spawn().with_context(|| {
-        format!(
-            "cannot start `{}`: build the workspace first",
-            program.display()
-        )
-    })?;
+    let program = Program::start(command)?;
     let asked = tokio::time::timeout(PATIENCE, sandbox.asked.recv())
         .await
         .ok()
@@ -291,9 +241,8 @@ async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> any
         "`{function}` failed: {}",
         String::from_utf8_lossy(&body)
     );
-    let pid = child.id().context("it has ended")?;
-    let memory = crate::relay_process::peak_memory(pid)?;
-    child.kill().await?;
+    let memory = program.peak_memory()?;
+    program.end().await?;
     Ok(Start {
         next: asked - began,
         first: at - sent,
@@ -306,49 +255,76 @@ fn median(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1e3
 }
 
-fn program(function: &str) -> anyhow::Result<PathBuf> {
-    Ok(std::env::current_exe()?.with_file_name(function))
+/// A function's cold starts: medians in ms, the most memory in MB.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) function: String,
+    pub(crate) bytes: u64,
+    pub(crate) next: f64,
+    pub(crate) next_tls: f64,
+    pub(crate) first: f64,
+    pub(crate) first_tls: f64,
+    pub(crate) memory: f64,
 }
 
-/// Prints a row for each function; medians of `times` cold starts.
-pub(crate) async fn run(times: usize) -> anyhow::Result<()> {
+/// A row for each function, of so many starts in plain and as many over TLS.
+pub(crate) async fn measure(times: usize, progress: &ProgressBar) -> anyhow::Result<Vec<Row>> {
     let aws = Aws::start().await?;
-    println!(
-        "| function | bytes | spawn to first `next`, ms | same over TLS | first event, ms | same over TLS | peak memory, MB |"
-    );
-    println!("|---|---:|---:|---:|---:|---:|---:|");
+    progress.set_length((FUNCTIONS.len() * 2 * times) as u64);
+    let mut rows = Vec::new();
     for function in FUNCTIONS {
-        let program = program(function)?;
-        let bytes = std::fs::metadata(&program)
-            .with_context(|| {
-                format!(
-                    "there is no `{}`: build the workspace first",
-                    program.display()
-                )
-            })?
-            .len();
-        let mut columns = Vec::new();
+        progress.set_message(function);
+        let program = programs::path(function)?;
+        let mut columns = [(0.0, 0.0); 2];
         let mut memory: f64 = 0.0;
-        for endpoint in [&aws.plain, &aws.tls] {
+        for (endpoint, column) in [&aws.plain, &aws.tls].into_iter().zip(&mut columns) {
             let mut starts = Vec::new();
             // The first one reads the file from the disk.
             start(&program, function, &aws, endpoint).await?;
             for _ in 0..times {
                 starts.push(start(&program, function, &aws, endpoint).await?);
+                progress.inc(1);
             }
             memory = starts.iter().map(|s| s.memory).fold(memory, f64::max);
-            columns.push((
+            *column = (
                 median(starts.iter().map(|s| s.next).collect()),
                 median(starts.iter().map(|s| s.first).collect()),
-            ));
+            );
         }
-        let [(next, first), (next_tls, first_tls)] = columns[..] else {
-            continue;
-        };
-        println!(
-            "| {function} | {bytes} | {next:.1} | {next_tls:.1} | {first:.1} | {first_tls:.1} | {memory:.1} |"
-        );
+        let [(next, first), (next_tls, first_tls)] = columns;
+        rows.push(Row {
+            function: function.to_owned(),
+            bytes: std::fs::metadata(&program)?.len(),
+            next,
+            next_tls,
+            first,
+            first_tls,
+            memory,
+        });
     }
     aws.machine.stop().await;
-    Ok(())
+    Ok(rows)
+}
+
+pub(crate) fn markdown(rows: &[Row]) -> String {
+    let head = "function | bytes | spawn to first `next`, ms | same over TLS | first event, ms | same over TLS | peak memory, MB";
+    "Cold starts of the bootstraps, medians: a process each time, the Runtime API and AWS on the same machine, the \
+     checks of table, queue and secret included.\n\n"
+        .to_owned()
+        + &table(
+            head,
+            "l r r r r r r",
+            rows.iter().map(|row| {
+                format!(
+                    "{} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1}",
+                    row.function,
+                    grouped(row.bytes as usize),
+                    row.next,
+                    row.next_tls,
+                    row.first,
+                    row.first_tls,
+                    row.memory
+                )
+            }),
+        )
 }

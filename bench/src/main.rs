@@ -1,89 +1,243 @@
-//! Measurements of the whole way on one machine; every figure is printed with what it was measured on.
+//! The measurements that the README quotes: of speed, cost and scale, beside what does less and what does the same.
 //!
-//! The relay runs as a process of its own, so that its CPU time and memory are its own; webhooks are posted and
-//! received in this one.
+//! Each part measures one thing; what it found is kept in `results/` as JSON, Markdown and plots, and `docs/scale.md`
+//! is worked out from it.
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and times are far below 2^52 and not negative"
+)]
 
 mod agent;
+mod calls;
 mod cold_start;
+mod events;
+mod function;
+mod load;
+mod logs;
+mod money;
+mod one_machine;
+mod peers;
+mod plots;
+mod programs;
 mod receiver;
-mod relay_process;
+mod results;
+mod scale;
+mod streams;
 mod whole_way;
 
-use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::results::{Part, Results, Taken};
+use crate::whole_way::{Plan, System};
+
+/// Where the repository keeps what was measured.
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results");
+/// And what was worked out of it.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 
 #[derive(Debug, Parser)]
-#[command(name = "bench", about = "Measures edge-relay on this machine")]
+#[command(
+    name = "bench",
+    about = "Measures edge-relay on this machine, and keeps what it found"
+)]
 struct Cli {
     #[command(subcommand)]
-    part: Part,
+    command: Command,
+    /// Little of everything: shows that it works, and measures nothing well
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Where results go [default: bench/results, and docs/scale.md]
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Part {
-    /// Latency and throughput from the webhook's POST to the worker's handler
-    WholeWay {
-        /// How many workers
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
-        workers: Vec<usize>,
-        /// How many bytes a body has
-        #[arg(long, default_value_t = 2048)]
-        body: usize,
-        /// Keep everything in files
-        #[arg(long)]
-        durable: bool,
-        /// How many seconds each measurement takes
-        #[arg(long, default_value_t = 10)]
-        seconds: u64,
-    },
-    /// The agent: its start, its deliveries a second on one core, its memory
-    Agent {
-        /// How many deliveries
-        #[arg(long, default_value_t = 100_000)]
-        events: usize,
-    },
-    /// Cold starts of the functions' bootstraps
-    ColdStart {
-        /// How many of each
-        #[arg(long, default_value_t = 20)]
-        times: usize,
-    },
-    /// AWS calls of an event, counted at the embedded servers
+enum Command {
+    /// Every part
+    All,
+    /// From the webhook's POST to the worker's handler, beside a streaming hub and an outbox
+    WholeWay(Only),
+    /// CPU time and allocations of the functions
+    Function,
+    /// AWS calls of an event, and what AWS would bill for it
     Calls,
-    /// Peak memory of `edge-relay serve` after many events
+    /// Cold starts of the functions' bootstraps
+    ColdStart,
+    /// The agent: its start, its deliveries a second on one core, its memory
+    Agent,
+    /// Peak memory of `edge-relay serve` over many events
     Memory {
         /// How many
         #[arg(long, default_value_t = 100_000)]
         events: usize,
     },
+    /// Only writes again what is made from results.json
+    Render,
+    /// Be what the relay is measured beside
+    #[command(subcommand, hide = true)]
+    Peer(peers::Peer),
+}
+
+/// What of the whole way.
+#[derive(Debug, Default, Args)]
+struct Only {
+    /// Only with so many workers
+    #[arg(long, value_delimiter = ',')]
+    workers: Option<Vec<usize>>,
+    /// Only bodies of so many bytes
+    #[arg(long, value_delimiter = ',')]
+    bodies: Option<Vec<usize>>,
+    /// Only these
+    #[arg(long, value_delimiter = ',')]
+    systems: Option<Vec<System>>,
+    /// How long each measurement takes
+    #[arg(long)]
+    seconds: Option<u64>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let build = if cfg!(debug_assertions) {
-        "debug"
-    } else {
-        "release"
+    let cli = Cli::parse();
+    if let Command::Peer(peer) = cli.command {
+        return peers::run(peer).await;
+    }
+    let docs = cli.out.clone().unwrap_or_else(|| DOCS.into());
+    let out = cli.out.unwrap_or_else(|| RESULTS.into());
+    let mut results = Results::read(&out)?;
+    if !matches!(cli.command, Command::Render) {
+        programs::build().await?;
+    }
+    let run = Run {
+        quick: cli.quick,
+        out,
+        docs,
     };
-    println!("build: {build}, machine: {}\n", machine());
-    match Cli::parse().part {
-        Part::WholeWay {
-            workers,
-            body,
-            durable,
-            seconds,
-        } => whole_way::run(&workers, body, durable, seconds).await,
-        Part::Agent { events } => agent::run(events).await,
-        Part::ColdStart { times } => cold_start::run(times).await,
-        Part::Calls => whole_way::calls().await,
-        Part::Memory { events } => whole_way::memory(events).await,
+    match cli.command {
+        Command::All => {
+            run.cold_start(&mut results).await?;
+            run.agent(&mut results).await?;
+            run.calls(&mut results).await?;
+            run.function(&mut results)?;
+            run.whole_way(&mut results, Only::default()).await?;
+        }
+        Command::WholeWay(some) => run.whole_way(&mut results, some).await?,
+        Command::Function => run.function(&mut results)?,
+        Command::Calls => run.calls(&mut results).await?,
+        Command::ColdStart => run.cold_start(&mut results).await?,
+        Command::Agent => run.agent(&mut results).await?,
+        Command::Memory { events } => {
+            let bar = bar("memory");
+            let (before, after) = whole_way::memory(events, &bar).await?;
+            bar.finish_and_clear();
+            println!(
+                "peak memory of `edge-relay serve --data`: {before:.0} MB before, {after:.0} MB after {events} events"
+            );
+        }
+        Command::Render => run.keep(&results)?,
+        Command::Peer(_) => {}
+    }
+    Ok(())
+}
+
+/// How parts are run, and where what they find goes.
+struct Run {
+    quick: bool,
+    out: PathBuf,
+    docs: PathBuf,
+}
+
+impl Run {
+    /// After each part: what was measured is not lost when a later one fails.
+    fn keep(&self, results: &Results) -> anyhow::Result<()> {
+        results.write(&self.out)?;
+        if let Some(scale) = results.scale() {
+            std::fs::write(self.docs.join("scale.md"), scale)?;
+        }
+        println!("written: {}", shown(&self.out.join("results.md")));
+        Ok(())
+    }
+
+    async fn whole_way(&self, results: &mut Results, some: Only) -> anyhow::Result<()> {
+        let plan = if self.quick {
+            Plan::quick()
+        } else {
+            Plan::whole()
+        };
+        let plan = Plan {
+            systems: some.systems.unwrap_or(plan.systems),
+            workers: some.workers.unwrap_or(plan.workers),
+            bodies: some.bodies.unwrap_or(plan.bodies),
+            seconds: some.seconds.unwrap_or(plan.seconds),
+        };
+        let bar = bar("whole way");
+        results.whole_way = Some(taken(whole_way::measure(&plan, &bar).await?));
+        bar.finish_and_clear();
+        self.keep(results)
+    }
+
+    fn function(&self, results: &mut Results) -> anyhow::Result<()> {
+        let bar = bar("in the function");
+        let quick = self.quick;
+        // It takes a thread for itself, on which no runtime is.
+        let measured = std::thread::scope(|scope| {
+            let measured = scope.spawn(|| function::measure(quick, &bar)).join();
+            measured.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        results.function = Some(taken(measured?));
+        bar.finish_and_clear();
+        self.keep(results)
+    }
+
+    async fn calls(&self, results: &mut Results) -> anyhow::Result<()> {
+        let bar = bar("calls");
+        results.calls = Some(taken(calls::measure(self.quick, &bar).await?));
+        bar.finish_and_clear();
+        self.keep(results)
+    }
+
+    async fn cold_start(&self, results: &mut Results) -> anyhow::Result<()> {
+        let bar = bar("start-up");
+        let times = if self.quick { 3 } else { 20 };
+        results.cold_start = Some(taken(cold_start::measure(times, &bar).await?));
+        bar.finish_and_clear();
+        self.keep(results)
+    }
+
+    async fn agent(&self, results: &mut Results) -> anyhow::Result<()> {
+        let bar = bar("the agent");
+        let events = if self.quick { 1_000 } else { 100_000 };
+        results.agent = Some(taken(agent::measure(events, &bar).await?));
+        bar.finish_and_clear();
+        self.keep(results)
     }
 }
 
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = (info.lines())
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-        .map_or("unknown", |(_, model)| model.trim());
-    format!("{cores} cores, {model}")
+fn taken<T>(found: T) -> Part<T> {
+    Part {
+        taken: Taken::now(),
+        found,
+    }
+}
+
+/// On stderr; nothing where that is no terminal.
+fn bar(part: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:>15} [{bar:32}] {pos}/{len} {elapsed} {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(0).with_style(style).with_prefix(part);
+    bar.enable_steady_tick(std::time::Duration::from_millis(500));
+    bar
+}
+
+fn shown(file: &Path) -> String {
+    let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let here = std::env::current_dir().unwrap_or_default();
+    file.strip_prefix(here)
+        .unwrap_or(&file)
+        .display()
+        .to_string()
 }

@@ -1,11 +1,12 @@
 //! Workers' handlers: each notes when a delivery's body was there.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::serve::ListenerExt as _;
@@ -20,22 +21,33 @@ pub(crate) type Arrival = (String, Instant);
 /// All workers' handlers; they differ by their path.
 #[derive(Clone)]
 pub(crate) struct Receiver {
-    arrived: Arc<Mutex<mpsc::UnboundedSender<Arrival>>>,
+    pub(crate) address: SocketAddr,
+    arrived: mpsc::UnboundedSender<Arrival>,
+    received: Arc<AtomicUsize>,
 }
 
 impl Receiver {
     /// Begins to listen on loopback; arrivals come out of the channel.
-    pub(crate) async fn start() -> anyhow::Result<(SocketAddr, mpsc::UnboundedReceiver<Arrival>)> {
+    pub(crate) async fn start() -> anyhow::Result<(Self, mpsc::UnboundedReceiver<Arrival>)> {
         let (arrived, arrivals) = mpsc::unbounded_channel();
-        let receiver = Self {
-            arrived: Arc::new(Mutex::new(arrived)),
-        };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
+        let receiver = Self {
+            address: listener.local_addr()?,
+            arrived,
+            received: Arc::default(),
+        };
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let router = axum::Router::new().fallback(receive).with_state(receiver);
+        let router = axum::Router::new()
+            .fallback(receive)
+            .layer(DefaultBodyLimit::max(relay::ingest::BODY_LIMIT))
+            .with_state(receiver.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok((address, arrivals))
+        Ok((receiver, arrivals))
+    }
+
+    /// How many deliveries have come so far.
+    pub(crate) fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
     }
 }
 
@@ -45,11 +57,9 @@ async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
         .get(LINEAR_DELIVERY)
         .and_then(|value| value.to_str().ok())
     {
-        let arrived = receiver
-            .arrived
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let _ = arrived.send((delivery.to_owned(), now));
+        receiver.received.fetch_add(1, Ordering::Relaxed);
+        // Nobody may be waiting any more.
+        let _ = receiver.arrived.send((delivery.to_owned(), now));
         return StatusCode::OK.into_response();
     }
     match serde_json::from_slice(&body) {

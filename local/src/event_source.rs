@@ -42,6 +42,8 @@ pub(crate) async fn run(
             _ = stop.changed() => break,
         };
         calls.saw("deliver", "AmazonSQS.ReceiveMessage", &named(&sqs, queue));
+        let carried = received.iter().flatten().map(|r| r.message.body.len());
+        calls.carried(carried.sum());
         let received = match received {
             Ok(received) if received.is_empty() => continue,
             Ok(received) => received,
@@ -92,6 +94,7 @@ async fn invoke(
             "AmazonSQS.DeleteMessageBatch",
             &named(sqs, queue),
         );
+        calls.carried(0);
         let deleted = sqs.delete(queue, &done).await?;
         deleted.into_iter().collect::<Result<Vec<()>, SqsError>>()?;
     }

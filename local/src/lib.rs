@@ -15,6 +15,6 @@ mod loopback;
 pub mod machine;
 pub mod samples;
 mod schedule;
-mod sdk;
+pub mod sdk;
 pub mod secrets;
 pub mod sqs;

@@ -179,9 +179,7 @@ impl Resolve for Resolver {
 }
 
 /// The headers of a POST to a worker: what every one carries, and what this one does.
-pub(crate) fn headers(
-    more: impl IntoIterator<Item = (&'static str, String)>,
-) -> Result<HeaderMap, Error> {
+pub fn headers(more: impl IntoIterator<Item = (&'static str, String)>) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(
         CONTENT_TYPE,

@@ -229,16 +229,10 @@ impl Queue {
 
     /// Puts one message for each worker on the queue: answers only when all of them are there.
     pub async fn send(&self, event: &Event, body: &Body, workers: &[String]) -> Result<(), Error> {
-        let (encoding, text) = body.written();
+        let packed = &Packed::new(event, body);
         let batches: Vec<_> = workers.chunks(BATCH).map(<[String]>::to_vec).collect();
-        let text = text.as_str();
         stream::iter(batches)
-            .map(|workers| async move {
-                let entries = (workers.iter().enumerate())
-                    .map(|(at, worker)| entry(event, encoding, text, worker, at))
-                    .collect();
-                self.send_batch(entries).await
-            })
+            .map(|workers| async move { self.send_batch(packed.entries(&workers)).await })
             .buffer_unordered(SIDE_BY_SIDE)
             .try_collect()
             .await
@@ -363,27 +357,49 @@ impl Queue {
     }
 }
 
-fn entry(
-    event: &Event,
-    encoding: &str,
-    text: &str,
-    worker: &str,
-    at: usize,
-) -> SendMessageBatchRequestEntry {
-    let mut entry = SendMessageBatchRequestEntry::builder()
-        .id(at.to_string())
-        .message_body(text)
-        .message_group_id(format!("{worker}:{}", event.ordering_key))
-        .message_deduplication_id(format!("{}:{worker}", event.id))
-        .message_attributes(attribute::EVENT, string(event.id.as_str()))
-        .message_attributes(attribute::WORKSPACE, string(&event.workspace))
-        .message_attributes(attribute::WORKER, string(worker))
-        .message_attributes(attribute::TYPE, string(&event.kind))
-        .message_attributes(attribute::BODY, string(encoding));
-    if !event.action.is_empty() {
-        entry = entry.message_attributes(attribute::ACTION, string(&event.action));
+/// An event as its messages: what they have in common.
+#[derive(Debug)]
+pub struct Packed<'a> {
+    event: &'a Event,
+    encoding: &'static str,
+    text: String,
+}
+
+impl<'a> Packed<'a> {
+    /// With its body as SQS takes it.
+    pub fn new(event: &'a Event, body: &Body) -> Self {
+        let (encoding, text) = body.written();
+        Self {
+            event,
+            encoding,
+            text,
+        }
     }
-    entry.build().expect("an id and a body are given")
+
+    /// A message for each of these workers; its `id` is the worker's place.
+    pub fn entries(&self, workers: &[String]) -> Vec<SendMessageBatchRequestEntry> {
+        (workers.iter().enumerate())
+            .map(|(at, worker)| self.entry(worker, at))
+            .collect()
+    }
+
+    fn entry(&self, worker: &str, at: usize) -> SendMessageBatchRequestEntry {
+        let event = self.event;
+        let mut entry = SendMessageBatchRequestEntry::builder()
+            .id(at.to_string())
+            .message_body(&self.text)
+            .message_group_id(format!("{worker}:{}", event.ordering_key))
+            .message_deduplication_id(format!("{}:{worker}", event.id))
+            .message_attributes(attribute::EVENT, string(event.id.as_str()))
+            .message_attributes(attribute::WORKSPACE, string(&event.workspace))
+            .message_attributes(attribute::WORKER, string(worker))
+            .message_attributes(attribute::TYPE, string(&event.kind))
+            .message_attributes(attribute::BODY, string(self.encoding));
+        if !event.action.is_empty() {
+            entry = entry.message_attributes(attribute::ACTION, string(&event.action));
+        }
+        entry.build().expect("an id and a body are given")
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::message::{MAX_BYTES, NewMessage, md5_of_attributes, md5_of_body};
 use super::queue::Redrive;
 use super::{ACCOUNT, Attribute, Consumer, Received, Sqs, SqsError, arn};
 
-const TARGET: &str = "AmazonSQS.";
+pub(crate) const TARGET: &str = "AmazonSQS.";
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.0");
 
 /// Answers one call, from wherever it came.

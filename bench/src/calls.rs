@@ -1,0 +1,305 @@
+//! AWS calls, and what AWS bills for them, counted at the embedded servers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use indicatif::ProgressBar;
+use local::calls::{Calls, Units};
+use local::machine::{Machine, Options, QUEUE};
+use protocol::messages::Registered;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::load::Load;
+use crate::receiver::Receiver;
+use crate::results::table;
+use crate::{logs, one_machine};
+
+/// Workers while nothing happens.
+const IDLE: usize = 100;
+
+/// What was counted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub(crate) events: Vec<Event>,
+    /// One run of `health` over [`Self::enrolled`] live workers.
+    pub(crate) health: Used,
+    pub(crate) enrolled: usize,
+    /// One renewal of a lease.
+    pub(crate) renewal: Used,
+    /// One look into an empty mailbox.
+    pub(crate) look: Used,
+}
+
+/// One event, on average.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Event {
+    pub(crate) workers: usize,
+    /// How many of them are away, and pull what waits when all events have come.
+    pub(crate) asleep: usize,
+    pub(crate) body: usize,
+    pub(crate) used: Used,
+}
+
+/// What was used.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Used {
+    /// By action.
+    pub(crate) calls: BTreeMap<String, f64>,
+    pub(crate) read_units: f64,
+    pub(crate) write_units: f64,
+    /// SQS requests as they are billed.
+    pub(crate) sqs: f64,
+    /// Requests at the HTTP API.
+    pub(crate) http: f64,
+    /// Batches that `deliver` was handed.
+    pub(crate) batches: f64,
+    /// Bytes of log.
+    pub(crate) log: f64,
+}
+
+impl Used {
+    fn take(calls: &Calls, http: usize, times: usize) -> Self {
+        let units: Units = calls.take_units().unwrap_or_default();
+        let times = times as f64;
+        let each: BTreeMap<_, _> = (calls.take().into_iter())
+            .map(|(action, count)| (action, count as f64 / times))
+            .collect();
+        Self {
+            read_units: units.read / times,
+            write_units: units.write / times,
+            sqs: units.sqs as f64 / times,
+            http: http as f64 / times,
+            // `deliver` reads the workers of each batch once.
+            batches: each.get("BatchGetItem").copied().unwrap_or_default(),
+            log: logs::take() as f64 / times,
+            calls: each,
+        }
+    }
+
+    pub(crate) fn total(&self) -> f64 {
+        self.calls.values().sum()
+    }
+}
+
+impl Found {
+    pub(crate) fn event(&self, workers: usize, asleep: usize, body: usize) -> Option<&Event> {
+        (self.events.iter())
+            .find(|event| (event.workers, event.asleep, event.body) == (workers, asleep, body))
+    }
+
+    pub(crate) fn markdown(&self) -> String {
+        let row = |what: String, used: &Used| {
+            let of: Vec<_> = (used.calls.iter())
+                .map(|(action, count)| format!("{action} {count:.2}"))
+                .collect();
+            format!(
+                "{what} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {}",
+                used.total(),
+                used.sqs,
+                used.read_units,
+                used.write_units,
+                used.log,
+                of.join(", ")
+            )
+        };
+        let head = "| calls | SQS requests billed | read units | write units | bytes of log | of the calls";
+        let events = self.events.iter().map(|event| {
+            let what = format!(
+                "{} | {} | {} KB",
+                event.workers,
+                event.asleep,
+                event.body / 1024
+            );
+            row(what, &event.used)
+        });
+        let idle = [
+            row(
+                format!("`health`, {} live workers", self.enrolled),
+                &self.health,
+            ),
+            row("a renewal".to_owned(), &self.renewal),
+            row("a look into an empty mailbox".to_owned(), &self.look),
+        ];
+        "For one event, counted at the embedded SQS and DynamoDB, one event at a time; polls that find nothing are not \
+         an event's. Workers that are asleep have what waits parked, and pull it in one go when all events have come. \
+         An SQS request is billed for each 64 KB of its payload, here taken with its escapes.\n\n"
+            .to_owned()
+            + &table(
+                &format!("workers | asleep | body {head}"),
+                "r r r r r r r r l",
+                events,
+            )
+            + "\nWhile nothing happens:\n\n"
+            + &table(&format!("what {head}"), "l r r r r r l", idle)
+    }
+}
+
+/// A relay in this process, with its workers.
+struct Counted {
+    machine: Machine,
+    load: Load,
+    workers: Vec<Registered>,
+}
+
+impl Counted {
+    async fn start(workers: usize, body: usize) -> anyhow::Result<Self> {
+        let machine = Machine::start(Options {
+            calls: Calls::metered(),
+            ..one_machine::options(one_machine::linear().await?)?
+        })
+        .await?;
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let (receiver, arrivals) = Receiver::start().await?;
+        let workers =
+            one_machine::register(&client, &machine.url(), receiver.address, workers).await?;
+        let load = Load {
+            client,
+            url: format!("{}/webhooks/linear", machine.url()),
+            arrivals,
+            workers: workers.len(),
+            body,
+        };
+        Ok(Self {
+            machine,
+            load,
+            workers,
+        })
+    }
+
+    /// Waits until the queue is empty and what was begun is done.
+    async fn settle(&self) -> anyhow::Result<()> {
+        for _ in 0..3_000 {
+            let depth = self.machine.sqs.depth(QUEUE)?;
+            if depth.visible + depth.in_flight == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        anyhow::bail!("the queue does not become empty")
+    }
+
+    fn take(&self, http: usize, times: usize) -> Used {
+        Used::take(&self.machine.calls, http, times)
+    }
+
+    async fn call(
+        &self,
+        worker: &Registered,
+        put: bool,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<Value> {
+        let url = format!("{}{}{path}", self.machine.url(), worker.worker);
+        let client = &self.load.client;
+        let request = if put {
+            client.put(url)
+        } else {
+            client.post(url)
+        };
+        let answer = request.bearer_auth(&worker.token).json(body).send().await?;
+        let status = answer.status();
+        ensure!(status.is_success(), "a worker's call was answered {status}");
+        Ok(answer.json().await?)
+    }
+
+    /// Pulls what waits until nothing does, as an agent that wakes; answers in how many requests.
+    async fn pull(&self, worker: &Registered) -> anyhow::Result<usize> {
+        let mut ack: Vec<Value> = Vec::new();
+        for requests in 1.. {
+            let answer = self
+                .call(
+                    worker,
+                    false,
+                    "/mailbox",
+                    &json!({"ack": ack, "limit": 100}),
+                )
+                .await?;
+            let events = answer["events"]
+                .as_array()
+                .context("the mailbox has no events")?;
+            if events.is_empty() {
+                return Ok(requests);
+            }
+            ack = events.iter().map(|event| event["id"].clone()).collect();
+        }
+        unreachable!("a mailbox ends")
+    }
+}
+
+/// Counts everything, so many events each.
+pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<Found> {
+    logs::count();
+    let (fan_outs, bodies, times): (&[usize], &[usize], _) = if quick {
+        (&[1, 10, 100], &[2_048], 5)
+    } else {
+        (&[1, 10, 100], &[2_048, 20_480, 204_800], 50)
+    };
+    let mut plan = Vec::new();
+    for &workers in fan_outs {
+        for &body in bodies {
+            plan.push((workers, 0, body));
+            if workers >= 10 {
+                plan.push((workers, workers / 10, body));
+            }
+        }
+    }
+    progress.set_length(plan.len() as u64 + 1);
+    let mut events = Vec::new();
+    for (workers, asleep, body) in plan {
+        progress.set_message(format!("{workers} workers, {asleep} asleep, {body} bytes"));
+        events.push(event(workers, asleep, body, times).await?);
+        progress.inc(1);
+    }
+    let idle = Counted::start(IDLE, 2_048).await?;
+    idle.take(0, 1);
+    idle.machine.run_health().await?;
+    let health = idle.take(0, 1);
+    for worker in &idle.workers {
+        idle.call(worker, true, "", &json!({})).await?;
+    }
+    let renewal = idle.take(IDLE, IDLE);
+    for worker in &idle.workers {
+        idle.pull(worker).await?;
+    }
+    let look = idle.take(IDLE, IDLE);
+    idle.machine.stop().await;
+    progress.inc(1);
+    Ok(Found {
+        events,
+        health,
+        enrolled: IDLE,
+        renewal,
+        look,
+    })
+}
+
+async fn event(workers: usize, asleep: usize, body: usize, times: usize) -> anyhow::Result<Event> {
+    let mut counted = Counted::start(workers, body).await?;
+    // A worker's first success is recorded, once an hour.
+    counted.load.one(0).await?;
+    counted.settle().await?;
+    for worker in &counted.workers[..asleep] {
+        let goodbye = json!({"state": "away"});
+        counted.call(worker, true, "", &goodbye).await?;
+    }
+    counted.load.workers = workers - asleep;
+    counted.take(0, 1);
+    let mut http = times;
+    for number in 0..times {
+        counted.load.one(number + 1).await?;
+        counted.settle().await?;
+    }
+    for worker in &counted.workers[..asleep] {
+        http += counted.pull(worker).await?;
+    }
+    let used = counted.take(http, times);
+    counted.machine.stop().await;
+    Ok(Event {
+        workers,
+        asleep,
+        body,
+        used,
+    })
+}

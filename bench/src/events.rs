@@ -1,0 +1,71 @@
+//! What Lambda hands the functions, as JSON.
+
+use serde_json::{Value, json};
+
+/// A request, as the HTTP API hands it over (payload format 2.0).
+pub(crate) fn request(method: &str, path: &str, headers: Value, body: &str) -> Value {
+    json!({
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": headers,
+        "requestContext": {
+            "accountId": "000000000000",
+            "apiId": "x",
+            "domainName": "localhost",
+            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": ""},
+            "requestId": "x",
+            "routeKey": "$default",
+            "stage": "$default",
+            "timeEpoch": 0,
+        },
+        "body": body,
+        "isBase64Encoded": false,
+    })
+}
+
+/// A webhook.
+pub(crate) fn webhook(webhook: &local::samples::Webhook) -> Value {
+    let headers = json!({
+        "content-type": "application/json; charset=utf-8",
+        "linear-delivery": webhook.delivery,
+        "linear-signature": webhook.signature,
+    });
+    let body = String::from_utf8_lossy(&webhook.body);
+    request("POST", "/webhooks/linear", headers, &body)
+}
+
+/// A batch from the queue: each message's group, body and attributes.
+pub(crate) fn batch<'a>(
+    queue: &str,
+    now: i64,
+    messages: impl IntoIterator<Item = (String, &'a str, Vec<(&'a str, &'a str)>)>,
+) -> Value {
+    let records: Vec<_> = (messages.into_iter().enumerate())
+        .map(|(at, (group, body, attributes))| {
+            let attributes: serde_json::Map<_, _> = (attributes.into_iter())
+                .map(|(name, value)| {
+                    let value = json!({"dataType": "String", "stringValue": value, "stringListValues": [], "binaryListValues": []});
+                    (name.to_owned(), value)
+                })
+                .collect();
+            json!({
+                "messageId": format!("00000000-0000-0000-0000-{at:012}"),
+                "receiptHandle": format!("handle-{at}"),
+                "body": body,
+                "attributes": {
+                    "MessageGroupId": group,
+                    "SequenceNumber": (at + 1).to_string(),
+                    "SentTimestamp": now.to_string(),
+                    "ApproximateReceiveCount": "1",
+                },
+                "messageAttributes": attributes,
+                "eventSource": "aws:sqs",
+                "eventSourceARN": queue,
+                "awsRegion": "us-east-1",
+            })
+        })
+        .collect();
+    json!({ "Records": records })
+}

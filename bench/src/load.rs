@@ -1,0 +1,224 @@
+//! Webhooks posted by the clock or as fast as they are delivered, and what came of them.
+//!
+//! Invariant: a latency counts from when its webhook was due, not from when it could be sent (open loop): a stall
+//! shows in all that it delays.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use local::samples::Webhook;
+use relay::clock::Clock;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use crate::receiver::Arrival;
+
+pub(crate) const SECRET: &str = "bench";
+pub(crate) const WORKSPACE: &str = "bench";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Posts webhooks to a system under load, and sees them arrive.
+pub(crate) struct Load {
+    pub(crate) client: reqwest::Client,
+    /// Where webhooks go.
+    pub(crate) url: String,
+    pub(crate) arrivals: mpsc::UnboundedReceiver<Arrival>,
+    pub(crate) workers: usize,
+    pub(crate) body: usize,
+}
+
+/// Of sorted latencies, in ms.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Percentiles {
+    pub(crate) p50: f64,
+    pub(crate) p95: f64,
+    pub(crate) p99: f64,
+}
+
+impl Percentiles {
+    pub(crate) fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        Self {
+            p50: percentile(&times, 50.0),
+            p95: percentile(&times, 95.0),
+            p99: percentile(&times, 99.0),
+        }
+    }
+}
+
+/// The smallest value that so many percent do not exceed (nearest rank).
+fn percentile(sorted: &[f64], percent: f64) -> f64 {
+    let rank = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
+    let at = rank.saturating_sub(1);
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
+impl Load {
+    async fn arrival(&mut self) -> anyhow::Result<Arrival> {
+        let arrival = tokio::time::timeout(PATIENCE, self.arrivals.recv()).await;
+        arrival
+            .context("a delivery is missing")?
+            .context("the receiver ended")
+    }
+
+    /// Posts an event, and waits until every worker has it.
+    pub(crate) async fn one(&mut self, number: usize) -> anyhow::Result<()> {
+        let webhook = Webhook::signed(SECRET, body(number, self.body));
+        post(&self.client, &self.url, webhook).await?;
+        for _ in 0..self.workers {
+            self.arrival().await?;
+        }
+        Ok(())
+    }
+
+    /// Posts at a fixed rate; answers the latency of each delivery and of each event's last one, in ms.
+    pub(crate) async fn paced(
+        &mut self,
+        per_second: f64,
+        events: usize,
+    ) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+        let webhooks: Vec<_> = (0..events)
+            .map(|number| Webhook::signed(SECRET, body(number, self.body)))
+            .collect();
+        let began = Instant::now() + Duration::from_millis(50);
+        let due: HashMap<_, _> = (webhooks.iter().enumerate())
+            .map(|(number, webhook)| {
+                let at = began + Duration::from_secs_f64(number as f64 / per_second);
+                (webhook.delivery.clone(), at)
+            })
+            .collect();
+        let posting = {
+            let (client, url, due) = (self.client.clone(), self.url.clone(), due.clone());
+            let runtime = Handle::current();
+            // The runtime's timers are true to a millisecond, a thread's sleep to a tenth of that.
+            std::thread::spawn(move || {
+                let mut posts = JoinSet::new();
+                for webhook in webhooks {
+                    if let Some(at) = due.get(&webhook.delivery) {
+                        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                    }
+                    let (client, url) = (client.clone(), url.clone());
+                    posts.spawn_on(async move { post(&client, &url, webhook).await }, &runtime);
+                }
+                posts
+            })
+        };
+        let mut each = Vec::with_capacity(events * self.workers);
+        let mut last: HashMap<String, f64> = HashMap::new();
+        for _ in 0..events * self.workers {
+            let (delivery, at) = self.arrival().await?;
+            let due = due.get(&delivery).context("an unknown delivery arrived")?;
+            let took = at.saturating_duration_since(*due).as_secs_f64() * 1e3;
+            each.push(took);
+            let latest = last.entry(delivery).or_default();
+            *latest = latest.max(took);
+        }
+        let mut posts = posting.join().ok().context("the poster panicked")?;
+        while let Some(posted) = posts.join_next().await {
+            posted??;
+        }
+        Ok((each, last.into_values().collect()))
+    }
+
+    /// Posts for so long, `outstanding` events at once; answers how many deliveries arrived and how long that took.
+    pub(crate) async fn sustained(
+        &mut self,
+        outstanding: usize,
+        during: Duration,
+    ) -> anyhow::Result<(usize, Duration)> {
+        let began = Instant::now();
+        let free = Arc::new(Semaphore::new(outstanding));
+        let mut posting = {
+            let (client, url, body_size) = (self.client.clone(), self.url.clone(), self.body);
+            let free = Arc::clone(&free);
+            tokio::spawn(async move {
+                let mut posts = JoinSet::new();
+                let mut events = 0;
+                while began.elapsed() < during {
+                    free.acquire().await?.forget();
+                    let webhook = Webhook::signed(SECRET, body(events, body_size));
+                    let (client, url) = (client.clone(), url.clone());
+                    posts.spawn(async move { post(&client, &url, webhook).await });
+                    events += 1;
+                    while let Some(posted) = posts.try_join_next() {
+                        posted??;
+                    }
+                }
+                while let Some(posted) = posts.join_next().await {
+                    posted??;
+                }
+                anyhow::Ok(events)
+            })
+        };
+        let mut missing: HashMap<String, usize> = HashMap::new();
+        let mut arrived = 0;
+        let mut events = None;
+        while events.is_none_or(|events| arrived < events * self.workers) {
+            tokio::select! {
+                posted = &mut posting, if events.is_none() => events = Some(posted??),
+                arrival = self.arrivals.recv() => {
+                    let (delivery, _) = arrival.context("the receiver ended")?;
+                    arrived += 1;
+                    let left = missing.entry(delivery.clone()).or_insert(self.workers);
+                    *left -= 1;
+                    if *left == 0 {
+                        missing.remove(&delivery);
+                        free.add_permits(1);
+                    }
+                }
+                () = tokio::time::sleep(PATIENCE) => anyhow::bail!("deliveries are missing"),
+            }
+        }
+        Ok((arrived, began.elapsed()))
+    }
+}
+
+async fn post(client: &reqwest::Client, url: &str, webhook: Webhook) -> anyhow::Result<()> {
+    let answer = webhook.request(client, url).send().await?;
+    let status = answer.status();
+    ensure!(status == 200, "a webhook was answered {status}");
+    answer.bytes().await?;
+    Ok(())
+}
+
+/// A payload of about `bytes`, unlike any other; one of 64 issues, so that there is an order to keep.
+pub(crate) fn body(number: usize, bytes: usize) -> String {
+    let now = Clock::system().millis();
+    let issue = number % 64;
+    let head = format!(
+        r#"{{"action":"update","type":"Issue","organizationId":"{WORKSPACE}","webhookTimestamp":{now},"data":{{"id":"issue-{issue}","number":{number},"description":""#
+    );
+    let text = "The consumer exits before the final flush. \\\"Only\\\" 1000 rows arrive. ";
+    let fill = text.repeat(bytes.saturating_sub(head.len()) / text.len() + 1);
+    let fill = &fill[..fill.len().min(bytes.saturating_sub(head.len() + 3))];
+    format!("{head}{}\"}}}}", fill.trim_end_matches('\\'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() {
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        let of = Percentiles::of(hundred);
+        assert_eq!((of.p50, of.p95, of.p99), (50.0, 95.0, 99.0));
+        let of = Percentiles::of(vec![7.0]);
+        assert_eq!((of.p50, of.p95, of.p99), (7.0, 7.0, 7.0));
+        assert!(Percentiles::of(Vec::new()).p50.is_nan());
+    }
+
+    #[test]
+    fn a_body_is_a_payload_of_its_size() {
+        for bytes in [2_048, 20_480, 204_800] {
+            let body = body(7, bytes);
+            assert!((bytes - 8..=bytes).contains(&body.len()), "{}", body.len());
+            let read = protocol::envelope::read(&body).unwrap();
+            assert_eq!((&*read.workspace, &*read.kind), (WORKSPACE, "Issue"));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The relay on one machine, as a process or in this one, and workers registered with it.
+
+use std::net::SocketAddr;
+
+use anyhow::ensure;
+use local::linear_api::LinearApi;
+use local::machine::Options;
+use protocol::messages::{Register, Registered};
+use tokio::process::Command;
+
+use crate::load::{SECRET, WORKSPACE};
+use crate::programs::{self, Program};
+
+pub(crate) const TOKEN: &str = "lin_api_bench";
+
+/// Starts a relay as a process of its own; answers with its address too.
+pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
+    let mut command = Command::new(programs::path("edge-relay")?);
+    command.args("serve --listen 127.0.0.1:0 --aws-listen 127.0.0.1:0".split(' '));
+    let data = in_files.then(tempfile::tempdir).transpose()?;
+    match &data {
+        Some(data) => command.arg("--data").arg(data.path()),
+        None => command.arg("--in-memory"),
+    };
+    command
+        .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+        .env("LINEAR_API_URL", format!("http://{}/", linear().await?))
+        .env("REGISTRATIONS_PER_MINUTE", "100000")
+        .env("RUST_LOG", "warn,dynoxide=error");
+    let mut program = Program::start(command)?.with_data(data);
+    let url = program.says("  agents ").await?;
+    program.pass_on(true);
+    Ok((program, url))
+}
+
+/// Options for a relay in this process, in memory.
+pub(crate) fn options(linear: SocketAddr) -> anyhow::Result<Options> {
+    Ok(Options::read(&|name| match name {
+        "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
+        "LINEAR_API_URL" => Some(format!("http://{linear}/")),
+        "REGISTRATIONS_PER_MINUTE" => Some("100000".to_owned()),
+        _ => None,
+    })?)
+}
+
+/// A stand-in for Linear's API that knows one user of one workspace.
+pub(crate) async fn linear() -> anyhow::Result<SocketAddr> {
+    let (linear, address) = LinearApi::start().await?;
+    linear.admit(TOKEN, "user", WORKSPACE);
+    Ok(address)
+}
+
+/// Registers so many workers that listen at `receiver`.
+pub(crate) async fn register(
+    client: &reqwest::Client,
+    url: &str,
+    receiver: SocketAddr,
+    workers: usize,
+) -> anyhow::Result<Vec<Registered>> {
+    let mut registered = Vec::with_capacity(workers);
+    for worker in 0..workers {
+        let request = Register {
+            webhook_url: Some(format!("http://{receiver}/{worker}")),
+            linear_token: TOKEN.to_owned(),
+            name: format!("worker-{worker}"),
+            capabilities: None,
+        };
+        let answer = client
+            .post(format!("{url}/edge/register"))
+            .json(&request)
+            .send()
+            .await?;
+        let status = answer.status();
+        ensure!(status == 201, "registration: {}", answer.text().await?);
+        registered.push(answer.json().await?);
+    }
+    Ok(registered)
+}

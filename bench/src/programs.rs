@@ -1,0 +1,155 @@
+//! The programs that are measured: built, started as processes of their own, and asked what they used.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail, ensure};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+/// Of `clock_t` in `/proc/<pid>/stat`: 100 a second on Linux, whatever the kernel's own is (proc(5)).
+const TICKS: f64 = 100.0;
+
+/// Builds the relay and the agent with the bench, and the functions as they are deployed: without it, since a
+/// library is built with the features of all that are built at once.
+pub(crate) async fn build() -> anyhow::Result<()> {
+    cargo(&["bench", "local", "edge-agent"]).await?;
+    cargo(&["ingest", "register", "deliver", "health"]).await
+}
+
+async fn cargo(packages: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--locked"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    let built = command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .await
+        .context("cannot start cargo")?;
+    ensure!(
+        built.success(),
+        "`{}` could not be built",
+        packages.join(", ")
+    );
+    Ok(())
+}
+
+/// Where a program is: beside this one.
+pub(crate) fn path(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(name))
+}
+
+/// A running program; it ends when this is dropped.
+pub(crate) struct Program {
+    child: Child,
+    said: Option<Lines<BufReader<ChildStderr>>>,
+    name: String,
+    /// What it keeps; removed when it has ended.
+    data: Option<TempDir>,
+}
+
+impl Program {
+    /// Starts it; what it says on stderr is for [`Self::says`].
+    pub(crate) fn start(mut command: Command) -> anyhow::Result<Self> {
+        let name = command
+            .as_std()
+            .get_program()
+            .to_string_lossy()
+            .into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start `{name}`"))?;
+        let stderr = child.stderr.take().context("it has no stderr")?;
+        Ok(Self {
+            child,
+            said: Some(BufReader::new(stderr).lines()),
+            name,
+            data: None,
+        })
+    }
+
+    /// Keeps its data until it ends.
+    pub(crate) fn with_data(mut self, data: Option<TempDir>) -> Self {
+        self.data = data;
+        self
+    }
+
+    /// Waits for a line with `words`; answers with what follows them.
+    pub(crate) async fn says(&mut self, words: &str) -> anyhow::Result<String> {
+        if let Some(said) = &mut self.said {
+            while let Some(line) = said.next_line().await? {
+                if let Some((_, rest)) = line.split_once(words) {
+                    return Ok(rest.trim().to_owned());
+                }
+            }
+        }
+        bail!("`{}` ended before it said `{words}`", self.name)
+    }
+
+    /// From now on what it says goes to this program's stderr, or nowhere.
+    pub(crate) fn pass_on(&mut self, aloud: bool) {
+        if let Some(mut said) = self.said.take() {
+            tokio::spawn(async move {
+                while let Ok(Some(line)) = said.next_line().await {
+                    if aloud {
+                        eprintln!("{line}");
+                    }
+                }
+            });
+        }
+    }
+
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("it has ended")
+    }
+
+    /// CPU time used so far, in seconds.
+    pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
+        cpu(&self.pid()?.to_string())
+    }
+
+    /// `VmRSS` or `VmHWM`, in MB.
+    pub(crate) fn memory(&self, field: &str) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        Ok(kib.with_context(|| format!("no {field}"))? * 1024.0 / 1e6)
+    }
+
+    /// Peak resident memory, in MB.
+    pub(crate) fn peak_memory(&self) -> anyhow::Result<f64> {
+        self.memory("VmHWM")
+    }
+}
+
+/// CPU time that this process used so far, in seconds.
+pub(crate) fn own_cpu() -> anyhow::Result<f64> {
+    cpu("self")
+}
+
+fn cpu(pid: &str) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // utime and stime are the 14th and 15th field; the name, the second, may hold spaces.
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after.split_whitespace().skip(11).take(2);
+    Ok(ticks
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum::<f64>()
+        / TICKS)
+}
