@@ -119,7 +119,7 @@ impl Found {
                 format!("`health`, {} live workers", self.enrolled),
                 &self.health,
             ),
-            row("a renewal".to_owned(), &self.renewal),
+            row("a renewal of a fresh lease".to_owned(), &self.renewal),
             row("a look into an empty mailbox".to_owned(), &self.look),
         ];
         "For one event, counted at the embedded SQS and DynamoDB, one event at a time; polls that find nothing are not \

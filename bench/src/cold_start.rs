@@ -28,10 +28,9 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::events;
-use crate::programs::{self, Program};
+use crate::programs::{self, FUNCTIONS, Program};
 use crate::results::{grouped, table};
 
-const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
 const SECRET: &str = "the bench's webhook secret";
 /// Where Debian and its like keep the authorities that the system trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";

@@ -205,14 +205,16 @@ pub(crate) fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<Fou
                 .flat_map(|size| [1, 10, 100].map(|n| (size, n))),
         )
     {
-        ingest_handler(&mut bench, size, workers)?;
+        let handler = ingest_handler(size, workers)?;
+        bench.step(("ingest", HANDLER), (size, workers), handler)?;
     }
     for size in [SMALL, MIDDLE] {
         deliver_steps(&mut bench, size)?;
     }
     for size in [SMALL, MIDDLE, LARGE] {
         for messages in [1, BATCH] {
-            deliver_handler(&mut bench, size, messages)?;
+            let handler = deliver_handler(size, messages)?;
+            bench.step(("deliver", HANDLER), (size, messages), handler)?;
         }
     }
     Ok(Found { rows: bench.rows })
@@ -246,7 +248,11 @@ fn pack(event: &Event, workers: &[String]) -> usize {
     let packed = Packed::new(event, &body);
     // One batch after the other, as they are sent.
     (workers.chunks(BATCH))
-        .map(|workers| black_box(packed.entries(workers)).len())
+        .map(|workers| {
+            let entries = workers.iter().enumerate();
+            let entries: Vec<_> = entries.map(|(at, w)| packed.entry(w, at)).collect();
+            black_box(entries).len()
+        })
         .sum()
 }
 
@@ -476,7 +482,27 @@ impl Recorded {
     }
 }
 
-fn ingest_handler(bench: &mut Bench<'_>, size: usize, workers: usize) -> anyhow::Result<()> {
+/// Hands the function the same event again and again, and nothing else: for a profiler.
+pub(crate) fn handle(
+    function: &str,
+    size: usize,
+    workers: usize,
+    times: usize,
+) -> anyhow::Result<()> {
+    let handled = |handle: &mut dyn FnMut() -> bool| {
+        for _ in 0..times {
+            ensure!(handle(), "the function failed");
+        }
+        Ok(())
+    };
+    match function {
+        "ingest" => handled(&mut ingest_handler(size, workers)?),
+        _ => handled(&mut deliver_handler(size, workers)?),
+    }
+}
+
+/// What handles one webhook that goes to so many workers.
+fn ingest_handler(size: usize, workers: usize) -> anyhow::Result<impl FnMut() -> bool> {
     let recorded = apart(record(size, workers))?;
     let clients = local::sdk::prepared(recorded.answers("ingest"));
     let options = one_machine::options(([127, 0, 0, 1], 9).into())?;
@@ -490,7 +516,7 @@ fn ingest_handler(bench: &mut Bench<'_>, size: usize, workers: usize) -> anyhow:
     runtime.block_on(secrets.read())?;
     let ingest = Ingest::new(options.ingest, secrets, table, queue, clock);
     let event = serde_json::to_vec(&events::webhook(&recorded.webhook))?;
-    let accept = || {
+    let accept = move || {
         let request: LambdaRequest = serde_json::from_slice(&event).ok()?;
         let answer = runtime.block_on(ingest::handle(&ingest, request.into()));
         let answer = answer.ok()?;
@@ -503,10 +529,11 @@ fn ingest_handler(bench: &mut Bench<'_>, size: usize, workers: usize) -> anyhow:
         status == 200 && answer.contains(&expected),
         "ingest answered {status}: {answer}"
     );
-    bench.step(("ingest", HANDLER), (size, workers), accept)
+    Ok(move || accept().is_some_and(|(status, _)| status == 200))
 }
 
-fn deliver_handler(bench: &mut Bench<'_>, size: usize, messages: usize) -> anyhow::Result<()> {
+/// What handles one batch of so many messages.
+fn deliver_handler(size: usize, messages: usize) -> anyhow::Result<impl FnMut() -> bool> {
     // The receivers answer on this runtime's threads, while this thread's time is taken.
     let receivers = tokio::runtime::Runtime::new()?;
     let recorded = receivers.block_on(record(size, messages))?;
@@ -540,7 +567,9 @@ fn deliver_handler(bench: &mut Bench<'_>, size: usize, messages: usize) -> anyho
         )
     });
     let event = serde_json::to_vec(&events::batch(QUEUE, now, sent))?;
-    let attempt = || {
+    let attempt = move || {
+        // They live as long as this does.
+        let _ = &receivers;
         let batch: SqsEvent = serde_json::from_slice(&event).ok()?;
         let batch = LambdaEvent::new(batch, lambda_runtime::Context::default());
         let answer = runtime.block_on(deliver::handle(&deliver, batch)).ok()?;
@@ -553,7 +582,7 @@ fn deliver_handler(bench: &mut Bench<'_>, size: usize, messages: usize) -> anyho
         delivered == messages,
         "deliver POSTed {delivered} of {messages}"
     );
-    bench.step(("deliver", HANDLER), (size, messages), attempt)
+    Ok(move || attempt() == Some(0))
 }
 
 /// Runs on a runtime of its own, which is gone when this answers.

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::programs::{FUNCTIONS, MACHINE};
 use crate::results::{Part, Results, Taken};
 use crate::whole_way::{Plan, System};
 
@@ -78,6 +79,18 @@ enum Command {
     },
     /// Only writes again what is made from results.json
     Render,
+    /// Only hands a function the same event again and again, for a profiler
+    #[command(hide = true)]
+    Handle {
+        #[arg(value_parser = ["ingest", "deliver"])]
+        function: String,
+        #[arg(long, default_value_t = 2_048)]
+        body: usize,
+        #[arg(long, default_value_t = 10)]
+        workers: usize,
+        #[arg(long, default_value_t = 100)]
+        times: usize,
+    },
     /// Be what the relay is measured beside
     #[command(subcommand, hide = true)]
     Peer(peers::Peer),
@@ -106,12 +119,10 @@ async fn main() -> anyhow::Result<()> {
     if let Command::Peer(peer) = cli.command {
         return peers::run(peer).await;
     }
+    programs::open_many_files();
     let docs = cli.out.clone().unwrap_or_else(|| DOCS.into());
     let out = cli.out.unwrap_or_else(|| RESULTS.into());
     let mut results = Results::read(&out)?;
-    if !matches!(cli.command, Command::Render) {
-        programs::build().await?;
-    }
     let run = Run {
         quick: cli.quick,
         out,
@@ -131,6 +142,7 @@ async fn main() -> anyhow::Result<()> {
         Command::ColdStart => run.cold_start(&mut results).await?,
         Command::Agent => run.agent(&mut results).await?,
         Command::Memory { events } => {
+            programs::build(&MACHINE).await?;
             let bar = bar("memory");
             let (before, after) = whole_way::memory(events, &bar).await?;
             bar.finish_and_clear();
@@ -139,6 +151,15 @@ async fn main() -> anyhow::Result<()> {
             );
         }
         Command::Render => run.keep(&results)?,
+        Command::Handle {
+            function,
+            body,
+            workers,
+            times,
+        } => {
+            tokio::task::spawn_blocking(move || function::handle(&function, body, workers, times))
+                .await??
+        }
         Command::Peer(_) => {}
     }
     Ok(())
@@ -174,6 +195,7 @@ impl Run {
             bodies: some.bodies.unwrap_or(plan.bodies),
             seconds: some.seconds.unwrap_or(plan.seconds),
         };
+        programs::build(&MACHINE).await?;
         let bar = bar("whole way");
         results.whole_way = Some(taken(whole_way::measure(&plan, &bar).await?));
         bar.finish_and_clear();
@@ -201,6 +223,7 @@ impl Run {
     }
 
     async fn cold_start(&self, results: &mut Results) -> anyhow::Result<()> {
+        programs::build(&FUNCTIONS).await?;
         let bar = bar("start-up");
         let times = if self.quick { 3 } else { 20 };
         results.cold_start = Some(taken(cold_start::measure(times, &bar).await?));
@@ -209,6 +232,7 @@ impl Run {
     }
 
     async fn agent(&self, results: &mut Results) -> anyhow::Result<()> {
+        programs::build(&MACHINE).await?;
         let bar = bar("the agent");
         let events = if self.quick { 1_000 } else { 100_000 };
         results.agent = Some(taken(agent::measure(events, &bar).await?));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -11,14 +12,28 @@ use tokio::process::{Child, ChildStderr, Command};
 /// Of `clock_t` in `/proc/<pid>/stat`: 100 a second on Linux, whatever the kernel's own is (proc(5)).
 const TICKS: f64 = 100.0;
 
-/// Builds the relay and the agent with the bench, and the functions as they are deployed: without it, since a
-/// library is built with the features of all that are built at once.
-pub(crate) async fn build() -> anyhow::Result<()> {
-    cargo(&["bench", "local", "edge-agent"]).await?;
-    cargo(&["ingest", "register", "deliver", "health"]).await
+/// The packages of the programs on one machine, and the bench: a library is built with the features of all that
+/// are built at once.
+pub(crate) const MACHINE: [&str; 3] = ["bench", "local", "edge-agent"];
+/// Those of the functions, without any other, as they are deployed.
+pub(crate) const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
+
+/// A thousand workers are two thousand connections, more than a process may have open at first; what it starts may
+/// then have as many.
+pub(crate) fn open_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it is not allowed, opening too many says so.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
-async fn cargo(packages: &[&str]) -> anyhow::Result<()> {
+/// Builds what is to be measured, if it is not there.
+pub(crate) async fn build(packages: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new("cargo");
     command.args(["build", "--locked"]);
     if !cfg!(debug_assertions) {

@@ -240,6 +240,32 @@ mod tests {
         assert_eq!(Some(file("../docs/scale.md")), results.scale());
     }
 
+    /// Each row of a table under "Figures" is one of those that were measured, and the plot is there.
+    #[test]
+    fn the_readme_quotes_what_was_measured() {
+        let readme = file("../README.md");
+        let (_, figures) = readme.split_once("\n## Figures\n").unwrap();
+        let (figures, _) = figures.split_once("\n## ").unwrap();
+        let measured = file("results/results.md");
+        let rows: Vec<_> = figures
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .collect();
+        assert!(rows.len() > 10);
+        for row in rows {
+            assert!(measured.lines().any(|line| line == row), "{row}");
+        }
+        let (_, plot) = figures.split_once("](bench/results/").unwrap();
+        let (plot, _) = plot.split_once(')').unwrap();
+        assert!(file(&format!("results/{plot}")).starts_with("<svg"));
+        let taken = committed().whole_way.unwrap().taken;
+        assert!(figures.contains(&taken.date), "{}", taken.date);
+        assert!(
+            taken.build == "release" && !taken.command.contains("--quick"),
+            "{taken:?}"
+        );
+    }
+
     #[test]
     fn a_number_is_shown_as_people_read_it() {
         assert_eq!(grouped(7), "7");

@@ -4,9 +4,8 @@
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Response};
-use dynoxide::Database;
 
-use crate::dynamodb;
+use crate::dynamodb::{self, DynamoDb};
 use crate::loopback::own_clients_only;
 use crate::secrets::{self, Secrets};
 use crate::sqs::{self, Sqs};
@@ -17,9 +16,7 @@ const BODY_LIMIT: usize = 16 * 1024 * 1024;
 /// The embedded servers; clones are the same ones.
 #[derive(Clone)]
 pub(crate) struct Servers {
-    pub(crate) database: Database,
-    /// Whether a commit waits for the disk.
-    pub(crate) is_durable: bool,
+    pub(crate) dynamodb: DynamoDb,
     pub(crate) sqs: Sqs,
     pub(crate) secrets: Secrets,
 }
@@ -36,17 +33,10 @@ impl Servers {
         if target.starts_with(secrets::TARGET) {
             return secrets::answer(&self.secrets, target, body);
         }
-        if !target.starts_with(dynamodb::TARGET) {
-            return sqs::wire::answer(&self.sqs, Some(target), body).await;
+        if target.starts_with(dynamodb::TARGET) {
+            return self.dynamodb.answer(target, body).await;
         }
-        if !self.is_durable {
-            return dynamodb::answer(&self.database, target, body);
-        }
-        // The runtime's workers have other things to do than to wait for the disk.
-        let (database, target, body) = (self.database.clone(), target.to_owned(), body.to_vec());
-        tokio::task::spawn_blocking(move || dynamodb::answer(&database, &target, &body))
-            .await
-            .expect("the embedded DynamoDB does not panic")
+        sqs::wire::answer(&self.sqs, Some(target), body).await
     }
 }
 

@@ -33,18 +33,73 @@ impl DynoxideClock for Time {
     }
 }
 
-/// Opens the database in `file`, or in memory, and creates the table if it is not there.
-pub(crate) fn open(file: Option<&Path>, clock: Clock) -> anyhow::Result<Database> {
-    let database = match file {
-        Some(file) => {
-            let path = file
-                .to_str()
-                .context("the data directory's path is not UTF-8")?;
-            Database::new(path).with_context(|| format!("cannot open the table in `{path}`"))?
+/// The database; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct DynamoDb {
+    writes: Database,
+    /// In files a connection of its own: what reads is not held up by a commit that waits for the disk. SQLite shows
+    /// it all that was committed before the read began, so that a read is as consistent as DynamoDB's can be.
+    reads: Database,
+    is_durable: bool,
+}
+
+impl DynamoDb {
+    /// Opens the database in `file`, or in memory, and creates the table if it is not there.
+    pub(crate) fn open(file: Option<&Path>, clock: Clock) -> anyhow::Result<Self> {
+        let Some(file) = file else {
+            let database = Database::memory_with_clock(Arc::new(Time(clock)))
+                .context("cannot open a database in memory")?;
+            create(&database)?;
+            return Ok(Self {
+                reads: database.clone(),
+                writes: database,
+                is_durable: false,
+            });
+        };
+        let path = file
+            .to_str()
+            .context("the data directory's path is not UTF-8")?;
+        let open =
+            || Database::new(path).with_context(|| format!("cannot open the table in `{path}`"));
+        let writes = open()?;
+        create(&writes)?;
+        Ok(Self {
+            reads: open()?,
+            writes,
+            is_durable: true,
+        })
+    }
+
+    /// Answers one call.
+    pub(crate) async fn answer(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
+        let action = target.strip_prefix(TARGET).unwrap_or_default();
+        if matches!(action, "GetItem" | "BatchGetItem" | "Query") {
+            return answer(&self.reads, action, body);
         }
-        None => Database::memory_with_clock(Arc::new(Time(clock)))
-            .context("cannot open a database in memory")?,
-    };
+        if !self.is_durable {
+            return answer(&self.writes, action, body);
+        }
+        // The runtime's workers have other things to do than to wait for the disk.
+        let (writes, action, body) = (self.writes.clone(), action.to_owned(), body.to_vec());
+        tokio::task::spawn_blocking(move || answer(&writes, &action, &body))
+            .await
+            .expect("the embedded DynamoDB does not panic")
+    }
+
+    /// Deletes expired items from time to time, for as long as the task lives.
+    pub(crate) async fn sweep(self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let database = self.writes.clone();
+            let swept = tokio::task::spawn_blocking(move || database.sweep_ttl()).await;
+            if let Ok(Err(error)) = swept {
+                tracing::warn!(%error, "expired items could not be deleted");
+            }
+        }
+    }
+}
+
+fn create(database: &Database) -> anyhow::Result<()> {
     let roll = json!({
         "IndexName": INDEX,
         "KeySchema": [{"AttributeName": INDEX, "KeyType": "HASH"}],
@@ -66,7 +121,7 @@ pub(crate) fn open(file: Option<&Path>, clock: Clock) -> anyhow::Result<Database
     });
     match database.create_table(serde_json::from_value(create)?) {
         Ok(_) => {}
-        Err(DynoxideError::ResourceInUseException(_)) => add_index(&database, &roll)?,
+        Err(DynoxideError::ResourceInUseException(_)) => add_index(database, &roll)?,
         Err(error) => return Err(error).context("cannot create the table"),
     }
     let ttl = json!({
@@ -78,7 +133,7 @@ pub(crate) fn open(file: Option<&Path>, clock: Clock) -> anyhow::Result<Database
         Ok(_) | Err(DynoxideError::ValidationException(_)) => {}
         Err(error) => return Err(error).context("cannot set the table's time to live"),
     }
-    Ok(database)
+    Ok(())
 }
 
 /// Adds the index to a table that is there from before it.
@@ -104,21 +159,7 @@ fn add_index(database: &Database, index: &Value) -> anyhow::Result<()> {
         .context("cannot add the table's index")
 }
 
-/// Deletes expired items from time to time, for as long as the task lives.
-pub(crate) async fn sweep(database: Database) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        let database = database.clone();
-        let swept = tokio::task::spawn_blocking(move || database.sweep_ttl()).await;
-        if let Ok(Err(error)) = swept {
-            tracing::warn!(%error, "expired items could not be deleted");
-        }
-    }
-}
-
-/// Answers one call.
-pub(crate) fn answer(database: &Database, target: &str, body: &[u8]) -> Response<Vec<u8>> {
-    let action = target.strip_prefix(TARGET).unwrap_or_default();
+fn answer(database: &Database, action: &str, body: &[u8]) -> Response<Vec<u8>> {
     let (status, body) = match act(database, action, body) {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (

@@ -4,13 +4,14 @@
 //! Source: the Lambda Developer Guide, "Using Lambda with Amazon SQS". Invariant: a message is deleted only if
 //! the function answered and did not name it; after an error the batch comes back by its visibility timeout.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use aws_lambda_events::sqs::SqsEvent;
 use deliver::handle;
 use lambda_runtime::{Context, LambdaEvent};
 use relay::deliver::Deliver;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
@@ -77,8 +78,8 @@ async fn invoke(
     calls: &Calls,
     received: Vec<Received>,
 ) -> Result<(), lambda_runtime::Error> {
-    let records: Vec<_> = received.iter().map(record).collect();
-    let event = serde_json::to_vec(&json!({ "Records": records }))?;
+    let records = received.iter().map(record).collect();
+    let event = serde_json::to_vec(&Event { records })?;
     let event: SqsEvent = serde_json::from_slice(&event)?;
     let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
     let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
@@ -101,26 +102,52 @@ async fn invoke(
     Ok(())
 }
 
-fn record(received: &Received) -> serde_json::Value {
+/// The event, as Lambda writes it.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "Records")]
+    records: Vec<Record<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Record<'a> {
+    message_id: &'a str,
+    receipt_handle: &'a str,
+    body: &'a str,
+    attributes: BTreeMap<&'static str, String>,
+    message_attributes: BTreeMap<&'a str, MessageAttribute<'a>>,
+    event_source: &'static str,
+    aws_region: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MessageAttribute<'a> {
+    data_type: &'a str,
+    string_value: Option<&'a str>,
+    string_list_values: [(); 0],
+    binary_list_values: [(); 0],
+}
+
+fn record(received: &Received) -> Record<'_> {
     let message = &received.message;
-    let attributes: serde_json::Map<_, _> = (message.attributes.iter())
-        .map(|(name, attribute)| {
-            let attribute = json!({
-                "dataType": attribute.data_type,
-                "stringValue": attribute.string_value,
-                "stringListValues": [],
-                "binaryListValues": [],
-            });
-            (name.clone(), attribute)
-        })
-        .collect();
-    json!({
-        "messageId": message.id,
-        "receiptHandle": received.receipt_handle,
-        "body": message.body,
-        "attributes": system_attributes(received),
-        "messageAttributes": attributes,
-        "eventSource": "aws:sqs",
-        "awsRegion": "us-east-1",
-    })
+    let attributes = message.attributes.iter().map(|(name, attribute)| {
+        let attribute = MessageAttribute {
+            data_type: &attribute.data_type,
+            string_value: attribute.string_value.as_deref(),
+            string_list_values: [],
+            binary_list_values: [],
+        };
+        (name.as_str(), attribute)
+    });
+    Record {
+        message_id: &message.id,
+        receipt_handle: &received.receipt_handle,
+        body: &message.body,
+        attributes: system_attributes(received),
+        message_attributes: attributes.collect(),
+        event_source: "aws:sqs",
+        aws_region: "us-east-1",
+    }
 }

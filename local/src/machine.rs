@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use crate::aws::{self, Servers};
 use crate::calls::Calls;
+use crate::dynamodb::DynamoDb;
 use crate::gateway::{self, Functions};
 use crate::secrets::{self, Secrets};
 use crate::sqs::{self, Sqs};
@@ -216,14 +217,13 @@ impl Machine {
         let clock = options.clock;
         let (listener, address) = listen(options.listen).await?;
         let (aws_listener, aws_address) = listen(options.aws_listen).await?;
-        let database = dynamodb::open(table.as_deref(), clock.clone())?;
+        let dynamodb = DynamoDb::open(table.as_deref(), clock.clone())?;
         let endpoint = format!("http://{aws_address}");
         let sqs = Sqs::open(queues.as_deref(), endpoint, clock.clone())?;
         create_queues(&sqs).await?;
         let calls = options.calls;
         let servers = Servers {
-            database: database.clone(),
-            is_durable: matches!(options.place, Place::Directory(_)),
+            dynamodb: dynamodb.clone(),
             sqs: sqs.clone(),
             secrets: Secrets::new(options.webhook_secrets),
         };
@@ -301,10 +301,7 @@ impl Machine {
                 tokio::spawn(source),
                 tokio::spawn(schedule),
             ],
-            background: vec![
-                tokio::spawn(aws_server),
-                tokio::spawn(dynamodb::sweep(database)),
-            ],
+            background: vec![tokio::spawn(aws_server), tokio::spawn(dynamodb.sweep())],
             _lock: held,
         })
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::Context as _;
 use rusqlite::{Connection, params};
@@ -125,12 +125,20 @@ fn write(mut connection: Connection, changes: &mpsc::Receiver<Change>) {
         let mut done = Vec::new();
         let written = connection.transaction().and_then(|transaction| {
             let mut next = Some(first);
+            let mut latest = None;
             while let Some(change) = next {
+                if let Change::Put { message, .. } = &change {
+                    latest = Some(message.sent_at);
+                }
                 match change {
                     Change::Written(waiting) => done.push(waiting),
                     change => apply(&transaction, change)?,
                 }
                 next = changes.try_recv().ok();
+            }
+            if let Some(now) = latest {
+                (transaction.prepare_cached("DELETE FROM sent WHERE until < ?")?)
+                    .execute(params![now])?;
             }
             transaction.commit()
         });
@@ -170,7 +178,7 @@ fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
             sent,
             replaces,
         } => {
-            let attributes = serde_json::to_string(&message.attributes)
+            let attributes = serde_json::to_string(&*message.attributes)
                 .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
             let (visible_at, nonce) = message.flight.unzip();
             run(
@@ -197,7 +205,6 @@ fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
                     "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)",
                     params![queue, sent.key, sent.until, sent.message_id, sent.sequence],
                 )?;
-                run("DELETE FROM sent WHERE until < ?", params![message.sent_at])?;
             }
             match replaces {
                 Some(old) => run("DELETE FROM message WHERE sequence = ?", params![old]),
@@ -246,8 +253,8 @@ fn restore(connection: &Connection, now: i64) -> anyhow::Result<Restored> {
         let nonce: Option<String> = row.get("nonce")?;
         let message = Message {
             id: row.get("id")?,
-            body: row.get("body")?,
-            attributes: serde_json::from_str(&attributes)?,
+            body: Arc::new(row.get("body")?),
+            attributes: Arc::new(serde_json::from_str(&attributes)?),
             group: row.get("group_id")?,
             deduplication_id: row.get("deduplication_id")?,
             sent_at: row.get("sent_at")?,

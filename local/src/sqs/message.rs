@@ -4,6 +4,7 @@
 //! the MD5 message digest for message attributes".
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -51,15 +52,15 @@ pub struct NewMessage {
     pub(super) delay_seconds: Option<i64>,
 }
 
-/// A message in a queue.
+/// A message in a queue; clones share what was sent.
 #[derive(Debug, Clone)]
 pub struct Message {
     /// Given by SQS.
     pub id: String,
     /// Its body.
-    pub body: String,
+    pub body: Arc<String>,
     /// Its attributes.
-    pub attributes: Attributes,
+    pub attributes: Arc<Attributes>,
     /// `MessageGroupId`
     pub group: String,
     /// `MessageDeduplicationId`

@@ -5,6 +5,7 @@
 //! taken once in five minutes. Time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -248,8 +249,8 @@ impl Queue {
             id: uuid::Uuid::new_v4().to_string(),
             group: group.to_owned(),
             deduplication_id,
-            body: new.message_body.unwrap_or_default(),
-            attributes: new.message_attributes,
+            body: Arc::new(new.message_body.unwrap_or_default()),
+            attributes: Arc::new(new.message_attributes),
             sent_at: now,
             received: 0,
             first_received_at: None,

@@ -113,12 +113,12 @@ async fn act(sqs: &Sqs, action: &str, body: &[u8]) -> Result<Vec<u8>, SqsError> 
         }
         "DeleteMessageBatch" => {
             let call: Batch<Delete> = read(body)?;
-            let (ids, entries) = call.split()?;
+            let (queue_url, ids, entries) = call.split()?;
             let handles: Vec<_> = entries
                 .into_iter()
                 .map(|entry| entry.receipt_handle)
                 .collect();
-            batch_answer(ids, sqs.delete(name(&call.queue_url)?, &handles).await?)
+            batch_answer(ids, sqs.delete(name(&queue_url)?, &handles).await?)
         }
         "ChangeMessageVisibility" => {
             let call: ChangeVisibility = read(body)?;
@@ -134,7 +134,7 @@ async fn act(sqs: &Sqs, action: &str, body: &[u8]) -> Result<Vec<u8>, SqsError> 
         }
         "ChangeMessageVisibilityBatch" => {
             let call: Batch<ChangeVisibility> = read(body)?;
-            let (ids, entries) = call.split()?;
+            let (queue_url, ids, entries) = call.split()?;
             let changes: Vec<_> = (entries.into_iter())
                 .map(|entry| {
                     (
@@ -145,8 +145,7 @@ async fn act(sqs: &Sqs, action: &str, body: &[u8]) -> Result<Vec<u8>, SqsError> 
                 .collect();
             batch_answer(
                 ids,
-                sqs.change_visibility(name(&call.queue_url)?, &changes)
-                    .await?,
+                sqs.change_visibility(name(&queue_url)?, &changes).await?,
             )
         }
         "CreateQueue" => {
@@ -263,10 +262,10 @@ trait Entry {
     fn id(&self) -> &str;
 }
 
-impl<T: Entry + Clone> Batch<T> {
-    /// Checks a batch as a whole.
-    fn split(&self) -> Result<(Vec<String>, Vec<T>), SqsError> {
-        let entries = &self.entries;
+impl<T: Entry> Batch<T> {
+    /// Checks a batch as a whole; answers the entries' ids beside them.
+    fn split(self) -> Result<(String, Vec<String>, Vec<T>), SqsError> {
+        let entries = self.entries;
         if entries.is_empty() {
             return Err(SqsError::empty_batch(
                 "There should be at least one entry in the request.",
@@ -279,7 +278,7 @@ impl<T: Entry + Clone> Batch<T> {
             )));
         }
         let mut ids = HashSet::new();
-        for entry in entries {
+        for entry in &entries {
             let id = entry.id();
             let is_id = (1..=80).contains(&id.len())
                 && id
@@ -294,10 +293,8 @@ impl<T: Entry + Clone> Batch<T> {
                 return Err(SqsError::ids_not_distinct(format!("Id {id} repeated.")));
             }
         }
-        Ok((
-            entries.iter().map(|entry| entry.id().to_owned()).collect(),
-            entries.clone(),
-        ))
+        let ids = entries.iter().map(|entry| entry.id().to_owned()).collect();
+        Ok((self.queue_url, ids, entries))
     }
 }
 
@@ -307,7 +304,7 @@ impl Entry for NewMessage {
     }
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Delete {
     #[serde(default)]
@@ -323,7 +320,7 @@ impl Entry for Delete {
     }
 }
 
-#[derive(Clone, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ChangeVisibility {
     #[serde(default)]
@@ -372,7 +369,7 @@ fn batch_answer(ids: Vec<String>, results: Vec<Result<(), SqsError>>) -> Result<
 }
 
 async fn send_batch(sqs: &Sqs, call: Batch<NewMessage>) -> Result<Vec<u8>, SqsError> {
-    let (_, entries) = call.split()?;
+    let (queue_url, _, entries) = call.split()?;
     let together: usize = entries.iter().map(NewMessage::bytes).sum();
     if together > MAX_BYTES {
         return Err(SqsError::batch_too_long(format!(
@@ -381,7 +378,7 @@ async fn send_batch(sqs: &Sqs, call: Batch<NewMessage>) -> Result<Vec<u8>, SqsEr
     }
     let sums: Vec<_> = entries.iter().map(Sums::of).collect();
     let mut answer = BatchAnswer::default();
-    for ((id, sent), sums) in (sqs.send(name(&call.queue_url)?, entries).await?)
+    for ((id, sent), sums) in (sqs.send(name(&queue_url)?, entries).await?)
         .into_iter()
         .zip(sums)
     {
