@@ -124,6 +124,7 @@ async fn main() -> anyhow::Result<()> {
     let out = cli.out.unwrap_or_else(|| RESULTS.into());
     let mut results = Results::read(&out)?;
     let run = Run {
+        taken: Taken::now(),
         quick: cli.quick,
         out,
         docs,
@@ -167,12 +168,20 @@ async fn main() -> anyhow::Result<()> {
 
 /// How parts are run, and where what they find goes.
 struct Run {
+    taken: Taken,
     quick: bool,
     out: PathBuf,
     docs: PathBuf,
 }
 
 impl Run {
+    fn part<T>(&self, found: T) -> Part<T> {
+        Part {
+            taken: self.taken.clone(),
+            found,
+        }
+    }
+
     /// After each part: what was measured is not lost when a later one fails.
     fn keep(&self, results: &Results) -> anyhow::Result<()> {
         results.write(&self.out)?;
@@ -197,7 +206,7 @@ impl Run {
         };
         programs::build(&MACHINE).await?;
         let bar = bar("whole way");
-        results.whole_way = Some(taken(whole_way::measure(&plan, &bar).await?));
+        results.whole_way = Some(self.part(whole_way::measure(&plan, &bar).await?));
         bar.finish_and_clear();
         self.keep(results)
     }
@@ -210,14 +219,14 @@ impl Run {
             let measured = scope.spawn(|| function::measure(quick, &bar)).join();
             measured.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        results.function = Some(taken(measured?));
+        results.function = Some(self.part(measured?));
         bar.finish_and_clear();
         self.keep(results)
     }
 
     async fn calls(&self, results: &mut Results) -> anyhow::Result<()> {
         let bar = bar("calls");
-        results.calls = Some(taken(calls::measure(self.quick, &bar).await?));
+        results.calls = Some(self.part(calls::measure(self.quick, &bar).await?));
         bar.finish_and_clear();
         self.keep(results)
     }
@@ -226,7 +235,7 @@ impl Run {
         programs::build(&FUNCTIONS).await?;
         let bar = bar("start-up");
         let times = if self.quick { 3 } else { 20 };
-        results.cold_start = Some(taken(cold_start::measure(times, &bar).await?));
+        results.cold_start = Some(self.part(cold_start::measure(times, &bar).await?));
         bar.finish_and_clear();
         self.keep(results)
     }
@@ -235,16 +244,9 @@ impl Run {
         programs::build(&MACHINE).await?;
         let bar = bar("the agent");
         let events = if self.quick { 1_000 } else { 100_000 };
-        results.agent = Some(taken(agent::measure(events, &bar).await?));
+        results.agent = Some(self.part(agent::measure(events, &bar).await?));
         bar.finish_and_clear();
         self.keep(results)
-    }
-}
-
-fn taken<T>(found: T) -> Part<T> {
-    Part {
-        taken: Taken::now(),
-        found,
     }
 }
 

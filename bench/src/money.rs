@@ -16,74 +16,74 @@ struct Price {
 }
 
 const REGION: &str = "us-east-1";
-/// When the prices were read.
+/// When the list was put together; each price has the date of its source.
 const READ: &str = "2026-11-24";
 
 const HTTP: Price = Price {
     of: "HTTP API",
     unit: "request of up to 512 KB",
     dollars: 1.00e-6,
-    source: "https://aws.amazon.com/api-gateway/pricing",
+    source: "https://aws.amazon.com/api-gateway/pricing, 2026-09-20",
 };
 const INVOCATION: Price = Price {
     of: "Lambda",
     unit: "invocation",
     dollars: 0.20e-6,
-    source: "https://aws.amazon.com/lambda/pricing",
+    source: "https://aws.amazon.com/lambda/pricing, as quoted in 2026 by https://amnic.com/blogs/aws-lambda-pricing",
 };
 const SECOND: Price = Price {
     of: "Lambda, x86_64",
     unit: "GB-second",
     dollars: 0.000_016_666_7,
-    source: "https://aws.amazon.com/lambda/pricing",
+    source: "the same",
 };
 const SQS: Price = Price {
     of: "SQS FIFO",
     unit: "request of up to 64 KB",
     dollars: 0.50e-6,
-    source: "https://aws.amazon.com/sqs/pricing",
+    source: "https://aws.amazon.com/sqs/pricing, as quoted in March 2026 by https://cloudburn.io/blog/amazon-sqs-pricing",
 };
 const READ_UNIT: Price = Price {
     of: "DynamoDB on demand",
     unit: "read request unit",
     dollars: 0.125e-6,
-    source: "https://aws.amazon.com/dynamodb/pricing/on-demand",
+    source: "https://aws.amazon.com/dynamodb/pricing/on-demand, as quoted on 2025-07-21 by https://airbyte.com/data-engineering-resources/dynamodb-pricing",
 };
 const WRITE_UNIT: Price = Price {
     of: "DynamoDB on demand",
     unit: "write request unit",
     dollars: 0.625e-6,
-    source: "https://aws.amazon.com/dynamodb/pricing/on-demand",
+    source: "the same",
 };
 const LOG: Price = Price {
     of: "CloudWatch Logs",
     unit: "GB taken in",
     dollars: 0.50,
-    source: "https://aws.amazon.com/cloudwatch/pricing",
+    source: "https://aws.amazon.com/cloudwatch/pricing, as quoted in February 2026 by https://cloudburn.io/blog/amazon-cloudwatch-pricing",
 };
 const OUT: Price = Price {
     of: "data out to the internet",
     unit: "GB",
     dollars: 0.09,
-    source: "https://aws.amazon.com/ec2/pricing/on-demand",
+    source: "https://aws.amazon.com/ec2/pricing/on-demand, as quoted on 2026-04-27 by https://leanopstech.com/blog/aws-data-transfer-pricing-2026",
 };
 const ALARM: Price = Price {
     of: "CloudWatch alarm",
     unit: "month",
     dollars: 0.10,
-    source: "https://aws.amazon.com/cloudwatch/pricing",
+    source: "as for logs",
 };
 const METRIC: Price = Price {
     of: "CloudWatch metric of our own",
     unit: "month",
     dollars: 0.30,
-    source: "https://aws.amazon.com/cloudwatch/pricing",
+    source: "as for logs",
 };
 const SECRET: Price = Price {
     of: "Secrets Manager",
     unit: "secret and month",
     dollars: 0.40,
-    source: "https://aws.amazon.com/secrets-manager/pricing",
+    source: "https://aws.amazon.com/secrets-manager/pricing, as quoted by https://hivebook.wiki/wiki/aws-secrets-manager-rotated-secrets-dynamic-db-credentials-kms",
 };
 
 const PRICES: [Price; 11] = [
@@ -150,7 +150,7 @@ impl Bill {
         let used = &event.used;
         let live = event.workers - event.asleep;
         let per_batch = event.workers as f64 / used.batches;
-        // What is asked of `register` is one webhook's worth of waiting each.
+        // All but the webhook itself; each is three rounds for `register`.
         let pulls = used.http - 1.0;
         let seconds = ingest_seconds(function, event.body, event.workers)
             + used.batches * deliver_seconds(function, event.body, per_batch)
@@ -205,21 +205,21 @@ const OTHERS: [(&str, &str, &str, &str); 5] = [
         "$1.20",
         "$1.00 a million events put on the bus and $0.20 a million invocations, each of up to 64 KB; no order, no \
          mailbox, given up after 24 hours, and whoever checks Linear's signature comes on top",
-        "https://aws.amazon.com/eventbridge/pricing, 2026-11-24",
+        "https://aws.amazon.com/eventbridge/pricing, as quoted in March 2026 by https://cloudburn.io/blog/amazon-eventbridge-pricing",
     ),
     (
         "EventBridge API destinations, ten workers each event",
         "$0.30",
         "the same, a rule for each worker",
-        "https://aws.amazon.com/eventbridge/pricing, 2026-11-24",
+        "https://aws.amazon.com/eventbridge/pricing, as quoted in March 2026 by https://cloudburn.io/blog/amazon-eventbridge-pricing",
     ),
 ];
 
 pub(crate) fn markdown(calls: &Calls, function: &Function) -> String {
     let mut out = format!(
-        "In {REGION}, at prices of {READ}, free tiers not counted. Lambda's time is the measured CPU time of the whole \
+        "In {REGION}, by a list of prices of {READ}, free tiers not counted. Lambda's time is the measured CPU time of the whole \
          handler at the template's {MEMORY:.0} MB ({MEMORY:.0}/{WHOLE_CPU:.0} of a CPU), and stated waits: {:.0} ms for each round of \
-         calls, {:.0} ms for a POST to a worker. Batches as they were counted here; if the queue handed out one message \
+         calls (three for a pull of a mailbox), {:.0} ms for a POST to a worker. Batches as they were counted here; if the queue handed out one message \
          at a time, `deliver` would be invoked once for each. Data out is bodies alone, headers not counted.\n\n",
         ROUND * 1e3,
         POST * 1e3
@@ -298,9 +298,9 @@ pub(crate) fn markdown(calls: &Calls, function: &Function) -> String {
             .iter()
             .map(|(what, cost, why, source)| format!("{what} | {cost} | {why} | {source}")),
     );
-    out += &format!("\n### The prices, {REGION}, read {READ}\n\n");
+    out += &format!("\n### The prices, {REGION}, {READ}\n\n");
     out += &table(
-        "of | unit | dollars | source",
+        "of | unit | dollars | source and its date",
         "l l r l",
         PRICES.iter().map(|price| {
             format!(

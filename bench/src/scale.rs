@@ -63,7 +63,7 @@ struct Demand {
     asked: f64,
     /// As deployed: the template's defaults and AWS's.
     given: f64,
-    /// By settings and requests to AWS alone.
+    /// By settings, with AWS's quotas as they are documented, and Lambda's concurrency as it is given on request.
     raised: f64,
     moved_by: &'static str,
 }
@@ -310,8 +310,9 @@ pub(crate) fn markdown(calls: &Calls, function: &Part<Function>) -> Option<Strin
         cost.write_units,
     );
     out += "\n## What breaks first\n\n\
-            How much of each limit is asked for, as deployed and with what settings and requests to AWS can raise. Over \
-            100 % it breaks: webhooks are answered 429 and Linear tries again, or deliveries wait.\n";
+            How much of each limit is asked for, as deployed, and raised: by settings, with AWS's quotas as they are \
+            documented, and a concurrency of 10,000 in Lambda, which is on request. Over 100 % it breaks: webhooks are \
+            answered 429 and Linear tries again, or deliveries wait. The five that are nearest.\n";
     for workers in [100_usize, 10_000, 1_000_000] {
         let usual = workers as f64 / WORKSPACE as f64 * USUAL;
         for (events, title) in [

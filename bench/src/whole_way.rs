@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::load::{Load, Percentiles};
 use crate::one_machine;
 use crate::peers::LISTENS;
-use crate::programs::{Program, own_cpu};
+use crate::programs::{self, Program, own_cpu};
 use crate::receiver::{Arrival, Receiver};
 use crate::results::{grouped, ms, table};
 use crate::streams;
@@ -65,7 +65,7 @@ impl Plan {
             systems: System::ALL.to_vec(),
             workers: vec![1, 10, 50, 100, 1_000],
             bodies: vec![2_048, 20_480],
-            seconds: 8,
+            seconds: 5,
         }
     }
 
@@ -121,7 +121,7 @@ fn outstanding(workers: usize) -> usize {
 /// Starts a peer, with a file of its own.
 async fn peer(name: &str) -> anyhow::Result<(Program, String)> {
     let data = tempfile::tempdir()?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(programs::path("bench")?);
     command.args(["peer", name]);
     if name == "outbox" {
         command.arg(data.path().join("outbox.db"));
