@@ -29,6 +29,7 @@ pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
         .env("RUST_LOG", "warn,dynoxide=error");
     let mut program = Program::start(command)?.with_data(data);
     let url = program.says("  agents ").await?;
+    program.says("  kept ").await?;
     program.pass_on(true);
     Ok((program, url))
 }
