@@ -482,13 +482,14 @@ impl Recorded {
     }
 }
 
-/// Hands the function the same event again and again, and nothing else: for a profiler.
+/// Hands the function the same event again and again, and nothing else, with its log lines: for a profiler.
 pub(crate) fn handle(
     function: &str,
     size: usize,
     workers: usize,
     times: usize,
 ) -> anyhow::Result<()> {
+    logs::count();
     let handled = |handle: &mut dyn FnMut() -> bool| {
         for _ in 0..times {
             ensure!(handle(), "the function failed");

@@ -19,8 +19,8 @@ use relay::config::{
 use relay::deliver::Deliver;
 use relay::health::{Health, Roll, Tick};
 use relay::ingest::Ingest;
-use relay::outbound::Reach;
 use relay::queue::Queue;
+use relay::reach::Reach;
 use relay::register::Register;
 use relay::table::Table;
 use tokio::net::TcpListener;

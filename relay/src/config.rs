@@ -12,7 +12,7 @@ use url::{Host, Url};
 use crate::Error;
 use crate::linear::member::API_URL;
 use crate::linear::signature::WebhookSecret;
-use crate::outbound::Reach;
+use crate::reach::Reach;
 use crate::schedule::GiveUp;
 
 const HOUR: u64 = 3600;

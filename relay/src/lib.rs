@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod outcome;
 pub mod queue;
+pub mod reach;
 pub mod register;
 pub mod schedule;
 pub mod table;

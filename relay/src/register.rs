@@ -17,6 +17,7 @@ use crate::config::RegisterConfig;
 use crate::event::digest;
 use crate::linear::member::Linear;
 use crate::outbound::{self, Outbound, Unreachable};
+use crate::reach;
 use crate::table::{Change, Table};
 use crate::worker::{self, ActiveSecret, Token, Worker};
 use crate::{event, mailbox};
@@ -117,7 +118,7 @@ impl Register {
             capability::check(patterns).map_err(invalid)?;
         }
         if let Some(url) = &request.webhook_url {
-            outbound::check_url(url, self.config.reach)?;
+            reach::check_url(url, self.config.reach)?;
         }
         let token = request.linear_token.trim();
         if token.is_empty()
@@ -238,7 +239,7 @@ impl Register {
         };
         let (status, answer) = match self.outbound.ask(url, headers, Bytes::from(body)).await {
             Ok(answered) => answered,
-            Err(Unreachable::Blocked) => return Err(outbound::blocked()),
+            Err(Unreachable::Blocked) => return Err(reach::blocked()),
             Err(unreachable) => return Err(failed(&unreachable.to_string())),
         };
         if status != StatusCode::OK {
@@ -296,7 +297,7 @@ impl Register {
         }
         let moves = match &request.webhook_url {
             Some(Some(url)) if worker.url.as_deref() != Some(url) => {
-                outbound::check_url(url, self.config.reach)?;
+                reach::check_url(url, self.config.reach)?;
                 self.limit(&format!("worker-{}", worker.id)).await?;
                 self.challenge(url).await?;
                 true
