@@ -75,7 +75,7 @@ impl Deliver {
         clock: Clock,
     ) -> Result<Self, Error> {
         Ok(Self {
-            outbound: Outbound::new(config.reach, config.timeout)?,
+            outbound: Outbound::new(Some(config.reach), config.timeout)?,
             config,
             table,
             queue,

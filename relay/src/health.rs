@@ -122,7 +122,7 @@ impl Health {
     pub fn new(config: &HealthConfig, table: Table, clock: Clock) -> Result<Self, Error> {
         Ok(Self {
             table,
-            outbound: Outbound::new(config.reach, config.timeout)?,
+            outbound: Outbound::new(Some(config.reach), config.timeout)?,
             clock,
         })
     }

@@ -1,48 +1,97 @@
-//! The HTTP client towards workers: it refuses private addresses, redirects and proxies.
+//! The one HTTP client: hyper over rustls. It knows no proxies, follows no redirects, and connects to a worker only
+//! where [`Reach`] lets it.
 //!
-//! Invariant: the address that is connected to is the address that was checked. Names are checked in the
-//! client's resolver, literal addresses (which no resolver sees) when the URL is read.
+//! Invariant: the address that is connected to is the address that was checked. Names are checked in the client's
+//! resolver; the scheme, and literal addresses, which no resolver sees, right before a connection is made.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, StatusCode};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::redirect;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
+use tower_service::Service;
 
 use crate::Error;
-use crate::reach::{Blocked, Reach, check_url};
+use crate::reach::{Blocked, Reach};
 
 /// How the relay names itself.
 pub const USER_AGENT: &str = concat!("edge-relay/", env!("CARGO_PKG_VERSION"));
 
-/// How much of an answer is read.
-pub const ANSWER_LIMIT: usize = 16 * 1024;
-
+/// Over name, TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(90);
+/// How often a connection is asked whether the other side is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long the rest of an answer is waited for, once its status is known, to use the connection again.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How much of the rest is read for that.
+const DRAINED: usize = 16 * 1024;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
 
 /// Resolves names and keeps back every address that is not allowed.
-struct Resolver(Reach);
+#[derive(Debug, Clone)]
+struct Resolver(Option<Reach>);
 
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Failure;
+    type Future = Pending<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let reach = self.0;
         Box::pin(async move {
-            let found: Vec<SocketAddr> =
+            let mut found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<_> = (found.into_iter())
-                .filter(|address| reach.allows(address.ip()))
-                .collect();
-            if allowed.is_empty() {
+            found.retain(|address| reach.is_none_or(|reach| reach.allows(address.ip())));
+            if found.is_empty() {
                 return Err(Blocked.into());
             }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
+            Ok(found.into_iter())
         })
+    }
+}
+
+/// Connects, in time, where it may.
+#[derive(Debug, Clone)]
+struct Connector {
+    https: HttpsConnector<HttpConnector<Resolver>>,
+    reach: Option<Reach>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = <HttpsConnector<HttpConnector<Resolver>> as Service<Uri>>::Response;
+    type Error = Failure;
+    type Future = Pending<Self::Response>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.https.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        if self.reach.is_some_and(|reach| !reach.admits(&uri)) {
+            return Box::pin(std::future::ready(Err(Blocked.into())));
+        }
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.https.call(uri));
+        Box::pin(async move { connected.await? })
     }
 }
 
@@ -62,20 +111,10 @@ pub fn headers(more: impl IntoIterator<Item = (&'static str, String)>) -> Result
     Ok(headers)
 }
 
-/// What every client of the relay has in common: no proxy from the environment, no decompression.
-pub fn client_builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .no_proxy()
-        .no_gzip()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-}
-
-/// The one HTTP client towards workers.
+/// The client, with one deadline over everything: resolve, connect, send, status, and what is read of the answer.
 #[derive(Debug, Clone)]
 pub struct Outbound {
-    client: reqwest::Client,
-    reach: Reach,
+    client: Client<Connector, Full<Bytes>>,
     timeout: Duration,
 }
 
@@ -97,18 +136,25 @@ pub enum Unreachable {
 }
 
 impl Outbound {
-    /// A client with one deadline over everything: resolve, connect, send, status, and what is read of the body.
-    pub fn new(reach: Reach, timeout: Duration) -> Result<Self, Error> {
-        let client = client_builder()
-            .dns_resolver(Resolver(reach))
-            .redirect(redirect::Policy::none())
-            .build()
-            .map_err(|e| Error::storage("set up the client for workers", e))?;
-        Ok(Self {
-            client,
-            reach,
-            timeout,
-        })
+    /// A client that connects where `reach` lets it; with none, wherever the address leads.
+    pub fn new(reach: Option<Reach>, timeout: Duration) -> Result<Self, Error> {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(reach));
+        tcp.enforce_http(false);
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        tcp.set_nodelay(true);
+        // The machine's authorities, not some built in: what is deployed once has to know next year's, too.
+        let https = HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(|e| Error::storage("read this machine's certificate authorities", e))?
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(Connector { https, reach });
+        Ok(Self { client, timeout })
     }
 
     /// POSTs `body` and answers with the status and headers; the connection is kept if the answer ends soon.
@@ -119,28 +165,28 @@ impl Outbound {
         body: Bytes,
     ) -> Result<(StatusCode, HeaderMap), Unreachable> {
         let deadline = Instant::now() + self.timeout;
-        let mut response = self.send(url, headers, body, deadline).await?;
-        let answered = (response.status(), std::mem::take(response.headers_mut()));
-        // What the worker decided is known. Reading on only saves the next connection.
+        let (answer, mut rest) = (self.send(url, headers, body, deadline).await?).into_parts();
+        // What was decided is known. Reading on only saves the next connection.
         let drained = deadline.min(Instant::now() + DRAIN);
-        let _ = tokio::time::timeout_at(drained, read(&mut response)).await;
-        Ok(answered)
+        let _ = tokio::time::timeout_at(drained, read(&mut rest, DRAINED)).await;
+        Ok((answer.status, answer.headers))
     }
 
-    /// POSTs `body` and answers with the status and the first 16 KiB of the answer's body.
+    /// POSTs `body` and answers with the status and the first `limit` bytes of the answer's body.
     pub async fn ask(
         &self,
         url: &str,
         headers: HeaderMap,
         body: Bytes,
+        limit: usize,
     ) -> Result<(StatusCode, Vec<u8>), Unreachable> {
         let deadline = Instant::now() + self.timeout;
-        let mut response = self.send(url, headers, body, deadline).await?;
-        let answer = tokio::time::timeout_at(deadline, read(&mut response))
+        let mut answer = self.send(url, headers, body, deadline).await?;
+        let body = tokio::time::timeout_at(deadline, read(answer.body_mut(), limit))
             .await
             .map_err(|_| Unreachable::Timeout)?
             .map_err(|_| Unreachable::Closed)?;
-        Ok((response.status(), answer))
+        Ok((answer.status(), body))
     }
 
     async fn send(
@@ -149,39 +195,39 @@ impl Outbound {
         headers: HeaderMap,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<reqwest::Response, Unreachable> {
-        let url = check_url(url, self.reach).map_err(|_| Unreachable::Blocked)?;
-        let request = self.client.post(url).headers(headers).body(body).send();
-        match tokio::time::timeout_at(deadline, request).await {
+    ) -> Result<Response<Incoming>, Unreachable> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::try_from(url).map_err(|_| Unreachable::Blocked)?;
+        *request.headers_mut() = headers;
+        match tokio::time::timeout_at(deadline, self.client.request(request)).await {
             Err(_) => Err(Unreachable::Timeout),
-            Ok(sent) => sent.map_err(|error| unreachable(&error)),
+            Ok(answered) => answered.map_err(|error| unreachable(&error)),
         }
     }
 }
 
-async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
+/// Reads the first `limit` bytes of an answer, or all of it.
+async fn read(answer: &mut Incoming, limit: usize) -> Result<Vec<u8>, hyper::Error> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        let left = ANSWER_LIMIT - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(left)]);
-        if body.len() == ANSWER_LIMIT {
-            break;
-        }
+    while body.len() < limit
+        && let Some(frame) = answer.frame().await.transpose()?
+    {
+        let chunk = frame.into_data().unwrap_or_default();
+        body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
     }
     Ok(body)
 }
 
-fn unreachable(error: &reqwest::Error) -> Unreachable {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
+fn unreachable(error: &legacy::Error) -> Unreachable {
+    let mut cause = error.source();
     while let Some(error) = cause {
         if error.is::<Blocked>() {
             return Unreachable::Blocked;
         }
         cause = error.source();
     }
-    if error.is_timeout() {
-        Unreachable::Timeout
-    } else if error.is_connect() {
+    if error.is_connect() {
         Unreachable::Connect
     } else {
         Unreachable::Closed
@@ -196,10 +242,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
-        let name = || Name::from_str("localhost").unwrap();
-        let refused = Resolver(Reach::Public).resolve(name()).await;
+        let resolved = |reach| Resolver(reach).call(Name::from_str("localhost").unwrap());
+        let refused = resolved(Some(Reach::Public)).await;
         assert!(refused.is_err_and(|error| error.is::<Blocked>()));
-        let allowed = Resolver(Reach::Loopback).resolve(name()).await;
-        assert!(allowed.unwrap().all(|address| address.ip().is_loopback()));
+        let mut allowed = resolved(Some(Reach::Loopback)).await.unwrap();
+        assert!(allowed.all(|address| address.ip().is_loopback()));
+    }
+
+    #[tokio::test]
+    async fn a_blocked_address_is_said_to_be_blocked_wherever_it_was_found_out() {
+        let client = Outbound::new(Some(Reach::Public), CONNECT_TIMEOUT).unwrap();
+        for url in [
+            "https://localhost/",
+            "https://127.0.0.1/",
+            "https://[::1]/",
+            "http://192.0.2.1/",
+            "no address",
+        ] {
+            let answer = client.post(url, HeaderMap::new(), Bytes::new()).await;
+            assert_eq!(answer.unwrap_err(), Unreachable::Blocked, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_where_nobody_listens_is_not_connected_to() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        drop(listener);
+        let client = Outbound::new(Some(Reach::Loopback), CONNECT_TIMEOUT).unwrap();
+        let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
+        assert_eq!(answer.unwrap_err(), Unreachable::Connect);
     }
 }

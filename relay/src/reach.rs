@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
+use http::Uri;
+use http::uri::Scheme;
 use ipnet::IpNet;
 use url::{Host, Url};
 
@@ -74,6 +76,20 @@ impl Reach {
         (address.is_ipv4() || GLOBAL_UNICAST.contains(&address))
             && !SPECIAL.iter().any(|net| net.contains(&address))
     }
+
+    /// Whether a connection may be made for this, as far as it can be told before a name is resolved.
+    pub(crate) fn admits(self, uri: &Uri) -> bool {
+        let host = uri.host().unwrap_or_default();
+        let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        let on_loopback = host == "localhost" || literal.is_some_and(is_loopback);
+        let is_https = uri.scheme() == Some(&Scheme::HTTPS);
+        (is_https || (self == Self::Loopback && on_loopback))
+            && literal.is_none_or(|address| self.allows(address))
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    innermost(address).is_loopback()
 }
 
 /// The IPv4 address inside a v4-mapped (RFC 4291) or NAT64 (RFC 6052) one.
@@ -105,13 +121,14 @@ pub(crate) fn blocked() -> Error {
 pub(crate) struct Blocked;
 
 /// Reads a worker's address: https on port 443 or above 1023, a name or a public address, no user, no fragment.
-pub fn check_url(text: &str, reach: Reach) -> Result<Url, Error> {
+/// Answers with it as it is kept and connected to.
+pub fn check_url(text: &str, reach: Reach) -> Result<String, Error> {
     let wrong = |detail: &str| Error::bad_request("invalid_webhook_url", detail);
-    if text.len() > MAX_URL {
+    let no_address = || wrong("`webhookUrl` has to be a whole https address");
+    let url = Url::parse(text).map_err(|_| no_address())?;
+    if url.as_str().len() > MAX_URL {
         return Err(wrong("`webhookUrl` has to be at most 2048 bytes long"));
     }
-    let url =
-        Url::parse(text).map_err(|_| wrong("`webhookUrl` has to be a whole https address"))?;
     let literal = match url.host() {
         Some(Host::Ipv4(v4)) => Some(IpAddr::from(v4)),
         Some(Host::Ipv6(v6)) => Some(IpAddr::from(v6)),
@@ -119,7 +136,7 @@ pub fn check_url(text: &str, reach: Reach) -> Result<Url, Error> {
         Some(Host::Domain(_)) => None,
         None => return Err(wrong("`webhookUrl` has to name a host")),
     };
-    let on_loopback = literal.is_some_and(|address| innermost(address).is_loopback());
+    let on_loopback = literal.is_some_and(is_loopback);
     match url.scheme() {
         "https" => {}
         "http" if reach == Reach::Loopback && on_loopback => {}
@@ -138,7 +155,8 @@ pub fn check_url(text: &str, reach: Reach) -> Result<Url, Error> {
     if literal.is_some_and(|address| !reach.allows(address)) {
         return Err(blocked());
     }
-    Ok(url)
+    Uri::try_from(url.as_str()).map_err(|_| no_address())?;
+    Ok(url.into())
 }
 
 #[cfg(test)]
@@ -244,6 +262,48 @@ mod tests {
         }
         assert!(check_url("http://10.0.0.1/", Reach::Loopback).is_err());
         assert!(check_url("https://10.0.0.1/", Reach::Loopback).is_err());
+    }
+
+    #[test]
+    fn an_address_is_kept_as_it_is_connected_to() {
+        for (text, kept) in [
+            ("https://example.com", "https://example.com/"),
+            (
+                "HTTPS://Example.com:443/a b?c=ü",
+                "https://example.com/a%20b?c=%C3%BC",
+            ),
+            ("https://bücher.example/", "https://xn--bcher-kva.example/"),
+            (
+                "https://example.com/{a}|^`'\"<>?{a}|^`'\"<>",
+                "https://example.com/%7Ba%7D|^%60'%22%3C%3E?{a}|^`%27%22%3C%3E",
+            ),
+        ] {
+            let address = check_url(text, Reach::Public).unwrap();
+            assert_eq!(address, kept);
+            assert_eq!(check_url(&address, Reach::Public).unwrap(), kept);
+            assert!(Reach::Public.admits(&Uri::try_from(address).unwrap()));
+        }
+    }
+
+    #[test]
+    fn what_was_not_read_is_not_connected_to_either() {
+        for (uri, public, loopback) in [
+            ("https://example.com/", true, true),
+            ("https://8.8.8.8/", true, true),
+            ("http://example.com/", false, false),
+            ("http://8.8.8.8/", false, false),
+            ("https://10.0.0.1/", false, false),
+            ("https://[fd00:ec2::254]/", false, false),
+            ("https://[64:ff9b::a9fe:a9fe]/", false, false),
+            ("http://127.0.0.1:80/", false, true),
+            ("http://[::1]:80/", false, true),
+            ("http://localhost:80/", false, true),
+            ("/relative", false, false),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            assert_eq!(Reach::Public.admits(&uri), public, "{uri}");
+            assert_eq!(Reach::Loopback.admits(&uri), loopback, "{uri}");
+        }
     }
 
     #[test]

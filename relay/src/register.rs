@@ -30,6 +30,8 @@ const ROTATION: Duration = Duration::from_secs(24 * 3600);
 
 /// How long an address may take to answer the challenge.
 pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How much of the answer to a challenge is read.
+const ANSWER_LIMIT: usize = 16 * 1024;
 
 /// The longest Linear token that is passed on.
 const MAX_TOKEN: usize = 1024;
@@ -100,7 +102,7 @@ impl Register {
     pub fn new(config: RegisterConfig, table: Table, clock: Clock) -> Result<Self, Error> {
         Ok(Self {
             linear: Linear::new(config.linear_api_url.clone())?,
-            outbound: Outbound::new(config.reach, CHALLENGE_TIMEOUT)?,
+            outbound: Outbound::new(Some(config.reach), CHALLENGE_TIMEOUT)?,
             config,
             table,
             clock,
@@ -117,9 +119,9 @@ impl Register {
         if let Some(patterns) = &request.capabilities {
             capability::check(patterns).map_err(invalid)?;
         }
-        if let Some(url) = &request.webhook_url {
-            reach::check_url(url, self.config.reach)?;
-        }
+        let url = (request.webhook_url.as_deref())
+            .map(|url| reach::check_url(url, self.config.reach))
+            .transpose()?;
         let token = request.linear_token.trim();
         if token.is_empty()
             || token.len() > MAX_TOKEN
@@ -134,7 +136,7 @@ impl Register {
         self.limit(&format!("token-{}", digest(token.as_bytes())))
             .await?;
         let member = self.linear.member(token).await?;
-        if let Some(url) = &request.webhook_url {
+        if let Some(url) = &url {
             self.challenge(url).await?;
         }
 
@@ -142,7 +144,7 @@ impl Register {
         let id = worker::id(&workspace.id, &member.user, &request.name);
         for _ in 0..TRIES {
             let was = self.table.worker(&workspace.id, &id).await?;
-            let state = match (&request.webhook_url, was.as_ref().map(|w| w.state)) {
+            let state = match (&url, was.as_ref().map(|w| w.state)) {
                 (None, _) => State::Pull,
                 // Mail can outlive a registration whose lease has ended, and what waits comes first: an empty
                 // mailbox makes the worker live.
@@ -159,7 +161,7 @@ impl Register {
                 workspace: workspace.id.clone(),
                 id: id.clone(),
                 name: request.name.clone(),
-                url: request.webhook_url.clone(),
+                url: url.clone(),
                 capabilities: request.capabilities.clone(),
                 state,
                 token_hash: token.hash(),
@@ -237,7 +239,10 @@ impl Register {
                 ),
             )
         };
-        let (status, answer) = match self.outbound.ask(url, headers, Bytes::from(body)).await {
+        let asked = self
+            .outbound
+            .ask(url, headers, Bytes::from(body), ANSWER_LIMIT);
+        let (status, answer) = match asked.await {
             Ok(answered) => answered,
             Err(Unreachable::Blocked) => return Err(reach::blocked()),
             Err(unreachable) => return Err(failed(&unreachable.to_string())),
@@ -295,9 +300,13 @@ impl Register {
                     .to_owned(),
             ));
         }
-        let moves = match &request.webhook_url {
+        let url = match &request.webhook_url {
+            Some(Some(url)) => Some(Some(reach::check_url(url, self.config.reach)?)),
+            Some(None) => Some(None),
+            None => None,
+        };
+        let moves = match &url {
             Some(Some(url)) if worker.url.as_deref() != Some(url) => {
-                reach::check_url(url, self.config.reach)?;
                 self.limit(&format!("worker-{}", worker.id)).await?;
                 self.challenge(url).await?;
                 true
@@ -312,9 +321,9 @@ impl Register {
         );
         for _ in 0..TRIES {
             let change = Change {
-                url: request.webhook_url.clone().filter(|_| moves),
+                url: url.clone().filter(|_| moves),
                 capabilities: request.capabilities.clone(),
-                state: match (&request.webhook_url, worker.state, request.state) {
+                state: match (&url, worker.state, request.state) {
                     (Some(None), State::Live | State::Away, _) => Some(State::Pull),
                     (Some(Some(_)), State::Pull, _) => Some(State::Away),
                     (_, State::Live, Some(State::Away)) => Some(State::Away),

@@ -5,16 +5,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use protocol::messages::Workspace;
-use reqwest::redirect;
 use serde::Deserialize;
 use url::Url;
 
 use crate::Error;
 use crate::event::is_token;
-use crate::outbound::{self, USER_AGENT};
+use crate::outbound::{self, Outbound};
 
 /// The endpoint of Linear's API.
 pub const API_URL: &str = "https://api.linear.app/graphql";
@@ -37,7 +36,7 @@ pub struct Member {
 /// Linear's GraphQL API.
 #[derive(Debug)]
 pub struct Linear {
-    client: reqwest::Client,
+    client: Outbound,
     url: Url,
 }
 
@@ -96,34 +95,19 @@ impl Answer {
 impl Linear {
     /// A client for the API at `url`.
     pub fn new(url: Url) -> Result<Self, Error> {
-        let client = outbound::client_builder()
-            .redirect(redirect::Policy::none())
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|e| Error::storage("set up the client for Linear's API", e))?;
+        let client = Outbound::new(None, TIMEOUT)?;
         Ok(Self { client, url })
     }
 
     /// Finds who the token belongs to; inactive users and guests are refused.
     pub async fn member(&self, token: &str) -> Result<Member, Error> {
-        let mut response = (self.client.post(self.url.clone()))
-            .header(AUTHORIZATION, authorization(token))
-            .header(CONTENT_TYPE, "application/json")
-            .header(http::header::USER_AGENT, USER_AGENT)
-            .body(QUERY)
-            .send()
-            .await
-            .map_err(|e| unavailable("could not be reached").caused_by(e.without_url()))?;
-        let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = (response.chunk().await)
-            .map_err(|e| unavailable("broke off its answer").caused_by(e.without_url()))?
-        {
-            if body.len() + chunk.len() > ANSWER_LIMIT {
-                return Err(unavailable("answered more than was asked"));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let headers = outbound::headers([("authorization", authorization(token))])?;
+        let query = Bytes::from_static(QUERY.as_bytes());
+        let asked = self
+            .client
+            .ask(self.url.as_str(), headers, query, ANSWER_LIMIT);
+        let (status, body) =
+            (asked.await).map_err(|e| unavailable("could not be reached").caused_by(e))?;
         decide(status, &body)
     }
 }
