@@ -4,7 +4,8 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -16,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::rfc3339;
 use crate::error::chain;
-use crate::metrics;
+use crate::metrics::{self, Metadata, Metric};
 
 /// These would write whole requests into the log, secrets and bodies with them, however talkative it may be.
 const QUIET: &str = "aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,\
@@ -63,36 +64,6 @@ pub struct Json {
     pub stack: String,
 }
 
-struct Fields(Map<String, Value>);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value);
-    }
-}
-
-impl Fields {
-    fn put(&mut self, field: &Field, value: impl Into<Value>) {
-        self.0.insert(field.name().to_owned(), value.into());
-    }
-}
-
 impl<S, N> FormatEvent<S, N> for Json
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -107,13 +78,169 @@ where
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let now = i64::try_from(now.as_millis()).unwrap_or_default();
-        let mut fields = Fields(Map::new());
-        fields.0.insert("timestamp".to_owned(), rfc3339(now).into());
-        let level = event.metadata().level().as_str();
-        fields.0.insert("level".to_owned(), level.into());
-        event.record(&mut fields);
-        metrics::embed(&mut fields.0, &self.stack, now);
-        writeln!(writer, "{}", Value::Object(fields.0))
+        let line = Line {
+            event,
+            stack: &self.stack,
+            now: i64::try_from(now.as_millis()).unwrap_or_default(),
+        };
+        let line = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
+        writeln!(writer, "{line}")
+    }
+}
+
+/// An event as its line; `now` in Unix milliseconds.
+struct Line<'a> {
+    event: &'a Event<'a>,
+    stack: &'a str,
+    now: i64,
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("timestamp", &rfc3339(self.now))?;
+        map.serialize_entry("level", self.event.metadata().level().as_str())?;
+        let mut fields = Fields {
+            map: &mut map,
+            metrics: Vec::new(),
+            written: Ok(()),
+        };
+        self.event.record(&mut fields);
+        let metrics = fields.metrics;
+        fields.written?;
+        if !metrics.is_empty() {
+            map.serialize_entry(metrics::STACK, self.stack)?;
+            map.serialize_entry("_aws", &Metadata::of(&metrics, self.now))?;
+        }
+        map.end()
+    }
+}
+
+/// Writes each field as it is met, and notes the metrics among them.
+struct Fields<'a, M: SerializeMap> {
+    map: &'a mut M,
+    metrics: Vec<&'static Metric>,
+    written: Result<(), M::Error>,
+}
+
+impl<M: SerializeMap> Visit for Fields<'_, M> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, &format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, &value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, &value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, &value);
+    }
+}
+
+impl<M: SerializeMap> Fields<'_, M> {
+    fn put(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
+        self.metrics.extend(metrics::metric(field.name()));
+        if self.written.is_ok() {
+            self.written = self.map.serialize_entry(field.name(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The one line that is written meanwhile.
+    fn line(say: impl FnOnce()) -> Value {
+        let written = Written::default();
+        let format = Json {
+            stack: "edge-relay".to_owned(),
+        };
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt::layer()
+            .event_format(format)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), say);
+        let written = written.0.lock().unwrap();
+        let text = std::str::from_utf8(&written).unwrap();
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        let mut line: Value = serde_json::from_str(text).unwrap();
+        let timestamp = line.as_object_mut().unwrap().remove("timestamp").unwrap();
+        assert!(timestamp.as_str().unwrap().ends_with('Z'));
+        line
+    }
+
+    #[test]
+    fn a_line_has_the_fields_of_its_event_and_nothing_where_a_value_is_none() {
+        let line = line(|| {
+            tracing::warn!(
+                worker = "wrk_\"1\"",
+                event = %"evt\n1",
+                attempt = 3_u64,
+                age = -1,
+                waiting = true,
+                reason = None::<&str>,
+                "two\nlines"
+            );
+        });
+        let expected = json!({
+            "level": "WARN", "message": "two\nlines", "worker": "wrk_\"1\"", "event": "evt\n1", "attempt": 3,
+            "age": -1, "waiting": true,
+        });
+        assert_eq!(line, expected);
+    }
+
+    /// As the embedded metric format demands.
+    #[test]
+    fn every_metric_and_dimension_is_a_member_of_the_line_itself() {
+        let line = line(|| {
+            tracing::info!(
+                event = "evt_1",
+                Attempts = 1,
+                Outcome = "delivered",
+                DeliveryLatency = 12,
+                "delivered"
+            );
+        });
+        let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
+        assert_eq!(directives.len(), 2);
+        for directive in directives {
+            let dimensions = directive["Dimensions"][0].as_array().unwrap().iter();
+            let metrics = directive["Metrics"].as_array().unwrap().iter();
+            for name in dimensions.chain(metrics.map(|metric| &metric["Name"])) {
+                assert!(!line[name.as_str().unwrap()].is_null(), "{name}");
+            }
+        }
+        assert_eq!(
+            (&line["Attempts"], &line["event"]),
+            (&json!(1), &json!("evt_1"))
+        );
     }
 }

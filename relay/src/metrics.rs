@@ -7,7 +7,6 @@
 //! Source: the CloudWatch User Guide, "Specification: Embedded metric format".
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "EdgeRelay";
@@ -88,67 +87,63 @@ pub const METRICS: [Metric; 16] = [
 ];
 
 /// What a field in the log is, if it is a metric.
-fn metric(field: &str) -> Option<&'static Metric> {
+pub(crate) fn metric(field: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == field)
 }
 
+/// The member `_aws` of a line: what makes CloudWatch read the line's metrics.
 #[derive(Serialize)]
-struct Metadata<'a> {
-    #[serde(rename = "Timestamp")]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Metadata {
     timestamp: i64,
-    #[serde(rename = "CloudWatchMetrics")]
-    directives: Vec<Directive<'a>>,
+    cloud_watch_metrics: Vec<Directive>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Directive<'a> {
-    namespace: &'a str,
-    dimensions: [Vec<&'a str>; 1],
-    metrics: Vec<Definition<'a>>,
+struct Directive {
+    namespace: &'static str,
+    dimensions: [Vec<&'static str>; 1],
+    metrics: Vec<Definition>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Definition<'a> {
-    name: &'a str,
+struct Definition {
+    name: &'static str,
     unit: Unit,
     /// 1 second: "high resolution"; otherwise CloudWatch's own 60.
     #[serde(skip_serializing_if = "Option::is_none")]
     storage_resolution: Option<u8>,
 }
 
-/// Adds to a line's fields what makes CloudWatch read their metrics; nothing if there are none. `now` in Unix
-/// milliseconds.
-pub(crate) fn embed(fields: &mut Map<String, Value>, stack: &str, now: i64) {
-    let mut directives: Vec<Directive<'static>> = Vec::new();
-    for found in fields.keys().filter_map(|name| metric(name)) {
-        let mut dimensions = vec![STACK];
-        dimensions.extend(found.dimension);
-        let definition = Definition {
-            name: found.name,
-            unit: found.unit,
-            storage_resolution: (found.unit == Unit::Milliseconds).then_some(1),
-        };
-        match (directives.iter_mut()).find(|d| d.dimensions[0] == dimensions) {
-            Some(directive) => directive.metrics.push(definition),
-            None => directives.push(Directive {
-                namespace: NAMESPACE,
-                dimensions: [dimensions],
-                metrics: vec![definition],
-            }),
+impl Metadata {
+    /// Of a line with these metrics; `now` in Unix milliseconds.
+    pub(crate) fn of(metrics: &[&'static Metric], now: i64) -> Self {
+        let mut directives: Vec<Directive> = Vec::new();
+        for metric in metrics {
+            let definition = Definition {
+                name: metric.name,
+                unit: metric.unit,
+                storage_resolution: (metric.unit == Unit::Milliseconds).then_some(1),
+            };
+            let dimensions = [STACK].into_iter().chain(metric.dimension);
+            match (directives.iter_mut())
+                .find(|d| d.dimensions[0].iter().copied().eq(dimensions.clone()))
+            {
+                Some(directive) => directive.metrics.push(definition),
+                None => directives.push(Directive {
+                    namespace: NAMESPACE,
+                    dimensions: [dimensions.collect()],
+                    metrics: vec![definition],
+                }),
+            }
+        }
+        Self {
+            timestamp: now,
+            cloud_watch_metrics: directives,
         }
     }
-    if directives.is_empty() {
-        return;
-    }
-    let metadata = Metadata {
-        timestamp: now,
-        directives,
-    };
-    let metadata = serde_json::to_value(metadata).expect("texts and numbers are JSON");
-    fields.insert("_aws".to_owned(), metadata);
-    fields.insert(STACK.to_owned(), stack.into());
 }
 
 #[cfg(test)]
@@ -157,36 +152,17 @@ mod tests {
 
     use super::*;
 
-    fn embedded(fields: Value) -> Value {
-        let Value::Object(mut fields) = fields else {
-            panic!("fields are an object")
-        };
-        embed(&mut fields, "edge-relay", 1_700_000_000_000);
-        Value::Object(fields)
-    }
-
-    #[test]
-    fn a_line_without_a_metric_stays_as_it_is() {
-        let line = json!({"message": "live again", "worker": "wrk_1"});
-        assert_eq!(embedded(line.clone()), line);
-    }
-
     #[test]
     fn metrics_are_grouped_by_their_dimensions_and_latencies_are_of_high_resolution() {
-        let line = embedded(json!({
-            "message": "delivered",
-            "event": "evt_1",
-            "Attempts": 1,
-            "Deliveries": 1,
-            "Outcome": "delivered",
-            "DeliveryLatency": 12,
-        }));
+        let metrics =
+            ["Attempts", "DeliveryLatency", "Deliveries"].map(|name| metric(name).unwrap());
+        let metadata = Metadata::of(&metrics, 1_700_000_000_000);
         let latency =
             json!([{"Name": "DeliveryLatency", "Unit": "Milliseconds", "StorageResolution": 1}]);
         let counts =
             json!([{"Name": "Attempts", "Unit": "Count"}, {"Name": "Deliveries", "Unit": "Count"}]);
         assert_eq!(
-            line["_aws"],
+            serde_json::to_value(metadata).unwrap(),
             json!({
                 "Timestamp": 1_700_000_000_000_i64,
                 "CloudWatchMetrics": [
@@ -195,17 +171,6 @@ mod tests {
                 ],
             })
         );
-        // Every dimension and every metric is a member of the line itself, as the format demands.
-        for name in [
-            "Stack",
-            "Outcome",
-            "Attempts",
-            "Deliveries",
-            "DeliveryLatency",
-        ] {
-            assert!(!line[name].is_null(), "{name}");
-        }
-        assert_eq!(line["event"], "evt_1");
     }
 
     #[test]
