@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use aws_lambda_events::sqs::SqsEvent;
 use bytes::Bytes;
 use criterion::Criterion;
 use indicatif::ProgressBar;
@@ -327,22 +326,25 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
 
 fn unpack(event: &Event, worker: &str, text: String) -> Option<Delivery> {
     let message = Message {
-        id: "00000000-0000-0000-0000-000000000000",
-        receipt_handle: "handle",
+        id: "00000000-0000-0000-0000-000000000000".to_owned(),
+        receipt_handle: "handle".to_owned(),
         body: text,
-        group: worker,
-        sequence: "1",
-        sent_at: "0",
-        received: "1",
+        group: worker.to_owned(),
+        sequence: "1".to_owned(),
+        sent_at: "0".to_owned(),
+        received: "1".to_owned(),
     };
-    let read = Delivery::read(message, |name| match name {
-        "event" => Some(event.id.as_str()),
-        "workspace" => Some(&event.workspace),
-        "worker" => Some(worker),
-        "type" => Some(&event.kind),
-        "action" => Some(&event.action),
-        "body" => Some("raw"),
-        _ => None,
+    let read = Delivery::read(message, |name| {
+        let value = match name {
+            "event" => event.id.as_str(),
+            "workspace" => &event.workspace,
+            "worker" => worker,
+            "type" => &event.kind,
+            "action" => &event.action,
+            "body" => "raw",
+            _ => return None,
+        };
+        Some(value.to_owned())
     });
     read.ok()
 }
@@ -571,7 +573,7 @@ fn deliver_handler(size: usize, messages: usize) -> anyhow::Result<impl FnMut() 
     let attempt = move || {
         // They live as long as this does.
         let _ = &receivers;
-        let batch: SqsEvent = serde_json::from_slice(&event).ok()?;
+        let batch: deliver::Batch = serde_json::from_slice(&event).ok()?;
         let batch = LambdaEvent::new(batch, lambda_runtime::Context::default());
         let answer = runtime.block_on(deliver::handle(&deliver, batch)).ok()?;
         Some(answer.batch_item_failures.len())

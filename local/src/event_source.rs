@@ -7,8 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use aws_lambda_events::sqs::SqsEvent;
-use deliver::handle;
+use deliver::{Batch, handle};
 use lambda_runtime::{Context, LambdaEvent};
 use relay::deliver::Deliver;
 use serde::Serialize;
@@ -19,7 +18,7 @@ use crate::calls::Calls;
 use crate::sqs::wire::system_attributes;
 use crate::sqs::{Consumer, Received, Sqs, SqsError};
 
-const BATCH: usize = 10;
+const BATCH_SIZE: usize = 10;
 /// Invocations at once: one worker that stalls must not hold up the others.
 const IN_FLIGHT: u32 = 512;
 /// Long polling: SQS's longest.
@@ -39,7 +38,7 @@ pub(crate) async fn run(
             break;
         };
         let received = tokio::select! {
-            received = sqs.receive(queue, BATCH, None, Some(WAIT), Consumer::Here) => received,
+            received = sqs.receive(queue, BATCH_SIZE, None, Some(WAIT), Consumer::Here) => received,
             _ = stop.changed() => break,
         };
         calls.saw("deliver", "AmazonSQS.ReceiveMessage", &named(&sqs, queue));
@@ -80,7 +79,7 @@ async fn invoke(
 ) -> Result<(), lambda_runtime::Error> {
     let records = received.iter().map(record).collect();
     let event = serde_json::to_vec(&Event { records })?;
-    let event: SqsEvent = serde_json::from_slice(&event)?;
+    let event: Batch = serde_json::from_slice(&event)?;
     let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
     let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
         .map(|failure| failure.item_identifier)

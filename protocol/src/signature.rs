@@ -67,8 +67,14 @@ impl fmt::Debug for Secret {
 }
 
 /// The value of `webhook-signature`: one signature for each secret, separated by one space.
-pub fn sign(secrets: &[Secret], id: &str, timestamp: i64, body: &[u8]) -> String {
-    let mut value = String::with_capacity(secrets.len() * 48);
+pub fn sign<'a>(
+    secrets: impl IntoIterator<Item = &'a Secret>,
+    id: &str,
+    timestamp: i64,
+    body: &[u8],
+) -> String {
+    // One of them, as there is most of the time.
+    let mut value = String::with_capacity(48);
     for secret in secrets {
         if !value.is_empty() {
             value.push(' ');

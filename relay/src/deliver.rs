@@ -3,6 +3,7 @@
 //! Invariant: a delivery is acknowledged only when it was delivered, parked, buried with its reason, or when its
 //! worker is gone. Groups go side by side; within a group nothing overtakes what failed.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -163,7 +164,7 @@ impl Deliver {
         group: Vec<&'a Delivery>,
     ) -> Vec<(&'a Delivery, Fate)> {
         let mut fates = Vec::with_capacity(group.len());
-        let mut worker = batch.known.worker(group[0]).cloned();
+        let mut worker = batch.known.worker(group[0]).map(Cow::Borrowed);
         for (at, delivery) in group.iter().enumerate() {
             let fate = if Instant::now() > batch.until {
                 Ok(Next::Fate(Fate::Back(Duration::ZERO)))
@@ -204,13 +205,13 @@ impl Deliver {
     async fn one(
         &self,
         batch: &Batch<'_>,
-        worker: &mut Option<Worker>,
+        worker: &mut Option<Cow<'_, Worker>>,
         left: &[&Delivery],
     ) -> Result<Next, Error> {
         let delivery = left[0];
         // A worker that is away can be live when it comes to parking, and the other way round.
         for _ in 0..3 {
-            let Some(now) = worker.as_ref() else {
+            let Some(now) = worker.as_deref() else {
                 tracing::info!(event = %delivery.event, worker = delivery.worker, "no such worker any more");
                 return Ok(Next::Fate(Fate::Done));
             };
@@ -220,10 +221,10 @@ impl Deliver {
             if self.park(batch, left, 0).await?.is_ok() {
                 return Ok(Next::AllParked);
             }
-            *worker = self
-                .table
+            *worker = (self.table)
                 .worker(&delivery.workspace, &delivery.worker)
-                .await?;
+                .await?
+                .map(Cow::Owned);
         }
         Ok(Next::Fate(Fate::Back(schedule::SHORTEST)))
     }
@@ -265,11 +266,11 @@ impl Deliver {
     async fn attempt(
         &self,
         batch: &Batch<'_>,
-        worker: &mut Option<Worker>,
+        worker: &mut Option<Cow<'_, Worker>>,
         left: &[&Delivery],
     ) -> Result<Next, Error> {
         let delivery = left[0];
-        let Some(live) = worker.as_ref() else {
+        let Some(live) = worker.as_deref() else {
             return Ok(Next::Fate(Fate::Done));
         };
         let earlier = batch.attempts(delivery);
@@ -325,11 +326,11 @@ impl Deliver {
     async fn unreachable(
         &self,
         batch: &Batch<'_>,
-        worker: &Option<Worker>,
+        worker: &Option<Cow<'_, Worker>>,
         left: &[&Delivery],
         outcome: Outcome,
     ) -> Result<Next, Error> {
-        let Some(live) = worker.as_ref() else {
+        let Some(live) = worker.as_deref() else {
             return Ok(Next::Fate(Fate::Done));
         };
         let counted = (self.table)

@@ -119,43 +119,41 @@ pub struct Delivery {
     pub body: Body,
 }
 
-/// A message as the event source mapping hands it over; `attribute` looks a message attribute up.
+/// A message as the event source mapping hands it over, its own attributes aside.
 #[derive(Debug)]
-pub struct Message<'a> {
+pub struct Message {
     /// SQS's id of the message.
-    pub id: &'a str,
+    pub id: String,
     /// For this receive alone.
-    pub receipt_handle: &'a str,
+    pub receipt_handle: String,
     /// The message's body.
     pub body: String,
     /// `MessageGroupId`
-    pub group: &'a str,
+    pub group: String,
     /// `SequenceNumber`
-    pub sequence: &'a str,
+    pub sequence: String,
     /// `SentTimestamp`
-    pub sent_at: &'a str,
+    pub sent_at: String,
     /// `ApproximateReceiveCount`
-    pub received: &'a str,
+    pub received: String,
 }
 
 impl Delivery {
-    /// Reads a message, or says which part of it cannot be read.
-    pub fn read<'a>(
-        message: Message<'_>,
-        attribute: impl Fn(&str) -> Option<&'a str>,
+    /// Reads a message, or says which part of it cannot be read; `take` takes a message attribute by its name.
+    pub fn read(
+        message: Message,
+        mut take: impl FnMut(&str) -> Option<String>,
     ) -> Result<Self, &'static str> {
-        let text = |name: &'static str| attribute(name).map(str::to_owned).ok_or(name);
-        let event = attribute(attribute::EVENT)
-            .and_then(EventId::parse)
-            .ok_or(attribute::EVENT)?;
+        let mut text = |name: &'static str| take(name).ok_or(name);
+        let event = EventId::parse(&text(attribute::EVENT)?).ok_or(attribute::EVENT)?;
         let encoding = text(attribute::BODY)?;
         Ok(Self {
-            message_id: message.id.to_owned(),
-            receipt_handle: message.receipt_handle.to_owned(),
-            group: message.group.to_owned(),
-            sequence: message.sequence.to_owned(),
+            message_id: message.id,
+            receipt_handle: message.receipt_handle,
+            group: message.group,
+            sequence: message.sequence,
             sent_at: message.sent_at.parse().map_err(|_| "SentTimestamp")?,
-            may_be_tried: message.received != "1" || attribute(attribute::REASON).is_some(),
+            may_be_tried: message.received != "1" || text(attribute::REASON).is_ok(),
             event,
             workspace: text(attribute::WORKSPACE)?,
             worker: text(attribute::WORKER)?,

@@ -70,11 +70,10 @@ impl Worker {
     }
 
     /// The secrets that sign at `now` (Unix milliseconds).
-    fn signing(&self, now: i64) -> Vec<Secret> {
+    fn signing(&self, now: i64) -> impl Iterator<Item = &Secret> {
         (self.secrets.iter())
-            .filter(|s| s.until.is_none_or(|until| until > now))
-            .map(|s| s.secret.clone())
-            .collect()
+            .filter(move |s| s.until.is_none_or(|until| until > now))
+            .map(|s| &s.secret)
     }
 
     /// What a delivery carries beside its body, by POST or from the mailbox, signed at `now` (Unix milliseconds).
@@ -87,7 +86,7 @@ impl Worker {
         now: i64,
     ) -> [(&'static str, String); 6] {
         let timestamp = now / 1000;
-        let signed = signature::sign(&self.signing(now), event.as_str(), timestamp, body);
+        let signed = signature::sign(self.signing(now), event.as_str(), timestamp, body);
         [
             (headers::EDGE_ATTEMPT, attempt.to_string()),
             (headers::LINEAR_DELIVERY, event.delivery().to_owned()),
@@ -104,7 +103,7 @@ impl Worker {
         getrandom::fill(&mut random).expect("the system's random source works");
         let id = format!("ping_{}", hex::encode(random));
         let timestamp = now / 1000;
-        let signed = signature::sign(&self.signing(now), &id, timestamp, body);
+        let signed = signature::sign(self.signing(now), &id, timestamp, body);
         [
             (headers::WEBHOOK_ID, id),
             (headers::WEBHOOK_SIGNATURE, signed),

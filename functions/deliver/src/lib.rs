@@ -1,8 +1,8 @@
 //! A batch from the queue in, [`Deliver::batch`], the partial batch answer out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::SqsBatchResponse;
 use futures::join;
 use lambda_runtime::{Error, LambdaEvent};
 use relay::aws::Clients;
@@ -11,6 +11,43 @@ use relay::config::{ConfigError, DeliverConfig, Places, Settings, Uses, usable};
 use relay::deliver::Deliver;
 use relay::queue::{Delivery, Message, Queue};
 use relay::table::Table;
+use serde::Deserialize;
+
+/// A batch of messages, as the event source mapping hands it over: what of it a delivery is read from.
+///
+/// Source: the Lambda Developer Guide, "Using Lambda with Amazon SQS".
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Batch {
+    records: Vec<Record>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    message_id: String,
+    receipt_handle: String,
+    body: String,
+    attributes: SystemAttributes,
+    #[serde(default)]
+    message_attributes: BTreeMap<String, MessageAttribute>,
+}
+
+/// Those that SQS itself gives to a message of a FIFO queue.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SystemAttributes {
+    message_group_id: String,
+    sequence_number: String,
+    sent_timestamp: String,
+    approximate_receive_count: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MessageAttribute {
+    string_value: Option<String>,
+}
 
 /// What this function reads from its environment.
 pub fn config(settings: &mut Settings<'_>) -> (Places, DeliverConfig) {
@@ -46,19 +83,21 @@ pub async fn check(table: &Table, queue: &Queue, dead_letters: &Queue) -> Result
 /// Delivers one batch; what cannot be read is left to SQS's own redrive.
 pub async fn handle(
     deliver: &Deliver,
-    event: LambdaEvent<SqsEvent>,
+    event: LambdaEvent<Batch>,
 ) -> Result<SqsBatchResponse, Error> {
     let mut response = SqsBatchResponse::default();
     let mut deliveries = Vec::with_capacity(event.payload.records.len());
     let mut blocked = HashSet::new();
     for record in event.payload.records {
-        let message_id = record.message_id.clone().unwrap_or_default();
-        let group = record.attributes.get("MessageGroupId").cloned();
-        if blocked.contains(&group) {
+        if blocked.contains(&record.attributes.message_group_id) {
             // Nothing overtakes in its group.
-            response.add_failure(message_id);
+            response.add_failure(record.message_id);
             continue;
         }
+        let (message_id, group) = (
+            record.message_id.clone(),
+            record.attributes.message_group_id.clone(),
+        );
         match read(record) {
             Ok(delivery) => deliveries.push(delivery),
             Err(part) => {
@@ -78,19 +117,16 @@ pub async fn handle(
     Ok(response)
 }
 
-fn read(mut record: SqsMessage) -> Result<Delivery, &'static str> {
-    let body = record.body.take().ok_or("body")?;
-    let system = |name: &'static str| record.attributes.get(name).map(String::as_str).ok_or(name);
+fn read(record: Record) -> Result<Delivery, &'static str> {
+    let mut attributes = record.message_attributes;
     let message = Message {
-        id: record.message_id.as_deref().ok_or("messageId")?,
-        receipt_handle: record.receipt_handle.as_deref().ok_or("receiptHandle")?,
-        body,
-        group: system("MessageGroupId")?,
-        sequence: system("SequenceNumber")?,
-        sent_at: system("SentTimestamp")?,
-        received: system("ApproximateReceiveCount")?,
+        id: record.message_id,
+        receipt_handle: record.receipt_handle,
+        body: record.body,
+        group: record.attributes.message_group_id,
+        sequence: record.attributes.sequence_number,
+        sent_at: record.attributes.sent_timestamp,
+        received: record.attributes.approximate_receive_count,
     };
-    Delivery::read(message, |name| {
-        record.message_attributes.get(name)?.string_value.as_deref()
-    })
+    Delivery::read(message, |name| attributes.remove(name)?.string_value)
 }

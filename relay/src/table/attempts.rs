@@ -1,6 +1,6 @@
 //! What a batch of deliveries goes by: its workers, and the earlier attempts of its messages.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnValue};
@@ -23,24 +23,26 @@ pub struct Attempts {
     pub first: i64,
 }
 
-/// What the table knows about a batch.
+/// What the table knows about a batch: so few that they are looked through.
 #[derive(Debug, Default)]
 pub struct Known {
-    workers: HashMap<(String, String), Worker>,
-    attempts: HashMap<(String, String), Attempts>,
+    workers: Vec<Worker>,
+    attempts: Vec<(String, String, Attempts)>,
 }
 
 impl Known {
     /// The delivery's worker; none if it is absent or its lease has ended.
     pub fn worker(&self, delivery: &Delivery) -> Option<&Worker> {
-        self.workers
-            .get(&(delivery.workspace.clone(), delivery.worker.clone()))
+        (self.workers.iter()).find(|w| w.id == delivery.worker && w.workspace == delivery.workspace)
     }
 
     /// The delivery's failed attempts, if there were any.
     pub fn attempts(&self, delivery: &Delivery) -> Option<Attempts> {
-        let key = (delivery.worker.clone(), delivery.event.as_str().to_owned());
-        self.attempts.get(&key).copied()
+        (self.attempts.iter())
+            .find(|(worker, event, _)| {
+                *worker == delivery.worker && event == delivery.event.as_str()
+            })
+            .map(|(_, _, attempts)| *attempts)
     }
 }
 
@@ -66,13 +68,16 @@ impl Table {
     pub async fn known(&self, deliveries: &[Delivery]) -> Result<Known, Error> {
         let what = "read the workers";
         let mut keys = Vec::new();
-        let mut named = HashSet::new();
-        for delivery in deliveries {
-            if named.insert((&delivery.workspace, &delivery.worker, None)) {
+        for (at, delivery) in deliveries.iter().enumerate() {
+            let mut earlier = (deliveries[..at].iter())
+                .filter(|d| d.worker == delivery.worker && d.workspace == delivery.workspace)
+                .peekable();
+            if earlier.peek().is_none() {
                 keys.push(workers::key(&delivery.workspace, &delivery.worker));
             }
-            let event = Some(delivery.event.as_str());
-            if delivery.may_be_tried && named.insert((&delivery.workspace, &delivery.worker, event))
+            // DynamoDB takes no key twice.
+            if delivery.may_be_tried
+                && !earlier.any(|d| d.may_be_tried && d.event == delivery.event)
             {
                 keys.push(key(delivery));
             }
@@ -143,14 +148,12 @@ impl Known {
         let partition = text(item, "pk")?.strip_prefix("WS#")?;
         match partition.split_once("#WORKER#") {
             None => {
-                let worker = workers::read(partition, item)?;
-                self.workers
-                    .insert((partition.to_owned(), worker.id.clone()), worker);
+                self.workers.push(workers::read(partition, item)?);
             }
             Some((_, worker)) => {
                 let event = text(item, "sk")?.strip_prefix(PREFIX)?;
                 self.attempts
-                    .insert((worker.to_owned(), event.to_owned()), read(item)?);
+                    .push((worker.to_owned(), event.to_owned(), read(item)?));
             }
         }
         Some(())
