@@ -13,8 +13,8 @@ use protocol::signature::{Secret, sign};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::load;
 use crate::one_machine::{self, TOKEN};
+use crate::payload;
 use crate::programs::{self, Program};
 use crate::results::{grouped, ms, table};
 
@@ -221,7 +221,7 @@ async fn deliver(address: &str, secret: &Secret, events: usize) -> anyhow::Resul
                 if number >= events {
                     return anyhow::Ok(());
                 }
-                let body = load::body(number, 2_048);
+                let body = payload::body(number, 2_048);
                 let id = format!("evt_{number}");
                 let now = Clock::system().seconds();
                 let signature = sign(std::slice::from_ref(&secret), &id, now, body.as_bytes());

@@ -37,7 +37,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::load::{Load, SECRET, WORKSPACE, body};
+use crate::load::{Load, SECRET};
+use crate::payload::{WORKSPACE, body};
 use crate::receiver::Receiver;
 use crate::results::{grouped, table};
 use crate::{events, logs, one_machine};

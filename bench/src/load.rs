@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use local::samples::Webhook;
-use relay::clock::Clock;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::payload::body;
 use crate::receiver::Arrival;
 
 pub(crate) const SECRET: &str = "bench";
-pub(crate) const WORKSPACE: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Posts webhooks to a system under load, and sees them arrive.
@@ -185,19 +184,6 @@ async fn post(client: &reqwest::Client, url: &str, webhook: Webhook) -> anyhow::
     Ok(())
 }
 
-/// A payload of about `bytes`, unlike any other; one of 64 issues, so that there is an order to keep.
-pub(crate) fn body(number: usize, bytes: usize) -> String {
-    let now = Clock::system().millis();
-    let issue = number % 64;
-    let head = format!(
-        r#"{{"action":"update","type":"Issue","organizationId":"{WORKSPACE}","webhookTimestamp":{now},"data":{{"id":"issue-{issue}","number":{number},"description":""#
-    );
-    let text = "The consumer exits before the final flush. \\\"Only\\\" 1000 rows arrive. ";
-    let fill = text.repeat(bytes.saturating_sub(head.len()) / text.len() + 1);
-    let fill = &fill[..fill.len().min(bytes.saturating_sub(head.len() + 3))];
-    format!("{head}{}\"}}}}", fill.trim_end_matches('\\'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,15 +196,5 @@ mod tests {
         let of = Percentiles::of(vec![7.0]);
         assert_eq!((of.p50, of.p95, of.p99), (7.0, 7.0, 7.0));
         assert!(Percentiles::of(Vec::new()).p50.is_nan());
-    }
-
-    #[test]
-    fn a_body_is_a_payload_of_its_size() {
-        for bytes in [2_048, 20_480, 204_800] {
-            let body = body(7, bytes);
-            assert!((bytes - 8..=bytes).contains(&body.len()), "{}", body.len());
-            let read = protocol::envelope::read(&body).unwrap();
-            assert_eq!((&*read.workspace, &*read.kind), (WORKSPACE, "Issue"));
-        }
     }
 }

@@ -18,6 +18,7 @@ mod load;
 mod logs;
 mod money;
 mod one_machine;
+mod payload;
 mod peers;
 mod plots;
 mod programs;

@@ -8,7 +8,8 @@ use local::machine::Options;
 use protocol::messages::{Register, Registered};
 use tokio::process::Command;
 
-use crate::load::{SECRET, WORKSPACE};
+use crate::load::SECRET;
+use crate::payload::WORKSPACE;
 use crate::programs::{self, Program};
 
 pub(crate) const TOKEN: &str = "lin_api_bench";

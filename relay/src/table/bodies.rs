@@ -15,11 +15,14 @@ use flate2::write::ZlibEncoder;
 use super::{Item, Table, n, s};
 use crate::Error;
 use crate::event::digest;
+use crate::ingest::BODY_LIMIT;
 
 /// An item holds 400 KB with its keys.
 const CHUNK: usize = 350 * 1024;
 /// BatchWriteItem takes 25 items.
 const BATCH: usize = 25;
+/// Of zlib: 1 leaves a third more of a payload, and what is above takes longer for next to nothing.
+const LEVEL: u32 = 2;
 /// How often items that DynamoDB did not get to are written again.
 const TRIES: u32 = 6;
 
@@ -27,13 +30,13 @@ fn partition(workspace: &str, digest: &str) -> String {
     format!("WS#{workspace}#BODY#{digest}")
 }
 
-fn compress(body: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+pub(super) fn compress(body: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::with_capacity(body.len() / 4), Compression::new(LEVEL));
     let written = encoder.write_all(body).and_then(|()| encoder.finish());
     written.expect("a vector takes all that is written")
 }
 
-fn decompress(compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
+pub(super) fn decompress(compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     let decoder = ZlibDecoder::new(compressed);
     let read = decoder.take(limit as u64 + 1).read_to_end(&mut body).ok()?;
@@ -92,7 +95,7 @@ impl Table {
                 }
             }
         }
-        let body = decompress(&compressed, crate::ingest::BODY_LIMIT);
+        let body = decompress(&compressed, BODY_LIMIT);
         Ok(body
             .filter(|body| digest(body) == expected)
             .map(Bytes::from))

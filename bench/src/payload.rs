@@ -1,0 +1,90 @@
+//! The payloads that are posted.
+//!
+//! Invariant: they are as long as is asked, no two are alike, and they compress as Linear's do: what is parked or large
+//! is stored compressed, and text that repeats itself would flatter it.
+
+use relay::clock::Clock;
+
+pub(crate) const WORKSPACE: &str = "bench";
+
+const WORDS: &str = "the consumer exits before final flush only rows arrive when a worker restarts during export and \
+    nobody can say which of them were written twice after retry please add test that fails first then look at how \
+    batches are closed because queue drains faster than disk it happened again on staging with customer data from \
+    last week logs show timeout between service calls but metrics stay green so alert never fired we should keep old \
+    behaviour behind setting until next release is out thanks for your patience here";
+
+/// A payload of about `bytes`; one of 64 issues, so that there is an order to keep.
+pub(crate) fn body(number: usize, bytes: usize) -> String {
+    let now = Clock::system().millis();
+    let issue = number % 64;
+    let mut body = format!(
+        r#"{{"action":"update","type":"Issue","organizationId":"{WORKSPACE}","webhookTimestamp":{now},"data":{{"id":"issue-{issue}","number":{number},"description":""#
+    );
+    let end = "\"}}";
+    let text = bytes.saturating_sub(end.len());
+    describe(number, text, &mut body);
+    // Not in the middle of an escape.
+    body.truncate(body.trim_end_matches('\\').len());
+    body + end
+}
+
+/// Words, with a number in quotes every now and then, until `body` is `end` bytes long.
+fn describe(number: usize, end: usize, body: &mut String) {
+    let words: Vec<_> = WORDS.split_whitespace().collect();
+    // A linear congruential generator (Knuth's MMIX): the same text for the same number.
+    let mut random = number as u64;
+    for at in 0.. {
+        if body.len() >= end {
+            break;
+        }
+        random = (random.wrapping_mul(6_364_136_223_846_793_005))
+            .wrapping_add(1_442_695_040_888_963_407);
+        let drawn = random >> 33;
+        if at % 9 == 8 {
+            *body += &format!("\\\"{drawn:08x}\\\" ");
+        } else {
+            *body += words[drawn as usize % words.len()];
+            body.push(' ');
+        }
+    }
+    body.truncate(end);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
+    use local::samples;
+
+    use super::*;
+
+    #[test]
+    fn a_body_is_a_payload_of_its_size() {
+        for bytes in [2_048, 20_480, 204_800] {
+            for number in 0..50 {
+                let body = body(number, bytes);
+                assert!((bytes - 1..=bytes).contains(&body.len()), "{}", body.len());
+                let read = protocol::envelope::read(&body).unwrap();
+                assert_eq!((&*read.workspace, &*read.kind), (WORKSPACE, "Issue"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_compresses_as_linears_payloads_do() {
+        let ratio = |body: &str| {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(body.as_bytes()).unwrap();
+            body.len() as f64 / encoder.finish().unwrap().len() as f64
+        };
+        let sampled = samples::FIVE_KINDS.map(ratio);
+        let least = sampled.into_iter().fold(f64::MAX, f64::min);
+        let most = sampled.into_iter().fold(0.0, f64::max);
+        let made = ratio(&body(7, 2_048));
+        assert!((least..=most).contains(&made), "{made}, and {sampled:?}");
+        // What is longer repeats more of itself, here as there.
+        assert!(ratio(&body(7, 204_800)) < 3.0);
+    }
+}
