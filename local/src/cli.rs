@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use edge_agent::signal::Signals;
 use relay::config::{ConfigError, environment};
 use relay::logging;
+use relay::metrics::TARGET;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -85,6 +86,8 @@ pub fn main() -> ExitCode {
 
 fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Result<()> {
     let filter = environment("RUST_LOG").unwrap_or_else(|| log.to_owned());
+    // Nobody here reads metrics.
+    let filter = format!("{filter},{TARGET}=off");
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false);

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,11 +18,12 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::clock::Clock;
 use crate::config::DeliverConfig;
+use crate::metrics;
 use crate::outbound::{self, Outbound};
 use crate::outcome::Outcome;
 use crate::queue::{Body, Delivery, Queue, Reason};
 use crate::schedule::{self, AWAY_AFTER, AWAY_OVER};
-use crate::table::{Attempts, Known, NotAway, Table};
+use crate::table::{Known, NotAway, Table};
 use crate::worker::Worker;
 
 /// After this long no further attempt is begun: what is left of the batch is handed back.
@@ -57,6 +59,8 @@ struct Batch<'a> {
     /// Workers whose success is recorded already.
     recorded: HashMap<&'a str, AtomicBool>,
     until: Instant,
+    /// What came of each attempt, and how long after its acceptance in ms.
+    attempts: Mutex<Vec<(Outcome, i64)>>,
 }
 
 /// What becomes of a message.
@@ -100,6 +104,7 @@ impl Deliver {
                 .map(|d| (d.worker.as_str(), AtomicBool::new(false)))
                 .collect(),
             until: began + BATCH_BUDGET,
+            attempts: Mutex::default(),
         };
         let mut groups: Vec<Vec<&Delivery>> = Vec::new();
         for delivery in deliveries {
@@ -140,6 +145,8 @@ impl Deliver {
                 }
             }
         }
+        drop(under_way);
+        batch.emit();
         for settling in settling {
             // What could not be settled comes back by the queue's visibility timeout.
             let _ = settling.await;
@@ -238,7 +245,7 @@ impl Deliver {
     ) -> Result<Result<(), NotAway>, Error> {
         let first = left[0];
         let mut deliveries: Vec<_> = (left.iter())
-            .map(|d| (*d, batch.attempts(d).map_or(0, |a| a.count) + 1))
+            .map(|d| (*d, batch.known.attempts(d).map_or(0, |a| a.count) + 1))
             .collect();
         deliveries[0].1 += tried;
         let parked = (self.table)
@@ -273,7 +280,7 @@ impl Deliver {
         let Some(live) = worker.as_deref() else {
             return Ok(Next::Fate(Fate::Done));
         };
-        let earlier = batch.attempts(delivery);
+        let earlier = batch.known.attempts(delivery);
         let now = self.clock.millis();
         let Some(body) = self.body(batch, delivery).await? else {
             let reason = Reason {
@@ -292,7 +299,7 @@ impl Deliver {
         let answer = self.outbound.post(url, headers, body).await;
         let now = self.clock.millis();
         let outcome = Outcome::of(answer, now);
-        log(delivery, attempt, outcome, now);
+        batch.attempted(delivery, attempt, outcome, now);
         match outcome {
             Outcome::Delivered => {
                 self.record_success(batch, live, now).await;
@@ -444,33 +451,53 @@ impl Deliver {
     }
 }
 
-/// Says what came of an attempt, to the log and to the metrics in it.
-fn log(delivery: &Delivery, attempt: u64, outcome: Outcome, now: i64) {
-    let is_delivered = outcome == Outcome::Delivered;
-    let is_over = is_delivered || outcome == Outcome::Gone;
-    tracing::info!(
-        event = %delivery.event,
-        workspace = delivery.workspace,
-        worker = delivery.worker,
-        attempt,
-        reason = (!is_delivered).then(|| outcome.reason()),
-        Attempts = 1,
-        Deliveries = is_over.then_some(1),
-        Outcome = outcome.class(),
-        DeliveryLatency = is_delivered.then(|| (now - delivery.sent_at).max(0)),
-        "{}",
-        if is_delivered { "delivered" } else { "not delivered" }
-    );
+impl Batch<'_> {
+    /// Says what came of an attempt, and keeps it for the metrics.
+    fn attempted(&self, delivery: &Delivery, attempt: u64, outcome: Outcome, now: i64) {
+        let is_delivered = outcome == Outcome::Delivered;
+        let latency = (now - delivery.sent_at).max(0);
+        tracing::info!(
+            event = %delivery.event,
+            workspace = delivery.workspace,
+            worker = delivery.worker,
+            attempt,
+            outcome = outcome.class(),
+            reason = (!is_delivered).then(|| outcome.reason()),
+            latency = is_delivered.then_some(latency),
+            "{}",
+            if is_delivered { "delivered" } else { "not delivered" }
+        );
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.push((outcome, latency));
+    }
+
+    /// Emits the metrics of all its attempts: a line for each outcome. What makes a line a metric is longer than the
+    /// rest of it, and CloudWatch bills by the byte.
+    fn emit(self) {
+        let mut attempts = self
+            .attempts
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        attempts.sort_by_key(|(outcome, _)| outcome.class());
+        for alike in attempts.chunk_by(|(one, _), (other, _)| one.class() == other.class()) {
+            let (outcome, _) = alike[0];
+            let is_delivered = outcome == Outcome::Delivered;
+            let is_over = is_delivered || outcome == Outcome::Gone;
+            let latencies: Vec<_> = alike.iter().map(|(_, latency)| latency).collect();
+            tracing::info!(
+                target: metrics::TARGET,
+                Attempts = alike.len(),
+                Deliveries = is_over.then_some(alike.len()),
+                Outcome = outcome.class(),
+                DeliveryLatency = is_delivered.then(|| debug(&latencies)),
+                "attempted"
+            );
+        }
+    }
 }
 
 enum Next {
     Fate(Fate),
     /// All that was left of the group.
     AllParked,
-}
-
-impl Batch<'_> {
-    fn attempts(&self, delivery: &Delivery) -> Option<Attempts> {
-        self.known.attempts(delivery)
-    }
 }

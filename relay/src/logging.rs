@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -125,7 +126,13 @@ struct Fields<'a, M: SerializeMap> {
 
 impl<M: SerializeMap> Visit for Fields<'_, M> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, &format_args!("{value:?}"));
+        // Several values of a metric: a list of numbers, whose debug form is JSON's.
+        let values = metrics::metric(field.name())
+            .and_then(|_| RawValue::from_string(format!("{value:?}")).ok());
+        match values {
+            Some(values) => self.put(field, &values),
+            None => self.put(field, &format_args!("{value:?}")),
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -225,7 +232,7 @@ mod tests {
                 event = "evt_1",
                 Attempts = 1,
                 Outcome = "delivered",
-                DeliveryLatency = 12,
+                DeliveryLatency = ?[12, 34],
                 "delivered"
             );
         });
@@ -239,8 +246,8 @@ mod tests {
             }
         }
         assert_eq!(
-            (&line["Attempts"], &line["event"]),
-            (&json!(1), &json!("evt_1"))
+            (&line["Attempts"], &line["DeliveryLatency"], &line["event"]),
+            (&json!(1), &json!([12, 34]), &json!("evt_1"))
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Metrics, in CloudWatch's embedded metric format: a log line that carries one is both.
 //!
-//! A metric is a field of an event in the log, called as it is called here; its dimensions are fields beside it.
+//! A metric is a field of an event in the log, called as it is called here, with a number or the list of its numbers;
+//! its dimensions are fields beside it.
 //! Invariant: no dimension has more values than a person can read. What identifies one event or one worker is a
 //! field of the line, never a dimension.
 //!
@@ -10,6 +11,9 @@ use serde::Serialize;
 
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "EdgeRelay";
+
+/// The target of lines that are nothing but metrics: no reading for a terminal.
+pub const TARGET: &str = "metrics";
 
 /// The dimension that all metrics have: the stack's name.
 pub const STACK: &str = "Stack";

@@ -145,8 +145,14 @@ impl Write for Lines {
                 .collect();
             for metric in directive["Metrics"].as_array().into_iter().flatten() {
                 let name = metric["Name"].as_str().unwrap_or_default();
-                // The format wants every name to be a member of the line, and a metric to be a number.
-                let is_whole = entry[name].is_number() && dimensions.values().all(Value::is_string);
+                // The format wants every name to be a member of the line, and a metric to be a number or up to 100.
+                let is_metric = match &entry[name] {
+                    Value::Array(numbers) => {
+                        numbers.len() <= 100 && numbers.iter().all(Value::is_number)
+                    }
+                    value => value.is_number(),
+                };
+                let is_whole = is_metric && dimensions.values().all(Value::is_string);
                 self.0.note(&json!({
                     "namespace": directive["Namespace"],
                     "metric": name,
