@@ -146,7 +146,12 @@ impl Deliver {
             }
         }
         drop(under_way);
-        batch.emit();
+        emit(
+            batch
+                .attempts
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for settling in settling {
             // What could not be settled comes back by the queue's visibility timeout.
             let _ = settling.await;
@@ -470,29 +475,25 @@ impl Batch<'_> {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         attempts.push((outcome, latency));
     }
+}
 
-    /// Emits the metrics of all its attempts: a line for each outcome. What makes a line a metric is longer than the
-    /// rest of it, and CloudWatch bills by the byte.
-    fn emit(self) {
-        let mut attempts = self
-            .attempts
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        attempts.sort_by_key(|(outcome, _)| outcome.class());
-        for alike in attempts.chunk_by(|(one, _), (other, _)| one.class() == other.class()) {
-            let (outcome, _) = alike[0];
-            let is_delivered = outcome == Outcome::Delivered;
-            let is_over = is_delivered || outcome == Outcome::Gone;
-            let latencies: Vec<_> = alike.iter().map(|(_, latency)| latency).collect();
-            tracing::info!(
-                target: metrics::TARGET,
-                Attempts = alike.len(),
-                Deliveries = is_over.then_some(alike.len()),
-                Outcome = outcome.class(),
-                DeliveryLatency = is_delivered.then(|| debug(&latencies)),
-                "attempted"
-            );
-        }
+/// Emits the metrics of a batch's attempts: a line for each outcome. What makes a line a metric is longer than the
+/// rest of it, and CloudWatch bills by the byte.
+fn emit(mut attempts: Vec<(Outcome, i64)>) {
+    attempts.sort_by_key(|(outcome, _)| outcome.class());
+    for alike in attempts.chunk_by(|(one, _), (other, _)| one.class() == other.class()) {
+        let (outcome, _) = alike[0];
+        let is_delivered = outcome == Outcome::Delivered;
+        let is_over = is_delivered || outcome == Outcome::Gone;
+        let latencies: Vec<_> = alike.iter().map(|(_, latency)| latency).collect();
+        tracing::info!(
+            target: metrics::TARGET,
+            Attempts = alike.len(),
+            Deliveries = is_over.then_some(alike.len()),
+            Outcome = outcome.class(),
+            DeliveryLatency = is_delivered.then(|| debug(&latencies)),
+            "attempted"
+        );
     }
 }
 
@@ -500,4 +501,39 @@ enum Next {
     Fate(Fate),
     /// All that was left of the group.
     AllParked,
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::json;
+
+    use super::*;
+    use crate::logging::tests::lines;
+
+    #[test]
+    fn a_batchs_metrics_are_a_line_for_each_outcome_with_the_latency_of_each_delivery() {
+        let rejected = |status| Outcome::Rejected {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: None,
+        };
+        let attempts = vec![
+            (Outcome::Delivered, 12),
+            (rejected(500), 13),
+            (Outcome::Gone, 14),
+            (Outcome::Delivered, 15),
+            (rejected(404), 16),
+        ];
+        let lines = lines(|| emit(attempts));
+        let found = lines.iter().map(|line| {
+            ["Outcome", "Attempts", "Deliveries", "DeliveryLatency"].map(|name| line[name].clone())
+        });
+        let none = json!(null);
+        let expected = [
+            [json!("delivered"), json!(2), json!(2), json!([12, 15])],
+            [json!("gone"), json!(1), json!(1), none.clone()],
+            [json!("rejected"), json!(2), none.clone(), none],
+        ];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
 }

@@ -162,7 +162,7 @@ impl<M: SerializeMap> Fields<'_, M> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -184,8 +184,8 @@ mod tests {
         }
     }
 
-    /// The one line that is written meanwhile.
-    fn line(say: impl FnOnce()) -> Value {
+    /// The lines that are written meanwhile, without their time.
+    pub(crate) fn lines(say: impl FnOnce()) -> Vec<Value> {
         let written = Written::default();
         let format = Json {
             stack: "edge-relay".to_owned(),
@@ -196,17 +196,20 @@ mod tests {
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), say);
         let written = written.0.lock().unwrap();
-        let text = std::str::from_utf8(&written).unwrap();
-        assert_eq!(text.matches('\n').count(), 1, "{text}");
-        let mut line: Value = serde_json::from_str(text).unwrap();
-        let timestamp = line.as_object_mut().unwrap().remove("timestamp").unwrap();
-        assert!(timestamp.as_str().unwrap().ends_with('Z'));
-        line
+        let lines = std::str::from_utf8(&written).unwrap().lines();
+        lines
+            .map(|line| {
+                let mut line: Value = serde_json::from_str(line).unwrap();
+                let timestamp = line.as_object_mut().unwrap().remove("timestamp").unwrap();
+                assert!(timestamp.as_str().unwrap().ends_with('Z'));
+                line
+            })
+            .collect()
     }
 
     #[test]
     fn a_line_has_the_fields_of_its_event_and_nothing_where_a_value_is_none() {
-        let line = line(|| {
+        let lines = lines(|| {
             tracing::warn!(
                 worker = "wrk_\"1\"",
                 event = %"evt\n1",
@@ -221,13 +224,13 @@ mod tests {
             "level": "WARN", "message": "two\nlines", "worker": "wrk_\"1\"", "event": "evt\n1", "attempt": 3,
             "age": -1, "waiting": true,
         });
-        assert_eq!(line, expected);
+        assert_eq!(lines, [expected]);
     }
 
     /// As the embedded metric format demands.
     #[test]
     fn every_metric_and_dimension_is_a_member_of_the_line_itself() {
-        let line = line(|| {
+        let lines = lines(|| {
             tracing::info!(
                 event = "evt_1",
                 Attempts = 1,
@@ -236,6 +239,9 @@ mod tests {
                 "delivered"
             );
         });
+        let [line] = &lines[..] else {
+            panic!("{lines:?}")
+        };
         let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
         assert_eq!(directives.len(), 2);
         for directive in directives {
