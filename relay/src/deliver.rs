@@ -478,7 +478,7 @@ impl Batch<'_> {
 }
 
 /// Emits the metrics of a batch's attempts: a line for each outcome. What makes a line a metric is longer than the
-/// rest of it, and CloudWatch bills by the byte.
+/// rest of it, and CloudWatch bills by the byte. A batch that the function does not end has its lines, and no metrics.
 fn emit(mut attempts: Vec<(Outcome, i64)>) {
     attempts.sort_by_key(|(outcome, _)| outcome.class());
     for alike in attempts.chunk_by(|(one, _), (other, _)| one.class() == other.class()) {
@@ -491,7 +491,7 @@ fn emit(mut attempts: Vec<(Outcome, i64)>) {
             Attempts = alike.len(),
             Deliveries = is_over.then_some(alike.len()),
             Outcome = outcome.class(),
-            DeliveryLatency = is_delivered.then(|| debug(&latencies)),
+            DeliveryLatency = is_delivered.then(|| tracing::field::debug(&latencies)),
             "attempted"
         );
     }

@@ -117,7 +117,7 @@ impl Serialize for Line<'_> {
     }
 }
 
-/// Writes each field as it is met, and notes the metrics among them.
+/// Writes each field as it is met, and notes the metrics among them. No event has a field called as one of the line's own.
 struct Fields<'a, M: SerializeMap> {
     map: &'a mut M,
     metrics: Vec<&'static Metric>,

@@ -2,6 +2,8 @@
 //!
 //! A metric is a field of an event in the log, called as it is called here, with a number or the list of its numbers;
 //! its dimensions are fields beside it.
+//! `deliver`'s attempts are one line for each batch and outcome, beside a plain line for each of them.
+//!
 //! Invariant: no dimension has more values than a person can read. What identifies one event or one worker is a
 //! field of the line, never a dimension.
 //!

@@ -33,8 +33,13 @@ pub const USER_AGENT: &str = concat!("edge-relay/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a connection that nobody uses is kept.
 const IDLE: Duration = Duration::from_secs(90);
-/// How often a connection is asked whether the other side is still there.
+/// After how long a connection that is silent is asked whether the other side is still there: it may be gone without a
+/// word, behind NAT or while a function was frozen.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often, before it is given up.
+const PROBES: u32 = 3;
+/// How long an HTTP/2 connection may take to answer that, which outlives a request that had no answer.
+const PONG: Duration = Duration::from_secs(3);
 /// How long the rest of an answer is waited for, once its status is known, to use the connection again.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How much of the rest is read for that.
@@ -135,12 +140,30 @@ pub enum Unreachable {
     Closed,
 }
 
+/// Why a question was not answered, and what was behind it, for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Unanswered {
+    /// Of which kind.
+    pub why: Unreachable,
+    #[source]
+    cause: Option<Failure>,
+}
+
+impl From<Unreachable> for Unanswered {
+    fn from(why: Unreachable) -> Self {
+        Self { why, cause: None }
+    }
+}
+
 impl Outbound {
     /// A client that connects where `reach` lets it; with none, wherever the address leads.
     pub fn new(reach: Option<Reach>, timeout: Duration) -> Result<Self, Error> {
         let mut tcp = HttpConnector::new_with_resolver(Resolver(reach));
         tcp.enforce_http(false);
         tcp.set_keepalive(Some(KEEP_ALIVE));
+        tcp.set_keepalive_interval(Some(KEEP_ALIVE));
+        tcp.set_keepalive_retries(Some(PROBES));
         tcp.set_nodelay(true);
         // The machine's authorities, not some built in: what is deployed once has to know next year's, too.
         let https = HttpsConnectorBuilder::new()
@@ -153,6 +176,8 @@ impl Outbound {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_timeout(PONG)
             .build(Connector { https, reach });
         Ok(Self { client, timeout })
     }
@@ -165,7 +190,8 @@ impl Outbound {
         body: Bytes,
     ) -> Result<(StatusCode, HeaderMap), Unreachable> {
         let deadline = Instant::now() + self.timeout;
-        let (answer, mut rest) = (self.send(url, headers, body, deadline).await?).into_parts();
+        let sent = self.send(url, headers, body, deadline).await;
+        let (answer, mut rest) = sent.map_err(|unanswered| unanswered.why)?.into_parts();
         // What was decided is known. Reading on only saves the next connection.
         let drained = deadline.min(Instant::now() + DRAIN);
         let _ = tokio::time::timeout_at(drained, read(&mut rest, DRAINED)).await;
@@ -179,13 +205,16 @@ impl Outbound {
         headers: HeaderMap,
         body: Bytes,
         limit: usize,
-    ) -> Result<(StatusCode, Vec<u8>), Unreachable> {
+    ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
         let deadline = Instant::now() + self.timeout;
         let mut answer = self.send(url, headers, body, deadline).await?;
         let body = tokio::time::timeout_at(deadline, read(answer.body_mut(), limit))
             .await
             .map_err(|_| Unreachable::Timeout)?
-            .map_err(|_| Unreachable::Closed)?;
+            .map_err(|cause| Unanswered {
+                why: Unreachable::Closed,
+                cause: Some(cause.into()),
+            })?;
         Ok((answer.status(), body))
     }
 
@@ -195,14 +224,17 @@ impl Outbound {
         headers: HeaderMap,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<Response<Incoming>, Unreachable> {
+    ) -> Result<Response<Incoming>, Unanswered> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::try_from(url).map_err(|_| Unreachable::Blocked)?;
         *request.headers_mut() = headers;
         match tokio::time::timeout_at(deadline, self.client.request(request)).await {
-            Err(_) => Err(Unreachable::Timeout),
-            Ok(answered) => answered.map_err(|error| unreachable(&error)),
+            Err(_) => Err(Unreachable::Timeout.into()),
+            Ok(answered) => answered.map_err(|error| Unanswered {
+                why: unreachable(&error),
+                cause: Some(error.into()),
+            }),
         }
     }
 }
@@ -238,6 +270,8 @@ fn unreachable(error: &legacy::Error) -> Unreachable {
 mod tests {
     use std::str::FromStr as _;
 
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test]
@@ -265,8 +299,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_takes_a_connection_and_then_says_nothing_of_tls_is_not_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        let client = Outbound::new(Some(Reach::Loopback), 3 * CONNECT_TIMEOUT).unwrap();
+        let answer = tokio::spawn(async move {
+            let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
+            answer.map(|(status, _)| status)
+        });
+        let _silent = listener.accept().await.unwrap();
+        tokio::time::pause();
+        tokio::time::advance(CONNECT_TIMEOUT).await;
+        assert_eq!(answer.await.unwrap(), Err(Unreachable::Connect));
+    }
+
+    #[tokio::test]
     async fn an_address_where_nobody_listens_is_not_connected_to() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);
         let client = Outbound::new(Some(Reach::Loopback), CONNECT_TIMEOUT).unwrap();

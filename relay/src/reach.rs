@@ -127,7 +127,9 @@ pub fn check_url(text: &str, reach: Reach) -> Result<String, Error> {
     let no_address = || wrong("`webhookUrl` has to be a whole https address");
     let url = Url::parse(text).map_err(|_| no_address())?;
     if url.as_str().len() > MAX_URL {
-        return Err(wrong("`webhookUrl` has to be at most 2048 bytes long"));
+        return Err(wrong(
+            "`webhookUrl` has to be at most 2048 bytes long, percent-encoded",
+        ));
     }
     let literal = match url.host() {
         Some(Host::Ipv4(v4)) => Some(IpAddr::from(v4)),
@@ -239,6 +241,10 @@ mod tests {
             (
                 &format!("https://example.com/{}", "x".repeat(MAX_URL)),
                 "2048",
+            ),
+            (
+                &format!("https://example.com/{}", "ü".repeat(400)),
+                "percent-encoded",
             ),
         ] {
             let error = check_url(url, Reach::Public).unwrap_err();

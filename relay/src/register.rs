@@ -244,8 +244,10 @@ impl Register {
             .ask(url, headers, Bytes::from(body), ANSWER_LIMIT);
         let (status, answer) = match asked.await {
             Ok(answered) => answered,
-            Err(Unreachable::Blocked) => return Err(reach::blocked()),
-            Err(unreachable) => return Err(failed(&unreachable.to_string())),
+            Err(unanswered) if unanswered.why == Unreachable::Blocked => {
+                return Err(reach::blocked());
+            }
+            Err(unanswered) => return Err(failed(&unanswered.to_string())),
         };
         if status != StatusCode::OK {
             return Err(failed(&format!("it answered {}", status.as_u16())));

@@ -1,8 +1,6 @@
 //! After `kill -9` and a restart nothing that was answered 200 is gone, and SIGTERM drains.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,72 +9,12 @@ use local::linear_api::LinearApi;
 use local::samples::{WORKSPACE, Webhook};
 use protocol::messages::{Mailbox, Registered};
 use relay::clock::Clock;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::harness::served::{Served, post};
 use crate::harness::{
     Answer, Receiver, SECRET, TOKEN, eventually, issue, number, relay, sorted, terminate,
 };
-
-/// `edge-relay serve` as a process of its own.
-struct Served {
-    child: Child,
-    url: String,
-}
-
-impl Served {
-    fn start(directory: &Path, linear: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--aws-listen",
-                "127.0.0.1:0",
-            ])
-            .arg("--data")
-            .arg(directory)
-            .env("LINEAR_WEBHOOK_SECRETS", SECRET)
-            .env("LINEAR_API_URL", linear)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-        let url = loop {
-            let line = said.next().expect("the relay ended").unwrap();
-            if let Some(url) = line.trim().strip_prefix("agents") {
-                break url.trim().to_owned();
-            }
-        };
-        std::thread::spawn(move || said.for_each(drop));
-        Self { child, url }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn post(client: &reqwest::Client, url: &str, number: usize) -> Value {
-    let webhook = Webhook::sample(SECRET, &issue("i", number), Clock::system().millis());
-    let request = webhook.request(client, &format!("{url}/webhooks/linear"));
-    request
-        .send()
-        .await
-        .unwrap()
-        .error_for_status()
-        .unwrap()
-        .json()
-        .await
-        .unwrap()
-}
 
 #[tokio::test]
 async fn what_was_answered_200_survives_a_kill() {

@@ -19,6 +19,7 @@ mod no_duplicate_effect;
 mod nothing_is_lost;
 mod nothing_secret_is_said;
 mod order;
+mod over_tls;
 mod registration;
 mod rejecting_workers;
 mod signatures;

@@ -22,6 +22,7 @@ pub struct Batch {
     records: Vec<Record>,
 }
 
+/// SQS gives all of these to every message of a FIFO queue, whoever sent it: without one of them the batch fails.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {

@@ -4,13 +4,15 @@
 //! changes the worker's `parked`; `wake` demands the `parked` that was read before the mailbox was seen empty.
 //! So nothing can be parked behind a worker that has just become live.
 //!
-//! A body is kept compressed: DynamoDB bills each KB three times, twice for the transaction and once for the delete.
+//! A body is kept compressed, as `packed`: DynamoDB bills each KB three times, twice for the transaction and once for
+//! the delete. A version that did not compress wrote `body`, and may do so beside this one.
 
 use std::time::Duration;
 
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, Select, TransactWriteItem, Update};
+use bytes::Bytes;
 use protocol::messages::State;
 
 use super::{Item, Table, bodies, n, number, s, text, unreadable, worker_partition, workers};
@@ -70,12 +72,13 @@ fn key(partition: &str, id: &str) -> Item {
 }
 
 fn read(item: &Item) -> Option<Mail> {
-    let body = match (item.get("body"), text(item, "stored")) {
-        (Some(AttributeValue::B(compressed)), _) => {
-            Body::Inline(bodies::decompress(compressed.as_ref(), BODY_LIMIT)?.into())
-        }
-        (_, Some(digest)) => Body::Stored(digest.to_owned()),
-        _ => return None,
+    let bytes = |name| item.get(name)?.as_b().ok().map(AsRef::<[u8]>::as_ref);
+    let body = if let Some(packed) = bytes("packed") {
+        Body::Inline(bodies::decompress(packed, BODY_LIMIT)?.into())
+    } else if let Some(body) = bytes("body") {
+        Body::Inline(Bytes::copy_from_slice(body))
+    } else {
+        Body::Stored(text(item, "stored")?.to_owned())
     };
     Some(Mail {
         id: text(item, "sk")?.strip_prefix(PREFIX)?.to_owned(),
@@ -118,8 +121,8 @@ impl Table {
             item.insert("expires_at".to_owned(), n(self.in_seconds(keep)));
             match &delivery.body {
                 Body::Inline(bytes) => {
-                    let compressed = Blob::new(bodies::compress(bytes));
-                    item.insert("body".to_owned(), AttributeValue::B(compressed));
+                    let packed = Blob::new(bodies::compress(bytes));
+                    item.insert("packed".to_owned(), AttributeValue::B(packed));
                 }
                 Body::Stored(digest) => {
                     item.insert("stored".to_owned(), s(digest));
@@ -256,6 +259,24 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_is_read_packed_and_as_it_is() {
+        let body = b"{\"type\":\"Issue\"}";
+        for (name, kept) in [("packed", bodies::compress(body)), ("body", body.to_vec())] {
+            let item = Item::from([
+                ("sk".to_owned(), s(format!("{PREFIX}1-evt_x"))),
+                ("event".to_owned(), s("evt_x")),
+                ("type".to_owned(), s("Issue")),
+                ("attempt".to_owned(), n(1)),
+                (name.to_owned(), AttributeValue::B(Blob::new(kept))),
+            ]);
+            assert_eq!(
+                read(&item).unwrap().body,
+                Body::Inline(Bytes::from_static(body))
+            );
+        }
+    }
 
     #[test]
     fn an_id_names_a_place_and_an_event() {

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::harness::agent::{Agent, command, deliver, run, signed};
+use crate::harness::tls::Certificate;
 use crate::harness::{Answer, Receiver, TOKEN, eventually, issue, relay};
 
 /// stripe-cli 896, 981: an event twice.
@@ -119,10 +120,9 @@ async fn the_relay_is_reached_through_a_proxy_and_this_machine_without() {
 #[tokio::test]
 async fn a_private_ca_is_trusted_where_the_system_says_so() {
     let home = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let file = home.path().join("ca.pem");
-    std::fs::write(&file, made.cert.pem()).unwrap();
-    let address = serve_tls(&made).await;
+    let certificate = Certificate::new();
+    let file = certificate.write(home.path());
+    let address = serve_tls(&certificate).await;
     let url = format!("https://localhost:{}", address.port());
     let up = |trust: bool| {
         let mut up = command(home.path());
@@ -151,17 +151,8 @@ async fn a_private_ca_is_trusted_where_the_system_says_so() {
 }
 
 /// Answers everything with 418, over TLS.
-async fn serve_tls(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> std::net::SocketAddr {
-    use rustls::pki_types::PrivateKeyDer;
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+async fn serve_tls(certificate: &Certificate) -> std::net::SocketAddr {
+    let acceptor = certificate.acceptor(&[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -235,8 +226,11 @@ async fn whatever_goes_wrong_between_here_and_the_handler_is_tried_again() {
 async fn what_is_there_and_fails_uses_up_attempts() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let untrusted = format!("https://localhost:{}/", serve_tls(&made).await.port());
+    let certificate = Certificate::new();
+    let untrusted = format!(
+        "https://localhost:{}/",
+        serve_tls(&certificate).await.port()
+    );
     let script = home.path().join("script");
     std::fs::write(&script, "#!/nowhere/sh\n").unwrap();
     use std::os::unix::fs::PermissionsExt as _;

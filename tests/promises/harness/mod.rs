@@ -4,7 +4,9 @@
 pub(crate) mod agent;
 pub(crate) mod emulator;
 mod receiver;
+pub(crate) mod served;
 pub(crate) mod template;
+pub(crate) mod tls;
 pub(crate) mod used;
 
 use std::collections::HashMap;

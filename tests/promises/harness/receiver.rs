@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode, Version};
 use futures::stream;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use protocol::messages::{ChallengeAnswer, Control};
 use protocol::signature::{Secret, Signed, verify};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 use super::eventually;
 
@@ -34,6 +38,8 @@ pub(crate) enum Answer {
 /// A delivery as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
+    /// HTTP's.
+    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -88,11 +94,41 @@ impl Receiver {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let orders = Arc::default();
-        let router = axum::Router::new()
-            .fallback(receive)
-            .layer(axum::extract::DefaultBodyLimit::max(16 * 1024 * 1024))
-            .with_state(Arc::clone(&orders));
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        let router = router(&orders);
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self {
+            orders,
+            address,
+            serving: Arc::new(serving.abort_handle()),
+        }
+    }
+
+    /// Over TLS, by HTTP/2 where that is agreed on.
+    pub(crate) async fn start_over_tls(acceptor: TlsAcceptor) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let orders = Arc::default();
+        let service = TowerToHyperService::new(router(&orders));
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, service) = (acceptor.clone(), service.clone());
+                tokio::spawn(async move {
+                    // A client that does not trust the certificate ends it here.
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    let stream = TokioIo::new(stream);
+                    let _ = if is_http2 {
+                        let builder = http2::Builder::new(TokioExecutor::new());
+                        builder.serve_connection(stream, service).await
+                    } else {
+                        let builder = http1::Builder::new();
+                        builder.serve_connection(stream, service).await
+                    };
+                });
+            }
+        });
         Self {
             orders,
             address,
@@ -182,8 +218,16 @@ impl Receiver {
     }
 }
 
+fn router(orders: &Arc<Mutex<Orders>>) -> axum::Router {
+    axum::Router::new()
+        .fallback(receive)
+        .layer(axum::extract::DefaultBodyLimit::max(16 * 1024 * 1024))
+        .with_state(Arc::clone(orders))
+}
+
 async fn receive(
     State(orders): State<Arc<Mutex<Orders>>>,
+    version: Version,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
@@ -191,10 +235,18 @@ async fn receive(
     let answer = {
         let mut orders = orders.lock().unwrap();
         if is_signed && matches!(serde_json::from_slice(&body), Ok(Control::Ping { .. })) {
-            orders.pinged.push(Received { headers, body });
+            orders.pinged.push(Received {
+                version,
+                headers,
+                body,
+            });
             orders.ping.clone()
         } else if is_signed {
-            orders.received.push(Received { headers, body });
+            orders.received.push(Received {
+                version,
+                headers,
+                body,
+            });
             if orders.answers.len() > 1 {
                 orders.answers.pop_front()
             } else {

@@ -1,0 +1,38 @@
+//! TLS under a certificate of the test's own, for `localhost`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, KeyPair};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) struct Certificate(CertifiedKey<KeyPair>);
+
+impl Certificate {
+    pub(crate) fn new() -> Self {
+        Self(rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap())
+    }
+
+    /// Writes it where `SSL_CERT_FILE` can say so.
+    pub(crate) fn write(&self, directory: &Path) -> PathBuf {
+        let file = directory.join("ca.pem");
+        std::fs::write(&file, self.0.cert.pem()).unwrap();
+        file
+    }
+
+    /// Accepts connections under it, for one of these protocols (ALPN); none: whichever the other side speaks.
+    pub(crate) fn acceptor(&self, protocols: &[&str]) -> TlsAcceptor {
+        let key = PrivateKeyDer::try_from(self.0.signing_key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.0.cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
