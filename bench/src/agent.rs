@@ -13,10 +13,10 @@ use protocol::signature::{Secret, sign};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
+use crate::format::{grouped, ms, table};
 use crate::one_machine::{self, TOKEN};
 use crate::payload;
 use crate::programs::{self, Program};
-use crate::results::{grouped, ms, table};
 
 /// How many deliveries are under way at once.
 const SIDE_BY_SIDE: usize = 64;

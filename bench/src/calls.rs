@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
-use local::calls::{Calls, Units};
-use local::machine::{Machine, Options, QUEUE};
+use local::local_relay::{LocalRelay, Options, QUEUE};
+use local::testing::calls::{Calls, Units};
 use protocol::messages::Registered;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::format::table;
 use crate::load::Load;
 use crate::receiver::Receiver;
-use crate::results::table;
 use crate::{logs, one_machine};
 
 /// Workers while nothing happens.
@@ -138,14 +138,14 @@ impl Found {
 
 /// A relay in this process, with its workers.
 struct Counted {
-    machine: Machine,
+    local: LocalRelay,
     load: Load,
     workers: Vec<Registered>,
 }
 
 impl Counted {
     async fn start(workers: usize, body: usize) -> anyhow::Result<Self> {
-        let machine = Machine::start(Options {
+        let local = LocalRelay::start(Options {
             calls: Calls::metered(),
             ..one_machine::options(one_machine::linear().await?)?
         })
@@ -153,16 +153,16 @@ impl Counted {
         let client = reqwest::Client::builder().no_proxy().build()?;
         let (receiver, arrivals) = Receiver::start().await?;
         let workers =
-            one_machine::register(&client, &machine.url(), receiver.address, workers).await?;
+            one_machine::register(&client, &local.url(), receiver.address, workers).await?;
         let load = Load {
             client,
-            url: format!("{}/webhooks/linear", machine.url()),
+            url: format!("{}/webhooks/linear", local.url()),
             arrivals,
             workers: workers.len(),
             body,
         };
         Ok(Self {
-            machine,
+            local,
             load,
             workers,
         })
@@ -171,7 +171,7 @@ impl Counted {
     /// Waits until the queue is empty and what was begun is done.
     async fn settle(&self) -> anyhow::Result<()> {
         for _ in 0..3_000 {
-            let depth = self.machine.sqs.depth(QUEUE)?;
+            let depth = self.local.sqs.depth(QUEUE)?;
             if depth.visible + depth.in_flight == 0 {
                 return Ok(());
             }
@@ -181,7 +181,7 @@ impl Counted {
     }
 
     fn take(&self, http: usize, times: usize) -> Used {
-        Used::take(&self.machine.calls, http, times)
+        Used::take(&self.local.calls, http, times)
     }
 
     async fn call(
@@ -191,7 +191,7 @@ impl Counted {
         path: &str,
         body: &Value,
     ) -> anyhow::Result<Value> {
-        let url = format!("{}{}{path}", self.machine.url(), worker.worker);
+        let url = format!("{}{}{path}", self.local.url(), worker.worker);
         let client = &self.load.client;
         let request = if put {
             client.put(url)
@@ -254,7 +254,7 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
     }
     let idle = Counted::start(IDLE, 2_048).await?;
     idle.take(0, 1);
-    idle.machine.run_health().await?;
+    idle.local.run_health().await?;
     let health = idle.take(0, 1);
     for worker in &idle.workers {
         idle.call(worker, true, "", &json!({})).await?;
@@ -264,7 +264,7 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
         idle.pull(worker).await?;
     }
     let look = idle.take(IDLE, IDLE);
-    idle.machine.stop().await;
+    idle.local.stop().await;
     progress.inc(1);
     Ok(Found {
         events,
@@ -295,7 +295,7 @@ async fn event(workers: usize, asleep: usize, body: usize, times: usize) -> anyh
         http += counted.pull(worker).await?;
     }
     let used = counted.take(http, times);
-    counted.machine.stop().await;
+    counted.local.stop().await;
     Ok(Event {
         workers,
         asleep,

@@ -15,9 +15,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use indicatif::ProgressBar;
-use local::machine::{DEAD_LETTERS, Machine, Options, QUEUE};
+use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE};
 use local::samples::{ONE_ISSUE, Webhook};
-use relay::clock::{Clock, rfc3339};
+use protocol::clock::{Clock, rfc3339};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,8 +28,8 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::events;
+use crate::format::{grouped, table};
 use crate::programs::{self, FUNCTIONS, Program};
-use crate::results::{grouped, table};
 
 const SECRET: &str = "the bench's webhook secret";
 /// Where Debian and its like keep the authorities that the system trusts.
@@ -118,7 +118,7 @@ async fn next(State(runtime): State<Arc<Runtime>>) -> (HeaderMap, String) {
 
 /// The embedded AWS, in plain and behind TLS.
 struct Aws {
-    machine: Machine,
+    local: LocalRelay,
     plain: String,
     tls: String,
     authority: tempfile::NamedTempFile,
@@ -128,7 +128,7 @@ impl Aws {
     async fn start() -> anyhow::Result<Self> {
         let options =
             Options::read(&|name| (name == "LINEAR_WEBHOOK_SECRETS").then(|| SECRET.to_owned()))?;
-        let machine = Machine::start(options).await?;
+        let local = LocalRelay::start(options).await?;
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         let authority = tempfile::NamedTempFile::new()?;
         // Beside the system's own, which a function on Lambda has to read too.
@@ -142,7 +142,7 @@ impl Aws {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let inner = machine.aws_address;
+        let inner = local.aws_address;
         tokio::spawn(async move {
             while let Ok((outer, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
@@ -156,9 +156,9 @@ impl Aws {
             }
         });
         Ok(Self {
-            plain: format!("http://{}", machine.aws_address),
+            plain: format!("http://{}", local.aws_address),
             tls: format!("https://localhost:{port}"),
-            machine,
+            local,
             authority,
         })
     }
@@ -182,7 +182,7 @@ fn event(function: &str, aws: &Aws) -> Value {
                 ("body", "raw"),
             ];
             let message = ("g".to_owned(), "{}", attributes.to_vec());
-            events::batch(&aws.machine.sqs.url(QUEUE), now, [message])
+            events::batch(&aws.local.sqs.url(QUEUE), now, [message])
         }
         _ => json!({"time": rfc3339(now), "part": 0, "of": 1}),
     }
@@ -213,8 +213,8 @@ async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> any
             ("AWS_LAMBDA_LOG_STREAM_NAME", "x"),
             ("STACK_NAME", "bench"),
             ("TABLE_NAME", local::dynamodb::TABLE),
-            ("QUEUE_URL", &aws.machine.sqs.url(QUEUE)),
-            ("DLQ_URL", &aws.machine.sqs.url(DEAD_LETTERS)),
+            ("QUEUE_URL", &aws.local.sqs.url(QUEUE)),
+            ("DLQ_URL", &aws.local.sqs.url(DEAD_LETTERS)),
             ("LINEAR_WEBHOOK_SECRET_ID", local::secrets::SECRET_ID),
         ])
         .env("SSL_CERT_FILE", aws.authority.path());
@@ -301,7 +301,7 @@ pub(crate) async fn measure(times: usize, progress: &ProgressBar) -> anyhow::Res
             memory,
         });
     }
-    aws.machine.stop().await;
+    aws.local.stop().await;
     Ok(rows)
 }
 

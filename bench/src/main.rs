@@ -13,6 +13,7 @@ mod agent;
 mod calls;
 mod cold_start;
 mod events;
+mod format;
 mod function;
 mod load;
 mod logs;
@@ -26,6 +27,7 @@ mod receiver;
 mod results;
 mod scale;
 mod streams;
+mod taken;
 mod whole_way;
 
 use std::path::{Path, PathBuf};
@@ -34,7 +36,8 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::programs::{FUNCTIONS, MACHINE};
-use crate::results::{Part, Results, Taken};
+use crate::results::Results;
+use crate::taken::{Part, Taken};
 use crate::whole_way::{Plan, System};
 
 /// Where the repository keeps what was measured.

@@ -1,94 +1,51 @@
 //! What the calls cost: by a list of prices with its date, Lambda's time by what the functions were measured to take
 //! and a stated wait for the network.
 
+use std::sync::LazyLock;
+
 use relay::metrics::METRICS;
+use serde::Deserialize;
 
 use crate::calls::{Event, Found as Calls, Used};
+use crate::format::table;
 use crate::function::Found as Function;
-use crate::results::table;
 
-/// A price: dollars for one of the unit.
-struct Price {
-    of: &'static str,
-    unit: &'static str,
-    dollars: f64,
-    source: &'static str,
+/// The list of prices.
+#[derive(Deserialize)]
+struct PriceList {
+    region: String,
+    read: String,
+    price: Vec<Price>,
+    other: Vec<Other>,
 }
 
-const REGION: &str = "us-east-1";
-/// When the list was put together; each price has the date of its source.
-const READ: &str = "2026-11-24";
+/// A price: dollars for one of the unit.
+#[derive(Deserialize)]
+struct Price {
+    name: String,
+    of: String,
+    unit: String,
+    dollars: f64,
+    source: String,
+}
 
-const HTTP: Price = Price {
-    of: "HTTP API",
-    unit: "request of up to 512 KB",
-    dollars: 1.00e-6,
-    source: "https://aws.amazon.com/api-gateway/pricing, 2026-09-20",
-};
-const INVOCATION: Price = Price {
-    of: "Lambda",
-    unit: "invocation",
-    dollars: 0.20e-6,
-    source: "https://aws.amazon.com/lambda/pricing, as quoted in 2026 by https://amnic.com/blogs/aws-lambda-pricing",
-};
-const SECOND: Price = Price {
-    of: "Lambda, x86_64",
-    unit: "GB-second",
-    dollars: 0.000_016_666_7,
-    source: "the same",
-};
-const SQS: Price = Price {
-    of: "SQS FIFO",
-    unit: "request of up to 64 KB",
-    dollars: 0.50e-6,
-    source: "https://aws.amazon.com/sqs/pricing, as quoted in March 2026 by https://cloudburn.io/blog/amazon-sqs-pricing",
-};
-const READ_UNIT: Price = Price {
-    of: "DynamoDB on demand",
-    unit: "read request unit",
-    dollars: 0.125e-6,
-    source: "https://aws.amazon.com/dynamodb/pricing/on-demand, as quoted on 2025-07-21 by https://airbyte.com/data-engineering-resources/dynamodb-pricing",
-};
-const WRITE_UNIT: Price = Price {
-    of: "DynamoDB on demand",
-    unit: "write request unit",
-    dollars: 0.625e-6,
-    source: "the same",
-};
-const LOG: Price = Price {
-    of: "CloudWatch Logs",
-    unit: "GB taken in",
-    dollars: 0.50,
-    source: "https://aws.amazon.com/cloudwatch/pricing, as quoted in February 2026 by https://cloudburn.io/blog/amazon-cloudwatch-pricing",
-};
-const OUT: Price = Price {
-    of: "data out to the internet",
-    unit: "GB",
-    dollars: 0.09,
-    source: "https://aws.amazon.com/ec2/pricing/on-demand, as quoted on 2026-04-27 by https://leanopstech.com/blog/aws-data-transfer-pricing-2026",
-};
-const ALARM: Price = Price {
-    of: "CloudWatch alarm",
-    unit: "month",
-    dollars: 0.10,
-    source: "as for logs",
-};
-const METRIC: Price = Price {
-    of: "CloudWatch metric of our own",
-    unit: "month",
-    dollars: 0.30,
-    source: "as for logs",
-};
-const SECRET: Price = Price {
-    of: "Secrets Manager",
-    unit: "secret and month",
-    dollars: 0.40,
-    source: "https://aws.amazon.com/secrets-manager/pricing, as quoted by https://hivebook.wiki/wiki/aws-secrets-manager-rotated-secrets-dynamic-db-credentials-kms",
-};
+/// What another service publishes.
+#[derive(Deserialize)]
+struct Other {
+    of: String,
+    dollars: String,
+    why: String,
+    source: String,
+}
 
-const PRICES: [Price; 11] = [
-    HTTP, INVOCATION, SECOND, SQS, READ_UNIT, WRITE_UNIT, LOG, OUT, ALARM, METRIC, SECRET,
-];
+static LIST: LazyLock<PriceList> = LazyLock::new(|| {
+    toml::from_str(include_str!("../data/prices.toml")).expect("the list of prices is valid")
+});
+
+fn price(name: &str) -> f64 {
+    let price = LIST.price.iter().find(|price| price.name == name);
+    price.expect("the price is in the list").dollars
+}
 
 /// The template's default, MB.
 const MEMORY: f64 = 512.0;
@@ -128,11 +85,11 @@ fn share(micros: f64) -> f64 {
 
 /// How often `ingest` waits for SQS: the batches go sixteen at once.
 fn queue_rounds(workers: usize) -> f64 {
-    workers.div_ceil(relay::queue::BATCH).div_ceil(16) as f64
+    workers.div_ceil(relay::queue::BATCH_SIZE).div_ceil(16) as f64
 }
 
 fn lambda(seconds: f64, invocations: f64) -> f64 {
-    invocations * INVOCATION.dollars + seconds * MEMORY / 1024.0 * SECOND.dollars
+    invocations * price("invocation") + seconds * MEMORY / 1024.0 * price("second")
 }
 
 /// What a million events cost, by service.
@@ -157,12 +114,12 @@ impl Bill {
             + pulls * 3.0 * ROUND;
         let million = 1e6;
         Self {
-            http: million * used.http * HTTP.dollars,
+            http: million * used.http * price("http"),
             lambda: million * lambda(seconds, 1.0 + used.batches + pulls),
-            sqs: million * used.sqs * SQS.dollars,
+            sqs: million * used.sqs * price("sqs"),
             dynamodb: million * dynamodb(used),
-            log: million * used.log / GB * LOG.dollars,
-            out: million * (live * event.body) as f64 / GB * OUT.dollars,
+            log: million * used.log / GB * price("log"),
+            out: million * (live * event.body) as f64 / GB * price("out"),
         }
     }
 
@@ -172,55 +129,22 @@ impl Bill {
 }
 
 fn dynamodb(used: &Used) -> f64 {
-    used.read_units * READ_UNIT.dollars + used.write_units * WRITE_UNIT.dollars
+    used.read_units * price("read_unit") + used.write_units * price("write_unit")
 }
 
 /// What one call of a worker costs: the gateway, `register`, and the table.
 fn call(used: &Used) -> f64 {
-    HTTP.dollars + lambda(2.0 * ROUND, 1.0) + dynamodb(used) + used.log / GB * LOG.dollars
+    price("http") + lambda(2.0 * ROUND, 1.0) + dynamodb(used) + used.log / GB * price("log")
 }
-
-/// What others publish, for a million deliveries a month.
-const OTHERS: [(&str, &str, &str, &str); 5] = [
-    (
-        "Svix, Professional",
-        "$585",
-        "$490 a month with 50,000 messages, $0.0001 for each further one, if each delivery is one",
-        "https://www.svix.com/pricing, 2026-09-20",
-    ),
-    (
-        "Hookdeck, Team",
-        "from $39",
-        "10,000 events included, more by a meter whose price is not on the page",
-        "https://hookdeck.com/pricing, 2026-09-20",
-    ),
-    (
-        "Convoy, self-hosted Premium",
-        "$999 and the servers",
-        "PostgreSQL and Redis beside it; Community is free, with less",
-        "https://www.getconvoy.io/pricing, 2026-09-20",
-    ),
-    (
-        "EventBridge API destinations, one worker each event",
-        "$1.20",
-        "$1.00 a million events put on the bus and $0.20 a million invocations, each of up to 64 KB; no order, no \
-         mailbox, given up after 24 hours, and whoever checks Linear's signature comes on top",
-        "https://aws.amazon.com/eventbridge/pricing, as quoted in March 2026 by https://cloudburn.io/blog/amazon-eventbridge-pricing",
-    ),
-    (
-        "EventBridge API destinations, ten workers each event",
-        "$0.30",
-        "the same, a rule for each worker",
-        "https://aws.amazon.com/eventbridge/pricing, as quoted in March 2026 by https://cloudburn.io/blog/amazon-eventbridge-pricing",
-    ),
-];
 
 pub(crate) fn markdown(calls: &Calls, function: &Function) -> String {
     let mut out = format!(
-        "In {REGION}, by a list of prices of {READ}, free tiers not counted. Lambda's time is the measured CPU time of the whole \
+        "In {}, by a list of prices of {}, free tiers not counted. Lambda's time is the measured CPU time of the whole \
          handler at the template's {MEMORY:.0} MB ({MEMORY:.0}/{WHOLE_CPU:.0} of a CPU), and stated waits: {:.0} ms for each round of \
          calls (three for a pull of a mailbox), {:.0} ms for a POST to a worker. Batches as they were counted here; if the queue handed out one message \
          at a time, `deliver` would be invoked once for each. Data out is bodies alone, headers not counted.\n\n",
+        LIST.region,
+        LIST.read,
         ROUND * 1e3,
         POST * 1e3
     );
@@ -247,11 +171,34 @@ pub(crate) fn markdown(calls: &Calls, function: &Function) -> String {
         }),
     );
     out += "\n### While nothing happens, a month\n\n";
-    let polls = 5.0 * SECONDS_A_MONTH / 20.0 * SQS.dollars;
+    out += &idle(calls);
+    out += "\n### What others publish, for a million deliveries a month\n\n";
+    out += &table(
+        "what | dollars | for | source",
+        "l r l l",
+        (LIST.other.iter()).map(|o| format!("{} | {} | {} | {}", o.of, o.dollars, o.why, o.source)),
+    );
+    out += &format!("\n### The prices, {}, {}\n\n", LIST.region, LIST.read);
+    out += &table(
+        "of | unit | dollars | source and its date",
+        "l l r l",
+        LIST.price.iter().map(|price| {
+            format!(
+                "{} | {} | {} | {}",
+                price.of, price.unit, price.dollars, price.source
+            )
+        }),
+    );
+    out
+}
+
+/// What a deployment costs in a month in which nothing happens.
+fn idle(calls: &Calls) -> String {
+    let polls = 5.0 * SECONDS_A_MONTH / 20.0 * price("sqs");
     let ticks = SECONDS_A_MONTH / 300.0;
     let health = &calls.health;
     let tick =
-        lambda(health.total() * ROUND, 1.0) + dynamodb(health) + health.log / GB * LOG.dollars;
+        lambda(health.total() * ROUND, 1.0) + dynamodb(health) + health.log / GB * price("log");
     // A name with a dimension is a metric for each of its values.
     let metrics: usize = (METRICS.iter())
         .map(|metric| if metric.dimension.is_some() { 4 } else { 1 })
@@ -259,13 +206,13 @@ pub(crate) fn markdown(calls: &Calls, function: &Function) -> String {
     let rows = [
         (
             "ten alarms and a secret".to_owned(),
-            10.0 * ALARM.dollars + SECRET.dollars,
+            10.0 * price("alarm") + price("secret"),
         ),
         (
             format!(
                 "our own metrics, were all {metrics} published all month, four values to a dimension"
             ),
-            metrics as f64 * METRIC.dollars,
+            metrics as f64 * price("metric"),
         ),
         (
             "five pollers of the event source mapping, every 20 s each".to_owned(),
@@ -284,32 +231,12 @@ pub(crate) fn markdown(calls: &Calls, function: &Function) -> String {
             ticks * call(&calls.renewal) + SECONDS_A_MONTH / 3.0 * call(&calls.look),
         ),
     ];
-    out += &table(
+    table(
         "what | dollars",
         "l r",
         rows.iter()
             .map(|(what, cost)| format!("{what} | {}", dollars(*cost))),
-    );
-    out += "\n### What others publish, for a million deliveries a month\n\n";
-    out += &table(
-        "what | dollars | for | source",
-        "l r l l",
-        OTHERS
-            .iter()
-            .map(|(what, cost, why, source)| format!("{what} | {cost} | {why} | {source}")),
-    );
-    out += &format!("\n### The prices, {REGION}, {READ}\n\n");
-    out += &table(
-        "of | unit | dollars | source and its date",
-        "l l r l",
-        PRICES.iter().map(|price| {
-            format!(
-                "{} | {} | {} | {}",
-                price.of, price.unit, price.dollars, price.source
-            )
-        }),
-    );
-    out
+    )
 }
 
 /// To the cent, and smaller sums to two digits.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::ensure;
 use local::linear_api::LinearApi;
-use local::machine::Options;
+use local::local_relay::Options;
 use protocol::messages::{Register, Registered};
 use tokio::process::Command;
 

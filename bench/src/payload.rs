@@ -3,7 +3,7 @@
 //! Invariant: they are as long as is asked, no two are alike, and they compress as Linear's do: what is parked or large
 //! is stored compressed, and text that repeats itself would flatter it.
 
-use relay::clock::Clock;
+use protocol::clock::Clock;
 
 pub(crate) const WORKSPACE: &str = "bench";
 
@@ -66,7 +66,7 @@ mod tests {
             for number in 0..50 {
                 let body = body(number, bytes);
                 assert!((bytes - 1..=bytes).contains(&body.len()), "{}", body.len());
-                let read = protocol::envelope::read(&body).unwrap();
+                let read = protocol::envelope::parse(&body).unwrap();
                 assert_eq!((&*read.workspace, &*read.kind), (WORKSPACE, "Issue"));
             }
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use plotters::prelude::*;
 
-use crate::results::grouped;
+use crate::format::grouped;
 use crate::scale::Played;
 use crate::whole_way::{Row, System};
 

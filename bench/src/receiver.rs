@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::serve::ListenerExt as _;
 use protocol::headers::LINEAR_DELIVERY;
-use protocol::messages::{ChallengeAnswer, Control};
+use protocol::messages::{ChallengeResponse, Control};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -39,7 +39,7 @@ impl Receiver {
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let router = axum::Router::new()
             .fallback(receive)
-            .layer(DefaultBodyLimit::max(relay::ingest::BODY_LIMIT))
+            .layer(DefaultBodyLimit::max(relay::event::MAX_BODY_BYTES))
             .with_state(receiver.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok((receiver, arrivals))
@@ -64,7 +64,7 @@ async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
     }
     match serde_json::from_slice(&body) {
         Ok(Control::Challenge { challenge }) => {
-            axum::Json(ChallengeAnswer { challenge }).into_response()
+            axum::Json(ChallengeResponse { challenge }).into_response()
         }
         _ => StatusCode::BAD_REQUEST.into_response(),
     }

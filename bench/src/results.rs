@@ -4,89 +4,12 @@
 //! again without measuring, and every part says when, where and of what it was taken.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Context as _;
-use relay::clock::{Clock, rfc3339};
 use serde::{Deserialize, Serialize};
 
+use crate::taken::{Part, Taken};
 use crate::{agent, calls, cold_start, function, money, plots, scale, whole_way};
-
-/// When, where and of what something was measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Taken {
-    pub(crate) date: String,
-    pub(crate) machine: String,
-    pub(crate) kernel: String,
-    pub(crate) rustc: String,
-    pub(crate) version: String,
-    pub(crate) commit: String,
-    pub(crate) build: String,
-    pub(crate) command: String,
-}
-
-impl Taken {
-    /// Here and now.
-    pub(crate) fn now() -> Self {
-        let arguments: Vec<_> = std::env::args().skip(1).collect();
-        Self {
-            date: rfc3339(Clock::system().millis())[..10].to_owned(),
-            machine: machine(),
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
-                .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
-            rustc: said("rustc", &["--version"]),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: said("git", &["describe", "--always", "--dirty"]),
-            build: if cfg!(debug_assertions) {
-                "debug".to_owned()
-            } else {
-                "release".to_owned()
-            },
-            command: format!("bench {}", arguments.join(" ")),
-        }
-    }
-
-    fn line(&self) -> String {
-        format!(
-            "{}, {}, Linux {}, {}, edge-relay {} ({}), {} build, `{}`",
-            self.date,
-            self.machine,
-            self.kernel,
-            self.rustc,
-            self.version,
-            self.commit,
-            self.build,
-            self.command
-        )
-    }
-}
-
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = (info.lines())
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-        .map_or("unknown", |(_, model)| model.trim());
-    format!("{cores} cores, {model}")
-}
-
-fn said(program: &str, arguments: &[&str]) -> String {
-    Command::new(program)
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
-}
-
-/// One part, and what it was taken of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Part<T> {
-    pub(crate) taken: Taken,
-    pub(crate) found: T,
-}
 
 /// All parts that were measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -185,41 +108,6 @@ fn section(out: &mut String, title: &str, taken: &Taken, text: &str) {
     *out += &format!("\n## {title}\n\n{}\n\n{text}", taken.line());
 }
 
-/// A Markdown table; `sides` has an `l` or an `r` for each column.
-pub(crate) fn table(head: &str, sides: &str, rows: impl IntoIterator<Item = String>) -> String {
-    let sides: Vec<_> = (sides.split(' '))
-        .map(|side| if side == "r" { "---:" } else { "---" })
-        .collect();
-    let mut out = format!("| {head} |\n|{}|\n", sides.join("|"));
-    for row in rows {
-        out += &format!("| {row} |\n");
-    }
-    out
-}
-
-/// Milliseconds, to three digits.
-pub(crate) fn ms(value: f64) -> String {
-    let decimals = if value < 10.0 {
-        2
-    } else {
-        usize::from(value < 100.0)
-    };
-    format!("{value:.decimals$}")
-}
-
-/// With commas between thousands.
-pub(crate) fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,12 +153,5 @@ mod tests {
             taken.build == "release" && !taken.command.contains("--quick"),
             "{taken:?}"
         );
-    }
-
-    #[test]
-    fn a_number_is_shown_as_people_read_it() {
-        assert_eq!(grouped(7), "7");
-        assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!([ms(3.456), ms(34.56), ms(345.6)], ["3.46", "34.6", "346"]);
     }
 }

@@ -3,10 +3,16 @@
 //! A model, not a measurement: every limit is AWS's documented quota or the template's setting, every cost one of
 //! those measured here, and what is only stated is named as such on the page.
 
+use std::ops::Deref;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
 use crate::calls::Found as Calls;
+use crate::format::{grouped, table};
 use crate::function::Found as Function;
 use crate::money::{POST, ROUND, deliver_seconds, ingest_seconds};
-use crate::results::{Part, grouped, table};
+use crate::taken::Part;
 
 /// Workers of one workspace, each wanting every event.
 const WORKSPACE: usize = 100;
@@ -57,15 +63,58 @@ impl Cost {
     }
 }
 
+/// The inputs of the model.
+#[derive(Deserialize)]
+struct Model {
+    limit: Vec<Limit>,
+    setup: Vec<Setup>,
+    source: Vec<Source>,
+}
+
+/// A limit as deployed, and raised.
+#[derive(Deserialize)]
+struct Limit {
+    name: String,
+    limit: String,
+    given: f64,
+    raised: f64,
+    moved_by: String,
+}
+
+/// What a burst meets.
+#[derive(Deserialize)]
+struct Setup {
+    name: String,
+    rate: f64,
+    burst: f64,
+    concurrency: f64,
+    /// The partitions that the workspace's workers are in.
+    partitions: f64,
+}
+
+/// Where a limit is documented.
+#[derive(Deserialize)]
+struct Source {
+    limit: String,
+    source: String,
+}
+
+static MODEL: LazyLock<Model> = LazyLock::new(|| {
+    toml::from_str(include_str!("../data/limits.toml")).expect("the inputs of the model are valid")
+});
+
 /// A limit, and how much of it is asked for.
 struct Demand {
-    limit: &'static str,
     asked: f64,
-    /// As deployed: the template's defaults and AWS's.
-    given: f64,
-    /// By settings, with AWS's quotas as they are documented, and Lambda's concurrency as it is given on request.
-    raised: f64,
-    moved_by: &'static str,
+    limit: &'static Limit,
+}
+
+impl Deref for Demand {
+    type Target = Limit;
+
+    fn deref(&self) -> &Limit {
+        self.limit
+    }
 }
 
 fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
@@ -75,123 +124,35 @@ fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
     let batches = events * cost.batches;
     let delivering = batches * cost.deliver;
     let registering = (renewals + looks) * 2.0 * ROUND;
-    vec![
-        Demand {
-            limit: "webhooks let in, a second",
-            asked: events,
-            given: 100.0,
-            raised: 10_000.0,
-            moved_by: "`WebhookRate`; the account's 10,000 a second on request",
-        },
-        Demand {
-            limit: "workers' calls let in, a second",
-            asked: renewals + looks,
-            given: 200.0,
-            raised: 10_000.0,
-            moved_by: "`EdgeRate`; fewer workers without an address (`--tunnel auto`)",
-        },
-        Demand {
-            limit: "batches delivered at once",
-            asked: delivering,
-            given: 50.0,
-            raised: 1_000.0,
-            moved_by: "`DeliverMaximumConcurrency`; beyond 1,000 a second queue, by workspace (a change)",
-        },
-        Demand {
-            limit: "Lambda's concurrency, all functions",
-            asked: events * cost.ingest + delivering + registering,
-            given: 1_000.0,
-            raised: 10_000.0,
-            moved_by: "the account's quota, on request",
-        },
-        Demand {
-            limit: "SQS, calls of one action a second",
-            asked: (events * cost.send_calls).max(batches),
-            given: 70_000.0,
-            raised: 70_000.0,
-            moved_by: "a second queue, by workspace (a change); 19,000 and less outside the largest regions",
-        },
-        Demand {
-            limit: "SQS, messages in flight",
-            asked: events * WORKSPACE as f64 * cost.deliver,
-            given: 120_000.0,
-            raised: 120_000.0,
-            moved_by: "a shorter `DeliveryTimeoutSeconds`; a second queue (a change)",
-        },
-        Demand {
-            limit: "DynamoDB, the table's read units a second",
-            asked: events * cost.read_units
+    let asked = |name: &str| match name {
+        "webhooks" => events,
+        "edge" => renewals + looks,
+        "batches" => delivering,
+        "lambda" => events * cost.ingest + delivering + registering,
+        "sqs_calls" => (events * cost.send_calls).max(batches),
+        "in_flight" => events * WORKSPACE as f64 * cost.deliver,
+        "table_reads" => {
+            events * cost.read_units
                 + renewals * cost.renewal_reads
                 + looks * cost.look_reads
-                + workers * cost.health_reads / 300.0,
-            given: 12_000.0,
-            raised: 40_000.0,
-            moved_by: "grows with use, twice the last half hour's peak at once; warm throughput ahead of it; the quota on request",
-        },
-        Demand {
-            limit: "DynamoDB, the table's write units a second",
-            asked: events * cost.write_units + renewals * cost.renewal_writes,
-            given: 4_000.0,
-            raised: 40_000.0,
-            moved_by: "the same",
-        },
-        Demand {
-            limit: "DynamoDB, read units a second of one workspace's partition",
-            asked: events / workspaces * cost.partition_reads(),
-            given: 3_000.0,
-            raised: 3_000.0,
-            moved_by: "no setting; DynamoDB splits a partition that stays hot, else a workspace's workers in several (a change)",
-        },
-        Demand {
-            limit: "`health`'s run, seconds",
-            asked: workers * cost.health_reads / UNITS_A_PAGE * PAGE,
-            given: 240.0,
-            raised: 960.0,
-            moved_by: "`HealthParts` of 4",
-        },
-    ]
+                + workers * cost.health_reads / 300.0
+        }
+        "table_writes" => events * cost.write_units + renewals * cost.renewal_writes,
+        "partition_reads" => events / workspaces * cost.partition_reads(),
+        "health_run" => workers * cost.health_reads / UNITS_A_PAGE * PAGE,
+        _ => f64::NAN,
+    };
+    let demand = |limit: &'static Limit| Demand {
+        asked: asked(&limit.name),
+        limit,
+    };
+    MODEL.limit.iter().map(demand).collect()
 }
 
 /// A Query answers up to 1 MB, 128 units of an eventually consistent read.
 const UNITS_A_PAGE: f64 = 128.0;
 /// Stated, not measured: seconds for one full page.
 const PAGE: f64 = 0.05;
-
-/// What a burst meets.
-struct Setup {
-    name: &'static str,
-    rate: f64,
-    burst: f64,
-    concurrency: f64,
-    /// Partitions that the workspace's workers are in.
-    partitions: f64,
-}
-
-pub(crate) const SETUPS: usize = 3;
-
-const PLAYED: [Setup; SETUPS] = [
-    Setup {
-        name: "as deployed",
-        rate: 100.0,
-        burst: 500.0,
-        concurrency: 50.0,
-        partitions: 1.0,
-    },
-    Setup {
-        name: "settings raised",
-        rate: 2_000.0,
-        burst: 4_000.0,
-        concurrency: 1_000.0,
-        partitions: 1.0,
-    },
-    Setup {
-        name: "and ten partitions",
-        rate: 2_000.0,
-        burst: 4_000.0,
-        concurrency: 1_000.0,
-        partitions: 10.0,
-    },
-];
 
 /// Events a second, and for how many seconds.
 const BURST: (f64, usize) = (1_000.0, 10);
@@ -212,11 +173,11 @@ pub(crate) struct Played {
 }
 
 /// Second by second, as if everything flowed.
-fn play(cost: &Cost, setup: &Setup) -> Played {
+fn play(cost: &Cost, setup: &'static Setup) -> Played {
     let mut tokens = setup.burst;
     let mut waiting: f64 = 0.0;
     let mut played = Played {
-        name: setup.name,
+        name: &setup.name,
         waiting: Vec::new(),
         refused: 0.0,
         refused_again: 0.0,
@@ -278,7 +239,7 @@ pub(crate) fn bursts(calls: &Calls, function: &Function) -> Vec<Played> {
     let Some(cost) = Cost::of(calls, function) else {
         return Vec::new();
     };
-    PLAYED.iter().map(|setup| play(&cost, setup)).collect()
+    MODEL.setup.iter().map(|setup| play(&cost, setup)).collect()
 }
 
 /// The page; nothing without the costs that it goes by.
@@ -328,9 +289,7 @@ pub(crate) fn markdown(calls: &Calls, function: &Part<Function>) -> Option<Strin
     out += &table(
         "limit | source",
         "l l",
-        SOURCES
-            .iter()
-            .map(|(limit, source)| format!("{limit} | {source}")),
+        (MODEL.source.iter()).map(|s| format!("{} | {}", s.limit, s.source)),
     );
     Some(out)
 }
@@ -342,14 +301,14 @@ fn case(cost: &Cost, workers: usize, events: f64, title: &str) -> String {
     let verdict = if first.asked > first.given {
         format!(
             "Breaks first: {}. Moved by: {}.",
-            first.limit, first.moved_by
+            first.limit.limit, first.moved_by
         )
     } else {
-        format!("Nothing breaks; nearest is: {}.", first.limit)
+        format!("Nothing breaks; nearest is: {}.", first.limit.limit)
     };
     let still: Vec<_> = (demands.iter())
         .filter(|demand| demand.asked > demand.raised)
-        .map(|demand| demand.limit)
+        .map(|demand| demand.limit.limit.as_str())
         .collect();
     let still = if still.is_empty() {
         "With settings and requests to AWS alone, nothing does.".to_owned()
@@ -362,7 +321,7 @@ fn case(cost: &Cost, workers: usize, events: f64, title: &str) -> String {
     let rows = demands.iter().take(5).map(|demand| {
         format!(
             "{} | {} | {} | {} | {}",
-            demand.limit,
+            demand.limit.limit,
             number(demand.asked),
             number(demand.given),
             percent(demand.asked / demand.given),
@@ -384,9 +343,7 @@ fn settings(cost: &Cost) -> String {
     let most = |given: fn(&Demand) -> f64| {
         demands(cost, WORKSPACE as f64, 1.0)
             .into_iter()
-            .filter(|demand| {
-                !demand.limit.starts_with("workers'") && !demand.limit.starts_with("`health`")
-            })
+            .filter(|demand| !matches!(demand.name.as_str(), "edge" | "health_run"))
             .map(move |demand| (given(&demand) / demand.asked, demand))
     };
     let mut rows: Vec<_> = most(|demand| demand.given).collect();
@@ -394,7 +351,7 @@ fn settings(cost: &Cost) -> String {
     let rows = rows.iter().map(|(events, demand)| {
         format!(
             "{} | {} | {} | {}",
-            demand.limit,
+            demand.limit.limit,
             number(*events),
             number(demand.raised / demand.asked),
             demand.moved_by
@@ -409,7 +366,7 @@ fn settings(cost: &Cost) -> String {
 fn burst(calls: &Calls, function: &Function) -> String {
     let rows = bursts(calls, function)
         .into_iter()
-        .zip(&PLAYED)
+        .zip(&MODEL.setup)
         .map(|(played, setup)| {
             format!(
                 "{} | {} | {} | {} | {} | {} | {} | {} s | {} s",
@@ -438,33 +395,6 @@ fn burst(calls: &Calls, function: &Function) -> String {
          What is refused again comes once more after an hour, and then after six; the burst is lost only if it is refused \
          then, too. What was accepted waits and is never lost.\n"
 }
-
-const SOURCES: [(&str, &str); 6] = [
-    (
-        "HTTP API: 10,000 requests a second for an account and region",
-        "API Gateway Developer Guide, \"Quotas for configuring and running an HTTP API\"",
-    ),
-    (
-        "Lambda: 1,000 at once for an account; 1,000 more every 10 s for a function",
-        "Lambda Developer Guide, \"Lambda quotas\" and \"Function scaling\"",
-    ),
-    (
-        "SQS to Lambda: five batches at once, 300 more a minute (documented for standard queues), a FIFO queue's groups at most, MaximumConcurrency 2 to 1,000",
-        "Lambda Developer Guide, \"Configuring scaling behavior for SQS event source mappings\"",
-    ),
-    (
-        "SQS FIFO, high throughput: 70,000 calls a second and action in us-east-1, 120,000 messages in flight",
-        "SQS Developer Guide, \"Amazon SQS message quotas\" and \"Amazon SQS FIFO queue quotas\"",
-    ),
-    (
-        "DynamoDB on demand: 4,000 write and 12,000 read units at once for a new table, twice the peak of the last 30 min, 40,000 each by quota",
-        "DynamoDB Developer Guide, \"On-demand capacity mode\" and \"Quotas\"",
-    ),
-    (
-        "DynamoDB: 3,000 read and 1,000 write units a second for a partition",
-        "DynamoDB Developer Guide, \"Burst and adaptive capacity\"",
-    ),
-];
 
 /// To three digits where it is small.
 fn number(value: f64) -> String {
@@ -518,7 +448,10 @@ mod tests {
     #[test]
     fn a_burst_loses_nothing_that_was_accepted() {
         let cost = cost();
-        let [deployed, raised, spread] = &PLAYED.each_ref().map(|setup| play(&cost, setup));
+        let played: Vec<_> = MODEL.setup.iter().map(|setup| play(&cost, setup)).collect();
+        let [deployed, raised, spread] = &played[..] else {
+            panic!("there are three setups");
+        };
         // 500 at once and 100 a second for ten seconds are let in of 10,000.
         assert!(
             (deployed.refused - 8_500.0).abs() < 101.0,

@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
+use crate::format::{grouped, ms, table};
 use crate::load::{Load, Percentiles};
 use crate::one_machine;
 use crate::peers::LISTENS;
 use crate::programs::{self, Program, own_cpu};
 use crate::receiver::{Arrival, Receiver};
-use crate::results::{grouped, ms, table};
 use crate::streams;
 
 /// What is measured.

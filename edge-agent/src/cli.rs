@@ -11,13 +11,13 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use protocol::clock::Clock;
 use tokio::sync::mpsc;
 
-use crate::config::{self, Settings};
+use crate::config::Settings;
+use crate::context::Context;
 use crate::failure::{EXIT_CODES, Failure};
-use crate::home::Home;
+use crate::output::{self, Volume};
 use crate::signal::Signals;
-use crate::talk::{self, Volume};
-use crate::up::{self, Surroundings};
-use crate::{absence, commands, tunnel};
+use crate::up::{self, Environment};
+use crate::{commands, sleep_watcher, tunnel};
 
 /// The arguments.
 #[derive(Debug, Parser)]
@@ -35,7 +35,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// What every command takes.
+/// The options of every command.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "General options")]
 struct General {
@@ -78,11 +78,11 @@ enum Color {
     Never,
 }
 
-/// Where else settings stand.
+/// The other sources of settings.
 const VARIABLES: &str = "Each is also a variable (`--keep-size`: EDGE_AGENT_KEEP_SIZE, TARGET: EDGE_AGENT_TO) and a key of \
     edge-agent.toml;\nflags go before variables, those before the file. A command is a flag or a key only.";
 
-/// What the program does.
+/// The commands.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Receive events, and hand each to your code or print it as a line of JSON
@@ -113,41 +113,20 @@ enum Command {
     },
     /// Remove this worker and what waits for it from the relay
     Forget,
-    /// Run a program until stdin ends: what keeps a tunnel from outliving its agent
+    /// Run a program until stdin ends, so that a tunnel does not outlive its agent
     #[command(hide = true)]
-    Hold {
+    Supervise {
         #[arg(last = true)]
         command: Vec<String>,
     },
 }
 
-/// What commands work with.
-pub(crate) struct Context {
-    pub(crate) home: Home,
-    /// The file of settings, if there is one.
-    pub(crate) file: Option<PathBuf>,
-    /// What stands in it, and the variables over that.
-    pub(crate) settings: Settings,
-    pub(crate) json: bool,
-    pub(crate) clock: Clock,
-}
-
-impl Context {
-    fn read(general: &General) -> Result<Self, Failure> {
-        let file = config::find(general.config.as_deref());
-        let settings = match &file {
-            Some(file) => config::environment()?.over(config::read(file)?),
-            None => config::environment()?,
-        };
-        let directory = general.data.as_ref().or(settings.data.as_ref());
-        Ok(Self {
-            home: Home::new(directory.map(PathBuf::as_path))?,
-            file,
-            settings,
-            json: general.json,
-            clock: Clock::system(),
-        })
-    }
+fn context(general: &General) -> Result<Context, Failure> {
+    Context::read(
+        general.config.as_deref(),
+        general.data.as_deref(),
+        general.json,
+    )
 }
 
 /// Reads the arguments and runs.
@@ -157,9 +136,9 @@ pub fn main() -> ExitCode {
 
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> ExitCode {
-    set_voice(&cli.general);
+    set_output(&cli.general);
     let done = match cli.command {
-        Command::Hold { command } => return tunnel::hold::hold(&command),
+        Command::Supervise { command } => return tunnel::supervisor::supervise(&command),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "edge-agent", &mut text);
@@ -170,13 +149,13 @@ pub fn run(cli: Cli) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            talk::error(&failure);
+            output::error(&failure);
             ExitCode::from(failure.code())
         }
     }
 }
 
-fn set_voice(general: &General) {
+fn set_output(general: &General) {
     let color = match general.color {
         Color::Auto => ColorChoice::Auto,
         Color::Always => ColorChoice::Always,
@@ -187,7 +166,7 @@ fn set_voice(general: &General) {
         (_, true) => Volume::Verbose,
         _ => Volume::Normal,
     };
-    talk::set(volume, color);
+    output::set(volume, color);
 }
 
 fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
@@ -201,7 +180,7 @@ fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
             Command::Up(settings) => return daemon(general, *settings).await,
             command => command,
         };
-        let context = Context::read(&general)?;
+        let context = context(&general)?;
         match settings {
             Command::Status => commands::status::run(&context).await,
             Command::Events(arguments) => commands::events::run(&context, arguments).await,
@@ -212,45 +191,45 @@ fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
             Command::Doctor(flags) => commands::doctor::run(&context, *flags).await,
             Command::Service(arguments) => commands::service::run(&context, arguments).await,
             Command::Forget => commands::forget::run(&context).await,
-            Command::Up(_) | Command::Completions { .. } | Command::Hold { .. } => Ok(()),
+            Command::Up(_) | Command::Completions { .. } | Command::Supervise { .. } => Ok(()),
         }
     });
-    // A write to a stdout that nobody reads would be waited for without end.
+    // A write to a stdout that nobody reads would block the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
 async fn daemon(general: General, flags: Settings) -> Result<(), Failure> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let (tell, told) = mpsc::channel(8);
-    tokio::spawn(async move { while tell.send(signals.next().await).await.is_ok() {} });
-    let around = Surroundings {
+    let (sender, receiver) = mpsc::channel(8);
+    tokio::spawn(async move { while sender.send(signals.next().await).await.is_ok() {} });
+    let environment = Environment {
         clock: Clock::system(),
-        route: Box::new(absence::default_route),
-        own_program: std::env::current_exe().context("cannot find this program")?,
-        told,
+        route: Box::new(sleep_watcher::default_route),
+        program: std::env::current_exe().context("cannot find this program")?,
+        signals: receiver,
     };
-    up_in(general, flags, around).await
+    up_in(general, flags, environment).await
 }
 
-async fn up_in(general: General, flags: Settings, around: Surroundings) -> Result<(), Failure> {
-    let home = Context::read(&general)?.home;
+async fn up_in(general: General, flags: Settings, environment: Environment) -> Result<(), Failure> {
+    let directory = context(&general)?.directory;
     let read = || {
-        let context = Context::read(&general)?;
+        let context = context(&general)?;
         flags.clone().over(context.settings).config(context.file)
     };
-    up::run(&home, read, around).await
+    up::run(&directory, read, environment).await
 }
 
-/// Runs `edge-agent up …` in surroundings of one's own.
+/// Runs `edge-agent up …` in this environment.
 pub async fn up(
     arguments: impl IntoIterator<Item = OsString>,
-    around: Surroundings,
+    environment: Environment,
 ) -> Result<(), Failure> {
     let cli = Cli::try_parse_from(arguments).map_err(|e| Failure::Configuration(e.to_string()))?;
-    set_voice(&cli.general);
+    set_output(&cli.general);
     match cli.command {
-        Command::Up(flags) => up_in(cli.general, *flags, around).await,
+        Command::Up(flags) => up_in(cli.general, *flags, environment).await,
         _ => Err(Failure::Configuration("this is for `up` alone".to_owned())),
     }
 }

@@ -1,186 +1,37 @@
 //! The settings of `up`: flags over `EDGE_AGENT_*` over `edge-agent.toml` over defaults.
 //!
-//! Invariant: a name is written once, as a field of [`Settings`], and is thereby a flag, a variable and a key of the
-//! file. Settings are read whole or not at all.
+//! Invariant: settings are valid as a whole, or refused as a whole.
+
+mod file;
+mod keys;
+mod settings;
+mod values;
+mod variables;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
-use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
+
+pub(crate) use file::{FILE, find, read};
+pub(crate) use settings::{HandlerTable, Settings};
+pub(crate) use values::{Address, LinearSecret, Span, TunnelChoice, is_on_loopback, read_secret};
+pub(crate) use variables::environment;
 
 use crate::failure::Failure;
 use crate::target::Target;
 
-/// The file's name, in the working directory.
-pub(crate) const FILE: &str = "edge-agent.toml";
-
-/// An address that secrets and events may travel to: the relay's, or this machine's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Address(pub(crate) Url);
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text)
-            .map_err(|error| format!("{error}: a whole address begins with `https://`"))?;
-        if url.scheme() == "https" || (url.scheme() == "http" && is_on_loopback(&url)) {
-            Ok(Self(url))
-        } else {
-            Err(
-                "an address has to begin with `https://`; `http://` is for this machine alone"
-                    .to_owned(),
-            )
-        }
-    }
-}
-
-/// Whether an address is one of this machine's loopback interface.
-pub(crate) fn is_on_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
-        Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
-        None => false,
-    }
-}
-
-/// A length of time, written with its unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Duration);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match humantime::parse_duration(text) {
-            Ok(span) if !span.is_zero() => Ok(Self(span)),
-            _ => Err("a length of time is written like `3s`, `10m`, `1h` or `7d`".to_owned()),
-        }
-    }
-}
-
-/// How the relay reaches this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum TunnelChoice {
-    /// The first of cloudflared, ngrok and tailscale that is installed; without any, the agent pulls
-    Auto,
-    /// A quick tunnel of Cloudflare's
-    Cloudflared,
-    /// ngrok, with the account that it is set up with
-    Ngrok,
-    /// Tailscale Funnel
-    Tailscale,
-    /// None: the agent pulls
-    None,
-}
-
-fn parsed<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T: FromStr<Err: std::fmt::Display>,
-    D: Deserializer<'de>,
-{
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
-}
-
-/// What flags, environment and file can say.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(crate) struct Settings {
-    /// Where the events go: `3000`, `:3000/path` or a URL. Without it and without --exec: NDJSON on stdout
-    #[arg(value_name = "TARGET")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) to: Option<Target>,
-    /// A command for each event, its body on stdin; takes the rest of the line
-    #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
-    pub(crate) exec: Option<Vec<String>>,
-    /// The relay's address
-    #[arg(long, value_name = "URL")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) relay: Option<Address>,
-    /// What this worker is called; one name, one worker [default: the host's name]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
-    #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
-    #[serde(rename = "type")]
-    pub(crate) types: Option<Vec<String>>,
-    /// Open a tunnel, so that events are POSTed here at once [default: none]
-    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["public_url", "pull"])]
-    pub(crate) tunnel: Option<TunnelChoice>,
-    /// Where the relay can POST to, through something of your own that leads to --listen
-    #[arg(long, value_name = "URL", conflicts_with = "pull")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) public_url: Option<Address>,
-    /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    pub(crate) pull: Option<bool>,
-    /// How often a pull worker asks [default: 3s]
-    #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) poll: Option<Span>,
-    /// Where to listen for deliveries [default: 127.0.0.1:4747]
-    #[arg(long, value_name = "ADDR")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) listen: Option<SocketAddr>,
-    /// How many events are handled side by side; those of one issue never are [default: 4]
-    #[arg(long, value_name = "N")]
-    pub(crate) concurrency: Option<usize>,
-    /// How long a handler may take for one event [default: 5m]
-    #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) time_limit: Option<Span>,
-    /// A file with the webhook secret that your code gives to Linear's SDK: events are stamped and signed for it
-    #[arg(long, value_name = "FILE")]
-    pub(crate) linear_secret_file: Option<PathBuf>,
-    /// A file that holds a Linear API key or OAuth token; else the environment's LINEAR_TOKEN
-    #[arg(long, value_name = "FILE")]
-    pub(crate) linear_token_file: Option<PathBuf>,
-    /// How long handled events are kept [default: 7d]
-    #[arg(long, value_name = "TIME")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) keep: Option<Span>,
-    /// How much room they may take; the oldest go first [default: 1GB]
-    #[arg(long, value_name = "SIZE")]
-    #[serde(deserialize_with = "parsed")]
-    pub(crate) keep_size: Option<ByteSize>,
-    /// Where the registration and the events are kept; see the general options
-    #[arg(skip)]
-    pub(crate) data: Option<PathBuf>,
-    /// Handlers by type; the first that matches has the event
-    #[arg(skip)]
-    pub(crate) handler: Vec<HandlerTable>,
-}
-
-/// A `[[handler]]` of the file.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(crate) struct HandlerTable {
-    r#type: Option<String>,
-    #[serde(deserialize_with = "parsed")]
-    to: Option<Target>,
-    exec: Option<Vec<String>>,
-    #[serde(deserialize_with = "parsed")]
-    time_limit: Option<Span>,
-}
-
-/// What is done with an event.
+/// What a rule does with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// POSTed.
+    /// POSTs it.
     Http(Target),
-    /// Given to a command: the program and its arguments.
+    /// Runs a command with it: the program and its arguments.
     Exec(Vec<String>),
 }
 
-/// One handler, and the events it is for.
+/// One handler, and the events that it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) pattern: String,
@@ -196,10 +47,10 @@ pub(crate) enum Route {
     Tunnel(TunnelChoice),
 }
 
-/// The settings, checked whole.
+/// The settings, valid as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// Where the settings were read, beside flags and environment.
+    /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     pub(crate) relay: Url,
     pub(crate) name: String,
@@ -216,195 +67,7 @@ pub(crate) struct Config {
     pub(crate) keep_size: u64,
 }
 
-/// The secret of Linear's webhook, as text; never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct LinearSecret(pub(crate) String);
-
-impl std::fmt::Debug for LinearSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LinearSecret(..)")
-    }
-}
-
-/// The file that is read: the one that was named, or the project's, or the user's.
-pub(crate) fn find(named: Option<&Path>) -> Option<PathBuf> {
-    use etcetera::BaseStrategy as _;
-    if let Some(named) = named {
-        return Some(named.to_owned());
-    }
-    let project = PathBuf::from(FILE);
-    let user = etcetera::choose_base_strategy()
-        .ok()
-        .map(|base| base.config_dir().join("edge-agent").join(FILE));
-    std::iter::once(project)
-        .chain(user)
-        .find(|file| file.exists())
-}
-
-/// What comes before the name of a setting that is a variable: `keep-size` is `EDGE_AGENT_KEEP_SIZE`.
-const PREFIX: &str = "EDGE_AGENT_";
-/// Variables that say where things are, which the general options read.
-const NOT_SETTINGS: [&str; 2] = ["config", "data"];
-
-/// Reads the variables. Those that are empty count as not set.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "variables are settings like any other: read here alone"
-)]
-pub(crate) fn environment() -> Result<Settings, Failure> {
-    variables(
-        std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }),
-    )
-}
-
-fn variables(all: impl Iterator<Item = (String, String)>) -> Result<Settings, Failure> {
-    let mut table = toml::Table::new();
-    for (name, value) in all {
-        let Some(key) = name.strip_prefix(PREFIX) else {
-            continue;
-        };
-        let key = key.to_ascii_lowercase().replace('_', "-");
-        if value.is_empty() || NOT_SETTINGS.contains(&key.as_str()) {
-            continue;
-        }
-        let wrong = |text: &str| Failure::Configuration(format!("`{name}`: {text}"));
-        let value = match key.as_str() {
-            "exec" | "handler" => {
-                return Err(wrong(
-                    "a command cannot be a variable: use a flag or the file",
-                ));
-            }
-            "type" => value
-                .split(',')
-                .map(|part| part.trim().to_owned())
-                .collect::<Vec<_>>()
-                .into(),
-            "pull" => {
-                toml::Value::Boolean(value.parse().map_err(|_| wrong("use `true` or `false`"))?)
-            }
-            "concurrency" => {
-                toml::Value::Integer(value.parse().map_err(|_| wrong("use a number"))?)
-            }
-            _ => toml::Value::String(value),
-        };
-        let said = |error: &toml::de::Error| {
-            let message = error.message().lines().next().unwrap_or_default();
-            wrong(&nearest(message).unwrap_or_else(|| message.to_owned()))
-        };
-        // By itself, so that what is wrong with it is said by its name.
-        let one = toml::Table::from_iter([(key.clone(), value.clone())]);
-        one.try_into::<Settings>().map_err(|error| said(&error))?;
-        table.insert(key, value);
-    }
-    let settings: Settings = (table.try_into())
-        .map_err(|error: toml::de::Error| Failure::Configuration(error.message().to_owned()))?;
-    settings
-        .excludes()
-        .map_err(|text| Failure::Configuration(format!("the `{PREFIX}*` variables: {text}")))?;
-    Ok(settings)
-}
-
-/// Reads a file; paths in it are relative to it.
-pub(crate) fn read(file: &Path) -> Result<Settings, Failure> {
-    let wrong = |text: String| Failure::Configuration(format!("`{}`: {text}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::Configuration(format!("cannot read `{}`: {error}", file.display()))
-    })?;
-    let mut settings: Settings = toml::from_str(&text).map_err(|error| {
-        let line = error.span().map(|span| {
-            let before = text.get(..span.start).unwrap_or_default();
-            format!("line {}: ", before.matches('\n').count() + 1)
-        });
-        let message = error.message().lines().next().unwrap_or_default();
-        wrong(format!(
-            "{}{}",
-            line.unwrap_or_default(),
-            nearest(message).unwrap_or_else(|| message.to_owned())
-        ))
-    })?;
-    let beside = file.parent().unwrap_or(Path::new(""));
-    for path in [
-        &mut settings.linear_secret_file,
-        &mut settings.linear_token_file,
-        &mut settings.data,
-    ] {
-        *path = path.as_ref().map(|path| beside.join(path));
-    }
-    settings.excludes().map_err(wrong)?;
-    Ok(settings)
-}
-
-/// Serde's word on an unknown key, with the known one that is nearest to it.
-fn nearest(message: &str) -> Option<String> {
-    let mut names = message
-        .strip_prefix("unknown field ")?
-        .split('`')
-        .skip(1)
-        .step_by(2);
-    let unknown = names.next()?;
-    let known = names.max_by(|a, b| {
-        let near = |name: &str| strsim::jaro_winkler(unknown, name);
-        near(a).total_cmp(&near(b))
-    })?;
-    Some(format!("there is no `{unknown}`: did you mean `{known}`?"))
-}
-
 impl Settings {
-    /// What one place says must not contradict itself.
-    fn excludes(&self) -> Result<(), String> {
-        if self.to.is_some() && self.exec.is_some() {
-            return Err("`to` and `exec` exclude each other".to_owned());
-        }
-        let routes = [
-            self.pull == Some(true),
-            self.public_url.is_some(),
-            self.tunnel.is_some(),
-        ];
-        if routes.iter().filter(|given| **given).count() > 1 {
-            return Err("`pull`, `public-url` and `tunnel` exclude each other".to_owned());
-        }
-        Ok(())
-    }
-
-    /// These, and where they say nothing, those.
-    pub(crate) fn over(self, file: Self) -> Self {
-        // One that names where events go replaces all that the file says of it.
-        let (to, exec, handler) = if self.to.is_some() || self.exec.is_some() {
-            (self.to, self.exec, Vec::new())
-        } else {
-            (file.to, file.exec, file.handler)
-        };
-        let says_route =
-            self.tunnel.is_some() || self.public_url.is_some() || self.pull == Some(true);
-        let (tunnel, public_url, pull) = if says_route {
-            (self.tunnel, self.public_url, self.pull)
-        } else {
-            (file.tunnel, file.public_url, file.pull)
-        };
-        Self {
-            to,
-            exec,
-            handler,
-            tunnel,
-            public_url,
-            pull,
-            relay: self.relay.or(file.relay),
-            name: self.name.or(file.name),
-            types: self.types.or(file.types),
-            poll: self.poll.or(file.poll),
-            listen: self.listen.or(file.listen),
-            concurrency: self.concurrency.or(file.concurrency),
-            time_limit: self.time_limit.or(file.time_limit),
-            linear_secret_file: self.linear_secret_file.or(file.linear_secret_file),
-            linear_token_file: self.linear_token_file.or(file.linear_token_file),
-            keep: self.keep.or(file.keep),
-            keep_size: self.keep_size.or(file.keep_size),
-            data: self.data.or(file.data),
-        }
-    }
-
     /// The webhook secret for Linear's SDK, if there is one.
     pub(crate) fn linear_secret(&self) -> Result<Option<LinearSecret>, Failure> {
         let file = self.linear_secret_file.as_deref();
@@ -412,7 +75,7 @@ impl Settings {
             .transpose()
     }
 
-    /// Checks everything, and fills in what nobody said.
+    /// Validates all settings and adds the defaults.
     pub(crate) fn config(self, file: Option<PathBuf>) -> Result<Config, Failure> {
         let wrong = Failure::Configuration;
         let linear_secret = self.linear_secret()?;
@@ -426,37 +89,13 @@ impl Settings {
             None => host_name()?,
         };
         if let Some(types) = &self.types {
-            protocol::capability::check(types)
-                .map_err(|text| wrong(text.replace("capabilities", "type")))?;
+            protocol::capability::validate(types).map_err(|error| wrong(error.message("type")))?;
         }
         let concurrency = self.concurrency.unwrap_or(4);
         if !(1..=64).contains(&concurrency) {
             return Err(wrong("`concurrency` has to be 1 to 64".to_owned()));
         }
-        let time_limit = self.time_limit.map_or(Duration::from_secs(300), |t| t.0);
-        let tables = if self.handler.is_empty() {
-            Vec::from_iter(
-                (self.to.is_some() || self.exec.is_some()).then_some(HandlerTable {
-                    to: self.to,
-                    exec: self.exec,
-                    ..HandlerTable::default()
-                }),
-            )
-        } else if self.to.is_some() || self.exec.is_some() {
-            return Err(wrong(
-                "`to` and `exec` stand beside `[[handler]]`: make them the last `[[handler]]`"
-                    .to_owned(),
-            ));
-        } else {
-            self.handler
-        };
-        let rules = (tables.into_iter().enumerate())
-            .map(|(at, table)| {
-                table
-                    .rule(time_limit)
-                    .map_err(|text| wrong(format!("handler {}: {text}", at + 1)))
-            })
-            .collect::<Result<_, _>>()?;
+        let rules = rules(self.handler, self.to, self.exec, self.time_limit)?;
         Ok(Config {
             file,
             relay: relay.0,
@@ -484,9 +123,10 @@ impl Settings {
 impl HandlerTable {
     fn rule(self, time_limit: Duration) -> Result<Rule, String> {
         let pattern = self.r#type.unwrap_or_else(|| "*".to_owned());
-        if protocol::capability::check(std::slice::from_ref(&pattern)).is_err() {
+        if !protocol::capability::is_pattern(&pattern) {
             return Err(format!(
-                "`{pattern}` is no pattern: use `Issue`, `Comment.create`, `AgentSessionEvent.*` or `*`"
+                "`{pattern}` is no pattern: use {}",
+                protocol::capability::EXAMPLES
             ));
         }
         let action = match (self.to, self.exec) {
@@ -505,18 +145,36 @@ impl HandlerTable {
     }
 }
 
-/// The text of a file that holds a secret and nothing else.
-pub(crate) fn read_secret(file: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::Configuration(format!("cannot read `{}`: {error}", file.display()))
-    })?;
-    match text.trim() {
-        "" => Err(Failure::Configuration(format!(
-            "`{}` is empty",
-            file.display()
-        ))),
-        text => Ok(text.to_owned()),
-    }
+/// The rules of the `[[handler]]`s, or of `to` or `exec` alone.
+fn rules(
+    handlers: Vec<HandlerTable>,
+    to: Option<Target>,
+    exec: Option<Vec<String>>,
+    time_limit: Option<Span>,
+) -> Result<Vec<Rule>, Failure> {
+    let time_limit = time_limit.map_or(Duration::from_secs(300), |t| t.0);
+    let has_single = to.is_some() || exec.is_some();
+    let tables = match (handlers.is_empty(), has_single) {
+        (false, true) => {
+            return Err(Failure::Configuration(
+                "`to` and `exec` stand beside `[[handler]]`: make them the last `[[handler]]`"
+                    .to_owned(),
+            ));
+        }
+        (false, false) => handlers,
+        (true, false) => Vec::new(),
+        (true, true) => vec![HandlerTable {
+            to,
+            exec,
+            ..HandlerTable::default()
+        }],
+    };
+    (tables.into_iter().enumerate())
+        .map(|(at, table)| {
+            (table.rule(time_limit))
+                .map_err(|text| Failure::Configuration(format!("handler {}: {text}", at + 1)))
+        })
+        .collect()
 }
 
 /// A name for this machine that the relay takes.
@@ -537,13 +195,16 @@ fn host_name() -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+
+    use bytesize::ByteSize;
+
     use super::*;
 
     fn config(text: &str) -> Result<Config, String> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(FILE);
         std::fs::write(&file, text).unwrap();
-        read(&file)
+        file::read(&file)
             .and_then(|settings| settings.config(Some(file.clone())))
             .map_err(|error| error.to_string().replace(&file.display().to_string(), FILE))
     }
@@ -632,7 +293,7 @@ mod tests {
     #[test]
     fn every_setting_is_a_variable_too() {
         let read = |pairs: &[(&str, &str)]| {
-            variables(
+            variables::parse(
                 pairs
                     .iter()
                     .map(|(n, v)| ((*n).to_owned(), (*v).to_owned())),

@@ -1,6 +1,6 @@
-//! A delivery as it came, by POST or from the mailbox: the one path on which it is verified.
+//! A delivery as it was received, by POST or from the mailbox, and its verification.
 //!
-//! Invariant: nothing is read from a body before its signature is known to be the relay's.
+//! Invariant: nothing is parsed before the signature is verified.
 
 use protocol::envelope;
 use protocol::headers::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
@@ -9,16 +9,16 @@ use protocol::signature::{Secret, SignatureError, Signed, verify};
 
 use crate::store::{Event, Headers};
 
-/// What a verified delivery is.
+/// A verified delivery.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// An event, to be stored.
+    /// An event, which has to be stored.
     Event(Event),
-    /// The relay itself speaks.
+    /// A message of the relay itself.
     Control(Control),
 }
 
-/// The three headers that a signature is checked by.
+/// The three headers that belong to a signature.
 pub(crate) fn signed(headers: &Headers) -> Signed<'_> {
     let header = |name: &str| headers.get(name).unwrap_or_default();
     Signed {
@@ -29,7 +29,7 @@ pub(crate) fn signed(headers: &Headers) -> Signed<'_> {
 }
 
 impl Delivery {
-    /// Verifies form, age and digest, then reads what it is; `now` in Unix milliseconds.
+    /// Verifies format, age and digest, then parses the body; `now` in Unix milliseconds.
     pub(crate) fn verify(
         secrets: &[Secret],
         headers: Headers,
@@ -42,8 +42,8 @@ impl Delivery {
             return Ok(Self::Control(control));
         }
         let id = signed.id.to_owned();
-        // The relay has read it before; a newer one may take what this agent cannot read.
-        let envelope = std::str::from_utf8(&body).map(envelope::read);
+        // A newer relay may accept a body that this agent cannot parse. It is stored all the same.
+        let envelope = std::str::from_utf8(&body).map(envelope::parse);
         let (kind, action, workspace, ordering_key) = match envelope {
             Ok(Ok(read)) => (
                 read.kind.into_owned(),
@@ -66,7 +66,7 @@ impl Delivery {
     }
 }
 
-/// What the relay says is small: a large body is not read twice.
+/// Parses a message of the relay. It is small, so a large body is not parsed twice.
 fn control(body: &[u8]) -> Option<Control> {
     if body.len() > 1024 {
         return None;

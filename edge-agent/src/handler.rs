@@ -13,21 +13,21 @@ pub(crate) use http::client;
 
 /// How much of an answer is kept.
 const ANSWER_LIMIT: usize = 64 * 1024;
-/// How long it may take to find out whether somebody listens.
+/// How long a probe of a handler may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an attempt came to.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The handler took it.
+    /// The handler accepted the event.
     Done,
-    /// The handler does not want it, and never will.
+    /// The handler declined the event for good.
     Dropped,
-    /// It may go better later.
+    /// A retry may succeed.
     Retry,
-    /// It will not go better.
+    /// A retry would fail, too.
     Failed,
-    /// The handler was not there, so nothing was tried.
+    /// The handler was absent, so nothing was attempted.
     Absent,
 }
 
@@ -52,7 +52,7 @@ impl Answer {
 }
 
 impl Action {
-    /// Gives the event to the handler; `attempt` counts from 1, `now` is Unix milliseconds.
+    /// Passes the event to the handler. `attempt` counts from 1, `now` is Unix milliseconds.
     pub(crate) async fn handle(
         &self,
         client: &reqwest::Client,
@@ -69,13 +69,13 @@ impl Action {
             Self::Exec(command) => command::run(command, event, attempt, time_limit).await,
         };
         if answer.outcome == Outcome::Absent && self.presence().await.is_ok() {
-            // Somebody is there, and it fails all the same: a certificate, say, or a script's interpreter.
+            // The handler is present and fails for another reason, such as a certificate or a script's interpreter.
             answer.outcome = Outcome::Retry;
         }
         answer
     }
 
-    /// Whether the handler is there; what is missing if it is not.
+    /// Whether the handler is present, or what is missing.
     pub(crate) async fn presence(&self) -> Result<(), String> {
         match self {
             Self::Http(target) => {

@@ -1,22 +1,25 @@
-//! The laptop side: receive, verify, store, answer, and only then hand over.
+//! The agent on a developer's machine: it receives, verifies and stores a delivery, answers it, and only then calls the
+//! handler.
 //!
-//! [`cli`] reads the arguments and [`config`] the settings; [`up`] is the daemon: the [`receiver`] takes deliveries,
-//! [`membership`] keeps the agent a worker of the relay and empties its [`mailbox`], [`handling`] gives what is in the
-//! [`store`] to the user's code ([`handler`]) or [`output`] prints it, a [`tunnel`] makes it reachable, and
-//! [`absence`] notices sleep. [`commands`] are all the others.
+//! [`cli`] parses the arguments and [`config`] reads the settings. [`up`] is the daemon: the [`receiver`] accepts
+//! deliveries, [`membership`] keeps the agent registered and empties its [`mailbox`], [`handling`] passes the stored events
+//! to a [`handler`] or [`ndjson`] prints them, a [`tunnel`] makes the agent reachable, and the [`sleep_watcher`] detects
+//! that the machine was asleep. [`commands`] are all other commands.
 
-mod absence;
 pub mod cli;
 mod commands;
 mod config;
+mod context;
+mod data_directory;
 mod delivery;
 mod failure;
 mod handler;
 mod handling;
-mod home;
 mod mailbox;
 mod membership;
+mod ndjson;
 mod output;
+mod problem;
 mod process;
 mod receiver;
 mod registration;
@@ -24,8 +27,9 @@ mod relay;
 mod report;
 mod samples;
 pub mod signal;
+mod sleep_watcher;
+mod state;
 mod store;
-mod talk;
 mod target;
 mod tunnel;
 pub mod up;

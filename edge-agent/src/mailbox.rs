@@ -1,21 +1,21 @@
-//! Empty the mailbox: store what waits, then acknowledge it with the next call.
+//! Empties the mailbox: stores the events, then acknowledges them with the next call.
 //!
-//! Invariant: an id is acknowledged only after its event is stored. The last, empty answer makes an away worker
-//! live, so events keep their order.
+//! Invariant: an event is acknowledged only after it is stored. The last, empty response makes an away worker live, so events
+//! keep their order.
 
 use protocol::messages::Pull;
 
 use crate::delivery::Delivery;
-use crate::receiver::Shared;
 use crate::registration::Registration;
 use crate::relay::{CallError, Relay};
+use crate::state::AgentState;
 use crate::store::Headers;
 
-/// Pulls until nothing waits; answers how many events there were.
+/// Pulls until the mailbox is empty. Returns the number of events.
 pub(crate) async fn empty(
     relay: &Relay,
     registration: &Registration,
-    shared: &Shared,
+    state: &AgentState,
 ) -> Result<usize, CallError> {
     let mut pulled = 0;
     let mut ack = Vec::new();
@@ -28,7 +28,7 @@ pub(crate) async fn empty(
         if mailbox.events.is_empty() {
             return Ok(pulled);
         }
-        let now = shared.clock.millis();
+        let now = state.clock.millis();
         let mut events = Vec::with_capacity(mailbox.events.len());
         let mut refused = None;
         for waiting in mailbox.events {
@@ -36,16 +36,16 @@ pub(crate) async fn empty(
                 .map(|(name, value)| (name, value.into_bytes()))
                 .collect();
             match Delivery::verify(
-                &shared.secrets(now),
+                &state.secrets(now),
                 Headers(headers),
                 waiting.body.into_bytes(),
                 now,
             ) {
                 Ok(Delivery::Event(event)) => events.push(event),
-                // Not an event, but acknowledged all the same.
+                // It is not an event, but it has to leave the mailbox.
                 Ok(Delivery::Control(_)) => {}
                 Err(error) => {
-                    // What comes after it must wait, or it would overtake.
+                    // The events behind it must wait, or they would overtake it.
                     refused = Some(error);
                     break;
                 }
@@ -58,9 +58,9 @@ pub(crate) async fn empty(
             )));
         }
         pulled += events.len();
-        let stored = shared.store.add(events).await;
-        shared.note_store(stored.as_ref().map(|_| ()));
+        let stored = state.store.add(events).await;
+        state.record_store_result(stored.as_ref().map(|_| ()));
         stored.map_err(|error| CallError::later(format!("{error:#}")))?;
-        shared.stored.notify_one();
+        state.stored.notify_one();
     }
 }

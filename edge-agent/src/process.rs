@@ -1,10 +1,10 @@
-//! Processes that end together: a command and all that it starts.
+//! Process groups: a command and all processes that it starts end together.
 
 use std::io;
 
 use tokio::process::{Child, Command};
 
-/// A process group of its own; whatever is left of it is killed when this is dropped.
+/// A process group. What is left of it is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Group {
     #[cfg(unix)]
@@ -29,8 +29,8 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The group lives for as long as any process in it does, so its id cannot be another's while one is left;
-        // once none is, this finds nobody.
+        // A group exists as long as any process in it, so its id cannot belong to another group. Once no process is left,
+        // this has no effect.
         #[cfg(unix)]
         if let Some(leader) = self.leader {
             let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);

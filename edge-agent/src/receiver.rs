@@ -1,11 +1,11 @@
 //! The receiver: `POST /webhook` for deliveries, `GET /health`, and nothing else.
 //!
-//! Invariant: a delivery is answered with a success only after it is stored. What strangers can make it hold is
-//! bounded: connections, the time for a request, and the bytes of a body.
+//! Invariant: a delivery is answered with a success only after it is stored. What strangers can make it hold is bounded:
+//! connections, the time for a request, and the bytes of a body.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,124 +20,33 @@ use hyper::body::Body as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use protocol::clock::Clock;
 use protocol::headers::WEBHOOK_SIGNATURE;
-use protocol::messages::{ChallengeAnswer, Control, PROBLEM_JSON, Problem};
-use protocol::signature::{Secret, SignatureError};
+use protocol::messages::{ChallengeResponse, Control};
+use protocol::problem::{Code, PROBLEM_JSON, Problem};
+use protocol::signature::SignatureError;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Delivery;
-use crate::registration::Registration;
-use crate::store::{Headers, Store, is_damage};
-use crate::talk::{detail, warn};
+use crate::output::{verbose, warn};
+use crate::state::AgentState;
+use crate::store::Headers;
 
 /// The largest delivery.
 const BODY_LIMIT: usize = 10 * 1000 * 1000;
-/// The largest body that carries no signature: a challenge.
+/// The largest body without a signature, which can only be a challenge.
 const UNSIGNED_LIMIT: usize = 4096;
-/// How long a connection may take to say what it wants, also between two requests.
+/// How long a connection may take to send the headers of a request, also between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many connections are served side by side; the others wait to be accepted.
+/// How many connections are served concurrently. Others wait to be accepted.
 const CONNECTIONS: usize = 64;
 
-/// What the receiver and the rest of the agent share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) clock: Clock,
-    pub(crate) store: Store,
-    /// Whose secrets deliveries are signed with.
-    pub(crate) registration: RwLock<Option<Registration>>,
-    /// A challenge of the relay is answered only while this agent itself registers: nobody else can have this
-    /// address admitted for a worker of theirs.
-    pub(crate) is_registering: AtomicBool,
-    /// A challenge of this agent's own, on its way around through the tunnel.
-    pub(crate) own_challenge: Mutex<Option<String>>,
-    /// Nothing more is taken.
-    pub(crate) is_ending: AtomicBool,
-    /// Something was stored.
-    pub(crate) stored: Notify,
-    /// The mailbox holds something.
-    pub(crate) waiting: Notify,
-    /// The store is damaged: the agent has to end.
-    pub(crate) damaged: Notify,
-    /// What was last said about the store, so that it is not said for every delivery.
-    trouble: Mutex<String>,
-}
-
-impl Shared {
-    pub(crate) fn new(clock: Clock, store: Store, registration: Option<Registration>) -> Self {
-        Self {
-            clock,
-            store,
-            registration: RwLock::new(registration),
-            is_registering: AtomicBool::new(false),
-            own_challenge: Mutex::new(None),
-            is_ending: AtomicBool::new(false),
-            stored: Notify::new(),
-            waiting: Notify::new(),
-            damaged: Notify::new(),
-            trouble: Mutex::new(String::new()),
-        }
-    }
-
-    /// The registration, if there is one.
-    pub(crate) fn registration(&self) -> Option<Registration> {
-        let registration = self.registration.read();
-        registration.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn set_registration(&self, registration: Registration) {
-        let mut held = (self.registration.write()).unwrap_or_else(PoisonError::into_inner);
-        *held = Some(registration);
-    }
-
-    /// Every secret that deliveries may be signed with at `now` (Unix milliseconds).
-    pub(crate) fn secrets(&self, now: i64) -> Vec<Secret> {
-        let registration = (self.registration.read()).unwrap_or_else(PoisonError::into_inner);
-        registration.as_ref().map_or(Vec::new(), |r| r.secrets(now))
-    }
-
-    /// Expects this challenge, or none.
-    pub(crate) fn expect_challenge(&self, challenge: Option<String>) {
-        *(self.own_challenge.lock()).unwrap_or_else(PoisonError::into_inner) = challenge;
-    }
-
-    fn answers(&self, challenge: &str) -> bool {
-        let own = (self.own_challenge.lock()).unwrap_or_else(PoisonError::into_inner);
-        self.is_registering.load(Ordering::Acquire) || own.as_deref() == Some(challenge)
-    }
-
-    /// Notes what writing to the store came to: says once what is wrong, and once that it is well again.
-    pub(crate) fn note_store(&self, written: Result<(), &anyhow::Error>) {
-        if written.is_err_and(is_damage) {
-            self.damaged.notify_one();
-        }
-        let trouble = written.map_or_else(|error| format!("{error:#}"), |()| String::new());
-        let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if *said == trouble {
-            return;
-        }
-        if trouble.is_empty() {
-            warn("events can be stored again");
-        } else {
-            warn(format_args!(
-                "events cannot be stored, and wait at the relay: {trouble}"
-            ));
-        }
-        *said = trouble;
-    }
-}
-
-/// Serves until `stop` says so; what is being answered then has a moment to end.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let router = router(shared);
+/// Serves until `stop` is cancelled. Requests that are being answered then have a second to end.
+pub(crate) async fn serve(listener: TcpListener, state: Arc<AgentState>, stop: CancellationToken) {
+    let router = router(state);
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let ending = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -151,12 +60,12 @@ pub(crate) async fn serve(
         };
         let (place, accepted) = tokio::select! {
             accepted = accepting => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stop.cancelled() => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Too many open files, say: it passes.
+                // The cause, such as too many open files, may pass.
                 warn(format_args!("cannot accept a connection: {error}"));
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
@@ -167,7 +76,7 @@ pub(crate) async fn serve(
         let connection = ending.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                detail(format_args!("a connection broke off: {error}"));
+                verbose(format_args!("a connection broke off: {error}"));
             }
             drop(place);
         });
@@ -176,20 +85,12 @@ pub(crate) async fn serve(
 }
 
 /// The routes.
-fn router(shared: Arc<Shared>) -> Router {
-    let not_found = || async {
-        problem(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "there is nothing at this path",
-        )
-    };
+fn router(state: Arc<AgentState>) -> Router {
+    let not_found = || async { problem(Code::NotFound, "there is nothing at this path") };
     let post_only = || async {
-        problem(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "this path takes POST",
-        )
+        let mut response = problem(Code::MethodNotAllowed, "this path takes POST");
+        (response.headers_mut()).insert(header::ALLOW, HeaderValue::from_static("POST"));
+        response
     };
     Router::new()
         .route("/webhook", post(receive).fallback(post_only))
@@ -202,24 +103,19 @@ fn router(shared: Arc<Shared>) -> Router {
             );
             Ok::<_, Infallible>(response)
         }))
-        .with_state(shared)
+        .with_state(state)
 }
 
-fn problem(status: StatusCode, code: &str, detail: impl Into<String>) -> Response {
-    let problem = Problem {
-        title: status.canonical_reason().unwrap_or("Error").to_owned(),
-        status: status.as_u16(),
-        code: code.to_owned(),
-        detail: detail.into(),
-    };
-    let mut response = (status, Json(problem)).into_response();
+fn problem(code: Code, detail: impl Into<String>) -> Response {
+    let problem = Problem::new(code, detail);
+    let mut response = (code.status(), Json(problem)).into_response();
     (response.headers_mut()).insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     response
 }
 
-/// Reads a body within its bounds. What is too long is read on for a while and dropped, since most clients listen
-/// for an answer only after they have sent all.
-async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
+/// Reads a body within its limits. The rest of a longer one is read and dropped up to a limit, since most clients read the
+/// response only after they have sent everything.
+async fn read_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
     let reading = async {
         let mut bytes = Vec::with_capacity(
             usize::try_from(body.size_hint().lower())
@@ -243,25 +139,19 @@ async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
     match tokio::time::timeout(BODY_TIMEOUT, reading).await {
         Ok(Some(bytes)) => Ok(bytes),
         Ok(None) => Err(problem(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
+            Code::BodyTooLarge,
             format!("this body may be {limit} bytes long at most"),
         )),
         Err(_) => Err(problem(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_too_slow",
+            Code::BodyTooSlow,
             format!("a body may take {} s", BODY_TIMEOUT.as_secs()),
         )),
     }
 }
 
-async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
-    if shared.is_ending.load(Ordering::Acquire) {
-        return problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "ending",
-            "this agent is about to end",
-        );
+async fn receive(State(state): State<Arc<AgentState>>, headers: HeaderMap, body: Body) -> Response {
+    if state.shutdown.is_cancelled() {
+        return problem(Code::Ending, "this agent is about to end");
     }
     let is_signed = headers.contains_key(WEBHOOK_SIGNATURE);
     let limit = if is_signed {
@@ -269,69 +159,64 @@ async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bo
     } else {
         UNSIGNED_LIMIT
     };
-    let body = match read(body, limit).await {
+    let body = match read_body(body, limit).await {
         Ok(body) => body,
         Err(answer) => return answer,
     };
     if !is_signed {
-        return unsigned(&shared, &body);
+        return unsigned(&state, &body);
     }
     let headers = (headers.iter())
         .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .collect();
-    let now = shared.clock.millis();
-    match Delivery::verify(&shared.secrets(now), Headers(headers), body, now) {
+    let now = state.clock.millis();
+    match Delivery::verify(&state.secrets(now), Headers(headers), body, now) {
         Err(error) => {
             warn(format_args!("a delivery was refused: {error}"));
             let code = match error {
-                SignatureError::Format { .. } => "signature_format",
-                SignatureError::Age { .. } => "signature_age",
-                SignatureError::Digest => "signature_digest",
+                SignatureError::Format { .. } => Code::SignatureFormat,
+                SignatureError::Age { .. } => Code::SignatureAge,
+                SignatureError::Digest => Code::SignatureDigest,
             };
-            problem(StatusCode::UNAUTHORIZED, code, error.to_string())
+            problem(code, error.to_string())
         }
         Ok(Delivery::Control(Control::Ping { waiting })) => {
             if waiting {
-                shared.waiting.notify_one();
+                state.mail_waits.notify_one();
             }
             StatusCode::NO_CONTENT.into_response()
         }
         Ok(Delivery::Control(Control::Challenge { .. })) => problem(
-            StatusCode::BAD_REQUEST,
-            "challenge_signed",
+            Code::ChallengeSigned,
             "a challenge comes before there is a secret",
         ),
-        Ok(Delivery::Event(event)) => match shared.store.add(vec![event]).await {
+        Ok(Delivery::Event(event)) => match state.store.add(vec![event]).await {
             Ok(_) => {
-                shared.note_store(Ok(()));
-                shared.stored.notify_one();
+                state.record_store_result(Ok(()));
+                state.stored.notify_one();
                 StatusCode::ACCEPTED.into_response()
             }
             Err(error) => {
-                shared.note_store(Err(&error));
-                problem(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "not_stored",
-                    "the event could not be stored",
-                )
+                state.record_store_result(Err(&error));
+                problem(Code::NotStored, "the event could not be stored")
             }
         },
     }
 }
 
-fn unsigned(shared: &Shared, body: &[u8]) -> Response {
+fn unsigned(state: &AgentState, body: &[u8]) -> Response {
     match serde_json::from_slice(body) {
-        Ok(Control::Challenge { challenge }) if shared.answers(&challenge) => {
-            Json(ChallengeAnswer { challenge }).into_response()
+        Ok(Control::Challenge { challenge })
+            if state.is_registering.load(Ordering::Acquire) || state.expects(&challenge) =>
+        {
+            Json(ChallengeResponse { challenge }).into_response()
         }
         Ok(Control::Challenge { .. }) => problem(
-            StatusCode::FORBIDDEN,
-            "not_registering",
+            Code::NotRegistering,
             "a challenge is answered only while this agent registers",
         ),
         _ => problem(
-            StatusCode::UNAUTHORIZED,
-            "signature_format",
+            Code::SignatureFormat,
             format!("the `{WEBHOOK_SIGNATURE}` header is missing"),
         ),
     }

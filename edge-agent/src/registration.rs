@@ -3,19 +3,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use protocol::messages::{Registered, Workspace};
-use protocol::signature::Secret;
+use protocol::signature::{InvalidSecret, Secret};
+use protocol::signing_secrets::SigningSecrets;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-/// How long the relay signs with a replaced secret, too.
-const ROTATION: Duration = Duration::from_secs(24 * 3600);
-
-/// What the relay gave this worker.
+/// What the relay assigned to this worker.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Registration {
@@ -25,13 +22,12 @@ pub(crate) struct Registration {
     pub(crate) worker: String,
     pub(crate) workspace: Workspace,
     pub(crate) token: String,
-    secret: String,
-    /// The secrets before this one, for as long as they may still sign.
-    #[serde(default)]
-    replaced: Vec<Replaced>,
+    /// The secrets that deliveries are signed with.
+    #[serde(flatten)]
+    pub(crate) secrets: SigningSecrets,
 }
 
-/// Neither token nor secret is ever printed.
+/// Without the token and the secrets.
 impl std::fmt::Debug for Registration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Registration")
@@ -40,49 +36,31 @@ impl std::fmt::Debug for Registration {
     }
 }
 
-#[derive(Clone, Serialize, Deserialize)]
-struct Replaced {
-    secret: String,
-    /// Unix milliseconds.
-    until: i64,
-}
-
 impl Registration {
-    /// A new one, in the place of `was`: what is on its way may still be signed with the old secret.
+    /// A new registration, which replaces `previous`.
+    ///
+    /// # Errors
+    ///
+    /// The relay's secret is malformed.
     pub(crate) fn new(
         relay: &str,
         name: &str,
         registered: Registered,
-        was: Option<&Self>,
+        previous: Option<&Self>,
         now: i64,
-    ) -> Self {
-        let until = now + i64::try_from(ROTATION.as_millis()).unwrap_or_default();
-        let replaced = was.iter().flat_map(|was| {
-            let last = Replaced {
-                secret: was.secret.clone(),
-                until,
-            };
-            let before = was.replaced.iter().filter(|r| r.until > now).cloned();
-            std::iter::once(last).chain(before).take(4)
-        });
-        Self {
+    ) -> Result<Self, InvalidSecret> {
+        let secret = Secret::parse(&registered.secret)?;
+        Ok(Self {
             relay: relay.to_owned(),
             name: name.to_owned(),
             worker: registered.worker,
             workspace: registered.workspace,
             token: registered.token,
-            secret: registered.secret,
-            replaced: replaced.collect(),
-        }
-    }
-
-    /// Every secret that deliveries may be signed with at `now` (Unix milliseconds).
-    pub(crate) fn secrets(&self, now: i64) -> Vec<Secret> {
-        let replaced = self.replaced.iter().filter(|r| r.until > now);
-        std::iter::once(&self.secret)
-            .chain(replaced.map(|r| &r.secret))
-            .filter_map(|secret| Secret::parse(secret).ok())
-            .collect()
+            secrets: match previous {
+                Some(previous) => previous.secrets.rotate(secret, now),
+                None => SigningSecrets::new(secret),
+            },
+        })
     }
 
     /// Reads the file; none if there is none.
@@ -96,16 +74,13 @@ impl Registration {
             }
         };
         check_mode(path)?;
-        // The parser's own words could quote a secret.
-        (serde_json::from_str(&text).ok())
-            .filter(|read: &Self| Secret::parse(&read.secret).is_ok())
-            .map(Some)
-            .ok_or_else(|| {
-                Failure::Configuration(format!(
-                    "`{}` is damaged: delete it, and `edge-agent up` registers again",
-                    path.display()
-                ))
-            })
+        // The parser's message is left out, because it may quote a secret.
+        (serde_json::from_str(&text).ok()).map(Some).ok_or_else(|| {
+            Failure::Configuration(format!(
+                "`{}` is damaged: delete it, and `edge-agent up` registers again",
+                path.display()
+            ))
+        })
     }
 
     /// Writes the file, whole or not at all.
@@ -159,7 +134,7 @@ fn check_mode(_: &Path) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::messages::State;
+    use protocol::messages::WorkerState;
 
     use super::*;
 
@@ -174,36 +149,11 @@ mod tests {
             },
             token: "hush".into(),
             secret: Secret::generate().expose(),
-            state: State::Live,
-            again: false,
+            state: WorkerState::Live,
+            replaced: false,
             expires_at: String::new(),
         };
-        Registration::new("https://relay", "laptop", registered, None, 0)
-    }
-
-    #[test]
-    fn replaced_secrets_are_taken_for_a_day_over_several_rotations() {
-        let hour = 3_600_000;
-        let mut current = registration();
-        let mut secrets = current.secrets(0);
-        for at in 1..3 {
-            let next = registration();
-            let registered = Registered {
-                worker: next.worker,
-                worker_id: "x".into(),
-                workspace: next.workspace,
-                token: next.token,
-                secret: next.secret,
-                state: State::Live,
-                again: true,
-                expires_at: String::new(),
-            };
-            current = Registration::new("r", "n", registered, Some(&current), at * hour);
-            secrets.insert(0, current.secrets(0)[0].clone());
-        }
-        assert_eq!(current.secrets(2 * hour), secrets);
-        assert_eq!(current.secrets(25 * hour + 1), secrets[..2]);
-        assert_eq!(current.secrets(26 * hour + 1), secrets[..1]);
+        Registration::new("https://relay", "laptop", registered, None, 0).unwrap()
     }
 
     #[test]

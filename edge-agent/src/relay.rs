@@ -3,7 +3,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
-use protocol::messages::{Mailbox, Problem, Pull, Register, Registered, Renew, Worker};
+use protocol::messages::{Mailbox, Pull, Register, Registered, Renew, Worker};
+use protocol::problem::{Code, Problem};
 use reqwest::{Client, Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,13 +15,13 @@ use crate::registration::Registration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a call was not answered as hoped.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    /// The relay said no, and would again.
+    /// The relay refused the request, and would refuse it again.
     #[error("{}", .0.detail)]
     Refused(Problem),
-    /// It may go better later.
+    /// The call may succeed later.
     #[error("{reason}")]
     Later {
         reason: String,
@@ -36,18 +37,18 @@ impl CallError {
         }
     }
 
-    /// Whether the worker's token is no longer one.
+    /// Whether the relay does not know the worker or its token.
     pub(crate) fn is_unknown_worker(&self) -> bool {
-        self.is("worker_token_invalid")
+        self.is(Code::WorkerTokenInvalid)
     }
 
-    /// Whether another registration of the same name took over.
+    /// Whether another registration of the same name has replaced this one.
     pub(crate) fn is_replaced(&self) -> bool {
-        self.is("worker_token_replaced")
+        self.is(Code::WorkerTokenReplaced)
     }
 
-    fn is(&self, code: &str) -> bool {
-        matches!(self, Self::Refused(problem) if problem.code == code)
+    fn is(&self, code: Code) -> bool {
+        matches!(self, Self::Refused(problem) if problem.is(code))
     }
 }
 
@@ -103,7 +104,7 @@ impl Relay {
             .await
     }
 
-    /// What the relay knows of the worker, and what its clock says, Unix milliseconds.
+    /// The worker as the relay knows it, and the relay's time in Unix milliseconds.
     pub(crate) async fn read(
         &self,
         registration: &Registration,
@@ -117,7 +118,7 @@ impl Relay {
             )
             .await?;
         let date = answer.date;
-        Ok((answer.read()?, date))
+        Ok((answer.parse()?, date))
     }
 
     /// Removes the worker and its mailbox.
@@ -139,7 +140,7 @@ impl Relay {
         token: Option<&str>,
         body: &impl Serialize,
     ) -> Result<T, CallError> {
-        self.send(method, path, token, Some(body)).await?.read()
+        self.send(method, path, token, Some(body)).await?.parse()
     }
 
     async fn send<B: Serialize>(
@@ -148,7 +149,7 @@ impl Relay {
         path: &str,
         token: Option<&str>,
         body: Option<&B>,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Success, CallError> {
         let mut url = self.base.clone();
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{base}{path}"));
@@ -167,7 +168,7 @@ impl Relay {
             } else {
                 "cannot be reached"
             };
-            CallError::later(format!("the relay {what}: {}", root(&error)))
+            CallError::later(format!("the relay {what}: {}", root_cause(&error)))
         })?;
         let status = response.status();
         let header = |name| response.headers().get(name)?.to_str().ok();
@@ -180,10 +181,13 @@ impl Relay {
             .and_then(|since| i64::try_from(since.as_millis()).ok());
         let body = response.bytes().await.map_err(|error| {
             let error = error.without_url();
-            CallError::later(format!("the relay broke off its answer: {}", root(&error)))
+            CallError::later(format!(
+                "the relay broke off its answer: {}",
+                root_cause(&error)
+            ))
         })?;
         if status.is_success() {
-            return Ok(Answer { body, date });
+            return Ok(Success { body, date });
         }
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem)
@@ -204,23 +208,23 @@ impl Relay {
     }
 }
 
-/// A success.
-struct Answer {
+/// The response to a successful call.
+struct Success {
     body: Bytes,
     /// The relay's clock, Unix milliseconds, to the second.
     date: Option<i64>,
 }
 
-impl Answer {
-    fn read<T: DeserializeOwned>(&self) -> Result<T, CallError> {
+impl Success {
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, CallError> {
         serde_json::from_slice(&self.body).map_err(|_| {
             CallError::later("the relay answered something else than its interface says")
         })
     }
 }
 
-/// The cause that started it: what a person can do something about.
-pub(crate) fn root(error: &dyn std::error::Error) -> String {
+/// The innermost cause of an error, which a person can do something about.
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -1,11 +1,12 @@
-//! What `up` says of itself in a file, for `status`, `doctor` and `send`; no secret and no query is in it.
+//! The status of `up` in a file, for `status`, `doctor` and `send`. It holds no secret and no query.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// What the running agent knows of itself.
+/// The status of a running agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Status {
@@ -55,14 +56,14 @@ impl Status {
         }
     }
 
-    /// Notes whether a handler is there; answers what was known before.
-    pub(crate) fn see_handler(&mut self, handler: &str, is_there: bool) -> Option<bool> {
+    /// Records whether a handler is present. Returns whether it was, if that is known.
+    pub(crate) fn set_presence(&mut self, handler: &str, is_there: bool) -> Option<bool> {
         let known = self.handlers.iter_mut().find(|h| h.handler == handler)?;
         known.is_there.replace(is_there)
     }
 }
 
-/// The file, and what stands in it; clones are the same one.
+/// The file and its content. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
     path: Arc<PathBuf>,
@@ -75,17 +76,13 @@ impl Report {
             path: Arc::new(path),
             status: Arc::new(Mutex::new(status)),
         };
-        report.write(&report.lock());
+        report.write(&report.status.lock());
         report
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes it, and the file if that made a difference.
+    /// Changes the status, and the file if that makes a difference.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
-        let mut status = self.lock();
+        let mut status = self.status.lock();
         let before = status.clone();
         let answer = change(&mut status);
         if *status != before {
@@ -94,7 +91,7 @@ impl Report {
         answer
     }
 
-    /// Whole or not at all. A report that cannot be written harms nobody.
+    /// Writes the file as a whole. A failure does no harm.
     fn write(&self, status: &Status) {
         let beside = self.path.with_extension("new");
         if let Ok(text) = serde_json::to_vec_pretty(status) {
@@ -103,7 +100,7 @@ impl Report {
         }
     }
 
-    /// Removes the file: nothing runs any more.
+    /// Removes the file, because the agent has ended.
     pub(crate) fn end(&self) {
         let _ = std::fs::remove_file(self.path.as_ref());
     }
@@ -114,7 +111,7 @@ pub(crate) fn read(path: &Path) -> Option<Status> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// An address as it may be shown: without user, query and fragment.
+/// An address without user, query and fragment, which may be shown.
 pub(crate) fn shown(url: &url::Url) -> String {
     let mut url = url.clone();
     let _ = url.set_username("");

@@ -1,10 +1,10 @@
-//! How a daemon is told to end, and to read its settings again.
+//! The signals of a daemon: to shut down, and to read its settings again.
 
-/// What a daemon is told.
+/// A signal to a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// To end.
-    End,
+pub enum Signal {
+    /// To shut down.
+    Shutdown,
     /// To read its settings again.
     Reload,
 }
@@ -18,7 +18,7 @@ pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     hangup: tokio::signal::unix::Signal,
-    /// Whether the program talks to a terminal: its end is a hangup, too.
+    /// Whether stderr is a terminal. If it is, the terminal's end is a hangup, too.
     #[cfg(unix)]
     has_terminal: bool,
 }
@@ -45,16 +45,16 @@ impl Signals {
 
     /// Waits for the next signal.
     #[cfg(unix)]
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> Signal {
         use std::io::IsTerminal as _;
         tokio::select! {
-            _ = self.interrupt.recv() => Told::End,
-            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Signal::Shutdown,
+            _ = self.terminate.recv() => Signal::Shutdown,
             _ = self.hangup.recv() => {
                 if self.has_terminal && !std::io::stderr().is_terminal() {
-                    Told::End
+                    Signal::Shutdown
                 } else {
-                    Told::Reload
+                    Signal::Reload
                 }
             }
         }
@@ -62,13 +62,13 @@ impl Signals {
 
     /// Waits for the next signal.
     #[cfg(not(unix))]
-    pub async fn next(&mut self) -> Told {
+    pub async fn next(&mut self) -> Signal {
         let _ = tokio::signal::ctrl_c().await;
-        Told::End
+        Signal::Shutdown
     }
 
-    /// Waits until told to end: for a program that has no settings to read again.
-    pub async fn told_to_end(&mut self) {
-        while self.next().await != Told::End {}
+    /// Waits for the signal to shut down, in a program without settings to read again.
+    pub async fn shutdown(&mut self) {
+        while self.next().await != Signal::Shutdown {}
     }
 }

@@ -4,6 +4,7 @@
 //! it commits goes into the next transaction together, so that a flood of deliveries does not wait for the disk one
 //! by one.
 
+mod event;
 mod prune;
 mod read;
 mod writer;
@@ -14,12 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
+pub(crate) use event::{Attempt, Event, Headers, State, Waiting, name};
 pub(crate) use read::{Counts, Filter, Listed};
 use writer::Writer;
 
-use crate::talk::warn;
+use crate::output::warn;
 
-/// The form of the tables below.
+/// The version of the schema below.
 const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
@@ -41,125 +43,7 @@ const SCHEMA: &str = "
     CREATE TABLE pruned (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// The headers of a delivery as they came: names in lower case, every value of each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Headers(pub(crate) Vec<(String, Vec<u8>)>);
-
-impl Headers {
-    /// The first value of a header, if it is text.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        (self.0.iter())
-            .find(|(n, _)| n == name)
-            .and_then(|(_, value)| std::str::from_utf8(value).ok())
-    }
-
-    /// One line for each: neither name nor value can hold a line feed (RFC 9110, section 5.5).
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (name, value) in &self.0 {
-            bytes.extend_from_slice(name.as_bytes());
-            bytes.push(b':');
-            bytes.extend_from_slice(value);
-            bytes.push(b'\n');
-        }
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Self {
-        let lines = bytes.split(|b| *b == b'\n');
-        Self(
-            lines
-                .filter_map(|line| {
-                    let colon = line.iter().position(|b| *b == b':')?;
-                    let name = std::str::from_utf8(&line[..colon]).ok()?;
-                    Some((name.to_owned(), line[colon + 1..].to_vec()))
-                })
-                .collect(),
-        )
-    }
-}
-
-/// An event as it was received.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) id: String,
-    pub(crate) kind: String,
-    pub(crate) action: String,
-    pub(crate) workspace: String,
-    pub(crate) ordering_key: String,
-    /// Unix milliseconds.
-    pub(crate) received_at: i64,
-    pub(crate) headers: Headers,
-    pub(crate) body: Vec<u8>,
-}
-
-/// `type.action`, or the type alone.
-pub(crate) fn name(kind: &str, action: &str) -> String {
-    if action.is_empty() {
-        kind.to_owned()
-    } else {
-        format!("{kind}.{action}")
-    }
-}
-
-/// What has become of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    /// To be handled, or handled again.
-    Waiting,
-    /// The handler took it.
-    Done,
-    /// The handler does not want it, or there is none for it.
-    Dropped,
-    /// All attempts failed: kept for `replay`.
-    Failed,
-}
-
-impl State {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Done => "done",
-            Self::Dropped => "dropped",
-            Self::Failed => "failed",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Waiting, Self::Done, Self::Dropped, Self::Failed]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-    }
-}
-
-/// One attempt of a handler at an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Attempt {
-    /// Unix milliseconds.
-    pub(crate) at: i64,
-    /// Milliseconds.
-    pub(crate) took: i64,
-    /// Who was to handle it.
-    pub(crate) handler: String,
-    /// `done`, `dropped`, `retry` or `failed`.
-    pub(crate) outcome: String,
-    /// A status, an exit code, or what went wrong.
-    pub(crate) result: String,
-    /// What the handler answered or printed, up to 64 KB.
-    pub(crate) answer: Vec<u8>,
-}
-
-/// An event that is to be handled, without its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) sequence: i64,
-    pub(crate) ordering_key: String,
-    /// Unix milliseconds.
-    pub(crate) due_at: i64,
-}
-
-/// The events; clones share them.
+/// The stored events. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     writer: Writer,
@@ -175,7 +59,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Whether a file is not, or no longer, what SQLite can read.
+/// Whether SQLite cannot read the file.
 pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     let code = error
         .downcast_ref::<rusqlite::Error>()
@@ -186,7 +70,7 @@ pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     )
 }
 
-/// Moves a damaged file out of the way; answers where it is.
+/// Moves a damaged file aside. Returns its new path.
 pub(crate) fn set_aside(path: &Path, now: i64) -> anyhow::Result<PathBuf> {
     let aside = path.with_extension(format!("damaged-{now}.db"));
     std::fs::rename(path, &aside)
@@ -201,7 +85,7 @@ pub(crate) fn set_aside(path: &Path, now: i64) -> anyhow::Result<PathBuf> {
 }
 
 impl Store {
-    /// Opens or creates the file. A damaged one is moved away and said to be, so that events are received again.
+    /// Opens or creates the file. A damaged one is moved aside with a warning, so that events can be received again.
     pub(crate) fn open(path: &Path, now: i64) -> anyhow::Result<Self> {
         match Self::try_open(path) {
             Err(error) if is_damage(&error) => {
@@ -219,7 +103,7 @@ impl Store {
         .with_context(|| format!("cannot open the events in `{}`", path.display()))
     }
 
-    /// Opens the file for a command beside `up`: what is wrong with it is `up`'s to mend.
+    /// Opens the file for a command beside `up`, which does not repair it.
     pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Self> {
         Self::try_open(path)
             .with_context(|| format!("cannot open the events in `{}`", path.display()))
@@ -271,7 +155,7 @@ impl Store {
         (self.writer.run(work).await).context("cannot write to the stored events")
     }
 
-    /// Stores events, all or none; answers how many were new.
+    /// Stores events, all or none. Returns how many were new.
     pub(crate) async fn add(&self, events: Vec<Event>) -> anyhow::Result<usize> {
         self.write(move |connection| {
             let mut new = 0;
@@ -304,7 +188,7 @@ impl Store {
         .await
     }
 
-    /// Records an attempt, and what it makes of the event.
+    /// Records an attempt, and the event's state after it.
     pub(crate) async fn record(
         &self,
         sequence: i64,
@@ -341,8 +225,8 @@ impl Store {
         .await
     }
 
-    /// Marks these as done: what was printed.
-    pub(crate) async fn printed(&self, sequences: Vec<i64>, now: i64) -> anyhow::Result<()> {
+    /// Marks printed events as done.
+    pub(crate) async fn mark_printed(&self, sequences: Vec<i64>, now: i64) -> anyhow::Result<()> {
         self.write(move |connection| {
             let mut mark = connection.prepare_cached(
                 "UPDATE event SET state = 'done', attempts = attempts + 1, finished_at = ?2 WHERE sequence = ?1",
@@ -355,7 +239,7 @@ impl Store {
         .await
     }
 
-    /// Has these handled anew, as if they had just come.
+    /// Marks events to be handled as if they had just been received.
     pub(crate) async fn replay(&self, sequences: Vec<i64>) -> anyhow::Result<()> {
         self.write(move |connection| {
             let mut again = connection.prepare_cached(
@@ -370,7 +254,7 @@ impl Store {
         .await
     }
 
-    /// Whether another process wrote since this was last asked.
+    /// Whether another process has written since the last call.
     pub(crate) async fn changed_by_another(&self) -> anyhow::Result<bool> {
         self.writer.changed_by_another().await.map_err(Into::into)
     }

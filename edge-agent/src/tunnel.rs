@@ -4,17 +4,18 @@
 //! ends with the agent, however the agent ends (see [`hold`]).
 
 mod cloudflared;
-pub(crate) mod hold;
 mod ngrok;
+pub(crate) mod supervisor;
 mod tailscale;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::messages::{ChallengeAnswer, Control};
+use parking_lot::Mutex;
+use protocol::messages::{ChallengeResponse, Control};
 use reqwest::Client;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -23,27 +24,25 @@ use url::Url;
 
 use crate::config::{TunnelChoice, is_on_loopback};
 use crate::failure::Failure;
+use crate::output::{info, verbose, warn};
+use crate::problem::Problem;
 use crate::process::Group;
-use crate::receiver::Shared;
 use crate::report::{Report, shown};
-use crate::talk::{detail, say, warn};
+use crate::state::AgentState;
 
-/// How long a program may take to have an address, and the address to lead here.
-const OPEN_WITHIN: Duration = Duration::from_secs(45);
-/// How often a program that is being opened is asked.
-const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How often the program is asked, and how often a request is sent around.
-const WATCH_EVERY: Duration = Duration::from_secs(5);
-const PROBE_EVERY: Duration = Duration::from_secs(30);
-/// How many requests in a row may fail on their way round, and what lies between them.
-const PROBES: u32 = 3;
-const PROBE_AGAIN: Duration = Duration::from_secs(1);
+/// How long a program may take to have an address by which this agent is reachable.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
+/// How often a program that is opening a tunnel is source for its address.
+const OPEN_INTERVAL: Duration = Duration::from_millis(250);
+/// How often an open tunnel's program is source, and how often the tunnel is probed.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+/// How many probes in a row have to fail, and the time between them.
+const PROBE_TRIES: u32 = 3;
+const PROBE_RETRY: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two starts of a program that fails.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// A program that makes tunnels.
+/// A program that opens tunnels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
     Cloudflared,
@@ -66,7 +65,7 @@ impl Program {
         which::which(self.name()).is_ok()
     }
 
-    /// The program that was chosen; none if there is to be none.
+    /// The program of a choice; none if the agent pulls.
     pub(crate) fn choose(choice: TunnelChoice) -> Result<Option<Self>, Failure> {
         let program = match choice {
             TunnelChoice::None => return Ok(None),
@@ -88,14 +87,14 @@ impl Program {
     }
 }
 
-/// How a running program is asked for its address.
-enum Asked {
+/// Where a running program's address is found.
+enum AddressSource {
     Cloudflared(cloudflared::Metrics),
     Ngrok(ngrok::Api),
     Tailscale(tailscale::Status),
 }
 
-impl Asked {
+impl AddressSource {
     /// The address, once there is one and it is ready.
     async fn address(&self, client: &Client, printed: &Printed) -> Option<Url> {
         match self {
@@ -106,7 +105,7 @@ impl Asked {
     }
 }
 
-/// An address by its host's name. Only a stand-in's is on this machine.
+/// The address of a host. Only that of a stand-in is on this machine.
 fn address(host: &str) -> Option<Url> {
     let url = Url::parse(&format!("https://{host}/")).ok()?;
     if is_on_loopback(&url) {
@@ -116,7 +115,7 @@ fn address(host: &str) -> Option<Url> {
     }
 }
 
-/// The last lines that a program printed.
+/// The last lines that a program has printed.
 #[derive(Debug, Clone, Default)]
 struct Printed(Arc<Mutex<Vec<String>>>);
 
@@ -124,10 +123,7 @@ impl Printed {
     const LINES: usize = 50;
 
     fn lines(&self) -> Vec<String> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().clone()
     }
 
     fn last(&self) -> String {
@@ -143,8 +139,8 @@ impl Printed {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let line: String = line.chars().take(1000).collect();
-                detail(format_args!("tunnel: {line}"));
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                verbose(format_args!("tunnel: {line}"));
+                let mut kept = kept.lock();
                 kept.push(line);
                 if kept.len() > Self::LINES {
                     kept.remove(0);
@@ -154,17 +150,17 @@ impl Printed {
     }
 }
 
-/// A program that runs, and ends when this is dropped.
+/// A running program. It ends when this is dropped.
 struct Running {
     child: Child,
     _group: Group,
-    /// The program ends when nobody holds the other end of this.
+    /// The program ends when the write end of its stdin is closed.
     _stdin: Option<ChildStdin>,
     printed: Printed,
 }
 
-/// The client that asks the program, and sends requests around: each over a new connection, since an old one may
-/// outlive the way that it was made over.
+/// The client for probes and for the programs' APIs. Each request has a new connection, because an old one may outlive
+/// the tunnel.
 pub(crate) fn client() -> reqwest::Result<Client> {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -178,90 +174,87 @@ pub(crate) struct Tunnel {
     pub(crate) program: Program,
     /// Where the receiver listens.
     pub(crate) listen: SocketAddr,
-    /// This program itself, which holds the tunnel's.
+    /// The path of this program, which supervises the tunnel's.
     pub(crate) own_program: PathBuf,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) state: Arc<AgentState>,
     pub(crate) report: Report,
     pub(crate) address: watch::Sender<Option<Url>>,
-    /// The machine was away.
-    pub(crate) returned: Arc<Notify>,
+    /// The machine was asleep, or has moved to another network.
+    pub(crate) resumed: Arc<Notify>,
 }
 
 impl Tunnel {
-    /// Keeps the tunnel open for as long as this is polled.
+    /// Keeps the tunnel open until the task is aborted.
     pub(crate) async fn keep_open(self, client: Client) {
         let name = self.program.name();
         self.report
             .change(|status| status.tunnel = Some(name.to_owned()));
-        let (mut said, mut wait) = (String::new(), FIRST_WAIT);
+        let mut problem = Problem::none();
         loop {
-            let why = self.open_once(&client, &mut said, &mut wait).await;
+            let why = self.open_once(&client, &mut problem).await;
             self.address.send_replace(None);
-            if said != why {
+            let wait = problem.occurs(&why, || {
                 warn(format_args!(
                     "the tunnel is down: {why}; pulling meanwhile, and opening it again"
                 ));
-                said = why;
-            }
+            });
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.returned.notified() => {}
+                () = self.resumed.notified() => {}
             }
-            wait = (2 * wait).min(LONGEST_WAIT);
         }
     }
 
-    /// Opens the tunnel and watches it; answers why it is no longer open.
-    async fn open_once(&self, client: &Client, said: &mut String, wait: &mut Duration) -> String {
+    /// Opens the tunnel and watches it. Returns why it is no longer open.
+    async fn open_once(&self, client: &Client, problem: &mut Problem) -> String {
         let name = self.program.name();
-        let (mut running, asked) = match self.start() {
+        let (mut running, source) = match self.start() {
             Ok(started) => started,
             Err(error) => return format!("`{name}` cannot be started: {error:#}"),
         };
-        let opening = self.open(client, &asked, &running.printed);
-        let clock = &self.shared.clock;
+        let opening = self.open(client, &source, &running.printed);
+        let clock = &self.state.clock;
         let opened = tokio::select! {
             address = opening => Some(address),
-            () = clock.until(clock.millis() + millis(OPEN_WITHIN)) => None,
+            () = clock.until(clock.millis() + millis(OPEN_TIMEOUT)) => None,
             ended = running.child.wait() => return ended_with(name, ended, &running.printed),
         };
         let Some(address) = opened else {
             return format!(
                 "`{name}` made no address that leads here within {} s",
-                OPEN_WITHIN.as_secs()
+                OPEN_TIMEOUT.as_secs()
             );
         };
-        say(format_args!("{name}: {} leads here", shown(&address)));
-        said.clear();
-        *wait = FIRST_WAIT;
+        info(format_args!("{name}: {} leads here", shown(&address)));
+        problem.ends();
         self.address.send_replace(Some(webhook(&address)));
         let printed = running.printed.clone();
         tokio::select! {
-            why = self.watch(client, &asked, &printed, &address) => why,
+            why = self.watch(client, &source, &printed, &address) => why,
             ended = running.child.wait() => ended_with(name, ended, &printed),
         }
     }
 
-    fn start(&self) -> anyhow::Result<(Running, Asked)> {
+    fn start(&self) -> anyhow::Result<(Running, AddressSource)> {
         let program = which::which(self.program.name())?;
-        let (arguments, asked) = match self.program {
+        let (arguments, source) = match self.program {
             Program::Cloudflared => {
                 let metrics = cloudflared::Metrics::on_a_free_port()?;
                 let arguments = metrics.arguments(self.listen);
-                (arguments, Asked::Cloudflared(metrics))
+                (arguments, AddressSource::Cloudflared(metrics))
             }
             Program::Ngrok => (
                 ngrok::arguments(self.listen),
-                Asked::Ngrok(ngrok::Api::default()),
+                AddressSource::Ngrok(ngrok::Api::default()),
             ),
             Program::Tailscale => (
                 tailscale::arguments(self.listen),
-                Asked::Tailscale(tailscale::Status(program.clone())),
+                AddressSource::Tailscale(tailscale::Status(program.clone())),
             ),
         };
         let mut command = Command::new(&self.own_program);
         command
-            .arg("hold")
+            .arg("supervise")
             .arg("--")
             .arg(program)
             .args(arguments)
@@ -279,67 +272,67 @@ impl Tunnel {
             _group: group,
             printed,
         };
-        Ok((running, asked))
+        Ok((running, source))
     }
 
-    /// Waits for an address that leads here.
-    async fn open(&self, client: &Client, asked: &Asked, printed: &Printed) -> Url {
+    /// Waits for an address by which this agent is reachable.
+    async fn open(&self, client: &Client, source: &AddressSource, printed: &Printed) -> Url {
         loop {
-            if let Some(address) = asked.address(client, printed).await
-                && self.leads_here(client, &address).await
+            if let Some(address) = source.address(client, printed).await
+                && self.is_reachable(client, &address).await
             {
                 return address;
             }
-            tokio::time::sleep(ASK_EVERY).await;
+            tokio::time::sleep(OPEN_INTERVAL).await;
         }
     }
 
-    /// Watches an open tunnel; answers what is wrong with it.
+    /// Watches an open tunnel. Returns why it is no longer usable.
     async fn watch(
         &self,
         client: &Client,
-        asked: &Asked,
+        source: &AddressSource,
         printed: &Printed,
         address: &Url,
     ) -> String {
-        let clock = &self.shared.clock;
-        let mut probe_at = clock.millis() + millis(PROBE_EVERY);
+        let clock = &self.state.clock;
+        let mut probe_at = clock.millis() + millis(PROBE_INTERVAL);
         loop {
-            let was_away = tokio::select! {
-                () = clock.until(clock.millis() + millis(WATCH_EVERY)) => false,
-                () = self.returned.notified() => true,
+            let has_resumed = tokio::select! {
+                () = clock.until(clock.millis() + millis(WATCH_INTERVAL)) => false,
+                () = self.resumed.notified() => true,
             };
-            match asked.address(client, printed).await {
+            match source.address(client, printed).await {
                 Some(now) if now != *address => return "its address has changed".to_owned(),
-                // What is not ready may be again; whether requests still come round decides.
+                // A program that is not ready may become ready again. The probe decides.
                 _ => {}
             }
-            if !was_away && clock.millis() < probe_at {
+            if !has_resumed && clock.millis() < probe_at {
                 continue;
             }
             let mut tries = 0;
-            while !self.leads_here(client, address).await {
+            while !self.is_reachable(client, address).await {
                 tries += 1;
-                if tries == PROBES {
+                if tries == PROBE_TRIES {
                     return "its address does not lead here any more".to_owned();
                 }
-                // After sleep the network takes a moment, too.
-                tokio::time::sleep(PROBE_AGAIN).await;
+                // After a sleep, the network takes a moment.
+                tokio::time::sleep(PROBE_RETRY).await;
             }
-            probe_at = clock.millis() + millis(PROBE_EVERY);
+            probe_at = clock.millis() + millis(PROBE_INTERVAL);
         }
     }
 
-    /// Whether a challenge of our own comes round.
-    async fn leads_here(&self, client: &Client, address: &Url) -> bool {
-        goes_round(client, &self.shared, &webhook(address)).await
+    /// Whether this agent is reachable by the address.
+    async fn is_reachable(&self, client: &Client, address: &Url) -> bool {
+        round_trip(client, &self.state, &webhook(address)).await
     }
 }
 
-/// Sends a challenge to an address and looks whether this very agent answers it.
-async fn goes_round(client: &Client, shared: &Shared, address: &Url) -> bool {
+/// Sends a challenge to an address. Returns whether this agent answered it.
+async fn round_trip(client: &Client, state: &AgentState, address: &Url) -> bool {
     let challenge = random();
-    shared.expect_challenge(Some(challenge.clone()));
+    state.expect_challenge(Some(challenge.clone()));
     let request = client
         .post(address.clone())
         // ngrok's free addresses answer browsers with a page of their own, unless this is there.
@@ -347,26 +340,26 @@ async fn goes_round(client: &Client, shared: &Shared, address: &Url) -> bool {
         .json(&Control::Challenge {
             challenge: challenge.clone(),
         });
-    let came_round = async {
+    let is_answered = async {
         let answer = request.send().await.ok()?;
-        let answer: ChallengeAnswer = answer.json().await.ok()?;
+        let answer: ChallengeResponse = answer.json().await.ok()?;
         Some(answer.challenge == challenge)
     };
-    let came_round = came_round.await.unwrap_or(false);
-    shared.expect_challenge(None);
-    came_round
+    let is_answered = is_answered.await.unwrap_or(false);
+    state.expect_challenge(None);
+    is_answered
 }
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Nobody else can guess it.
+/// A text that nobody can guess.
 fn random() -> String {
     protocol::envelope::digest(protocol::signature::Secret::generate().expose().as_bytes())
 }
 
-/// Where the receiver takes deliveries, behind a tunnel's address.
+/// The address of the receiver, behind a tunnel's address.
 fn webhook(address: &Url) -> Url {
     let mut webhook = address.clone();
     webhook.set_path("/webhook");

@@ -1,237 +1,356 @@
-//! The daemon: listen, be a worker, handle what is stored, and end in order.
+//! The daemon: starts listening, registers as a worker, handles what is stored, and shuts down in order.
 //!
-//! Invariant: it listens before it registers, since the relay challenges the address; it never ends because the relay
-//! or Linear is down.
+//! Invariant: it listens before it registers, because the relay challenges its address. It never ends because the relay or
+//! Linear is down.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use protocol::clock::{Clock, rfc3339};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::config::{Config, Route};
+use crate::data_directory::{DataDirectory, Lock};
 use crate::failure::Failure;
-use crate::home::Home;
-use crate::membership::{Member, goodbye, linear_token};
-use crate::receiver::{Shared, serve};
+use crate::membership::{Membership, go_offline, linear_token};
+use crate::output::{hint, info, verbose, warn};
+use crate::receiver::serve;
 use crate::registration::Registration;
 use crate::relay::Relay;
 use crate::report::{Report, Status};
-use crate::signal::Told;
+use crate::signal::Signal;
+use crate::state::AgentState;
 use crate::store::{Store, set_aside};
-use crate::talk::{detail, hint, say, warn};
 use crate::tunnel::{Program, Tunnel};
-use crate::{absence, handling, output, tunnel};
+use crate::{handling, ndjson, sleep_watcher, tunnel};
 
 /// How often old events are deleted.
-const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
-/// How long what is being printed may take to end: nobody may be reading.
-const PRINTED_WITHIN: Duration = Duration::from_secs(3);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(10 * 60);
+/// How long printing may take to end, because nobody may be reading.
+const PRINT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the daemon stands in; a test brings its own.
-pub struct Surroundings {
-    /// Tells the time.
+/// What the daemon gets from its process. A test provides its own.
+pub struct Environment {
+    /// The clock.
     pub clock: Clock,
-    /// Tells the default route.
+    /// Returns the default route.
     pub route: Box<dyn Fn() -> Option<String> + Send>,
-    /// This program's file: it holds the tunnel's.
-    pub own_program: PathBuf,
-    /// What signals say.
-    pub told: mpsc::Receiver<Told>,
+    /// The path of this program, which supervises the tunnel's.
+    pub program: PathBuf,
+    /// The signals that the process receives.
+    pub signals: mpsc::Receiver<Signal>,
 }
 
-impl std::fmt::Debug for Surroundings {
+impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Surroundings").finish_non_exhaustive()
+        f.debug_struct("Environment").finish_non_exhaustive()
     }
 }
 
-/// Runs until it is told to end; `read` reads the settings, at the start and when told to.
+/// Runs until the process is told to end. `read` reads the settings, at the start and on a reload.
 pub(crate) async fn run(
-    home: &Home,
+    directory: &DataDirectory,
     read: impl Fn() -> Result<Config, Failure>,
-    mut around: Surroundings,
+    mut environment: Environment,
 ) -> Result<(), Failure> {
-    let config = Arc::new(read()?);
-    let program = match &config.route {
-        Route::Tunnel(choice) => Program::choose(*choice)?,
-        Route::Pull | Route::PublicUrl(_) => None,
+    let mut daemon = Daemon::start(directory, read()?, &mut environment).await?;
+    let ended = daemon.wait(&read, &mut environment.signals).await;
+    let ended = match ended {
+        Ended::Signal => Ok(()),
+        Ended::Task(result) => result,
+        Ended::StoreDamaged => Err(Failure::Failed(replace_damaged_store(
+            directory,
+            environment.clock.millis(),
+        ))),
     };
-    let registration = Registration::read(&home.registration())?
-        .filter(|r| r.relay == config.relay.as_str() && r.name == config.name);
-    if registration.is_none() {
-        // Without one there is nothing to run with: better said now than by the relay.
-        linear_token(&config)?;
-    }
-    let lock = home.take()?;
-    let store = Store::open(&home.events(), around.clock.millis())?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-        Failure::Configuration(format!(
-            "cannot listen on `{}`: {error}; use another `--listen`",
-            config.listen
-        ))
-    })?;
-    let listen = (listener.local_addr()).context("the listener has no address")?;
-    let relay = Relay::new(config.relay.clone())?;
-    say(format_args!("listening on http://{listen}/webhook"));
-    if let Some(file) = &config.file {
-        detail(format_args!("settings from {}", file.display()));
-    }
+    daemon.shut_down(&mut environment.signals).await;
+    ended
+}
 
-    let shared = Arc::new(Shared::new(around.clock.clone(), store, registration));
-    let report = Report::new(
-        home.report(),
-        Status {
-            pid: std::process::id(),
-            started_at: rfc3339(around.clock.millis()),
-            listen: listen.to_string(),
-            relay: config.relay.origin().ascii_serialization(),
-            name: config.name.clone(),
-            ..Status::default()
-        },
-    );
-    let (configure, configured) = watch::channel(Arc::clone(&config));
-    let (stop, stopped) = watch::channel(false);
-    let (stop_receiver, receiver_stopped) = watch::channel(false);
-    let (to_member, to_tunnel) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let address = watch::Sender::new(match &config.route {
-        Route::PublicUrl(url) => Some(url.clone()),
-        Route::Pull | Route::Tunnel(_) => None,
-    });
+/// A running agent.
+struct Daemon {
+    state: Arc<AgentState>,
+    relay: Relay,
+    report: Report,
+    config: watch::Sender<Arc<Config>>,
+    receiver: JoinHandle<()>,
+    stop_receiver: CancellationToken,
+    handling: JoinHandle<anyhow::Result<()>>,
+    membership: JoinHandle<Result<(), Failure>>,
+    /// The tasks that are aborted at the end.
+    background: Vec<JoinHandle<()>>,
+    _lock: Lock,
+}
 
-    let receiver = tokio::spawn(serve(listener, Arc::clone(&shared), receiver_stopped));
-    let mut handling = tokio::spawn({
-        let (shared, report, configured) =
-            (Arc::clone(&shared), report.clone(), configured.clone());
-        let prints = config.rules.is_empty();
-        async move {
-            if prints {
-                output::run(&shared, stopped).await
-            } else {
-                handling::run(shared, report, configured, stopped).await
-            }
-        }
-    });
-    let mut member = tokio::spawn(
-        Member {
-            relay: relay.clone(),
-            file: home.registration(),
-            shared: Arc::clone(&shared),
-            report: report.clone(),
-            config: configured,
-            address: address.subscribe(),
-            returned: Arc::clone(&to_member),
-        }
-        .stay(),
-    );
-    let mut background = vec![
-        tokio::spawn(absence::watch(
-            around.clock.clone(),
-            around.route,
-            [to_member, Arc::clone(&to_tunnel)],
-        )),
-        tokio::spawn(prune(Arc::clone(&shared), configure.subscribe())),
-    ];
-    match (program, &config.route) {
-        (Some(program), _) => {
-            let client = tunnel::client().context("cannot make an HTTP client")?;
-            let tunnel = Tunnel {
-                program,
-                listen,
-                own_program: around.own_program,
-                shared: Arc::clone(&shared),
-                report: report.clone(),
-                address: address.clone(),
-                returned: to_tunnel,
-            };
-            background.push(tokio::spawn(tunnel.keep_open(client)));
-        }
-        (None, Route::Tunnel(_)) => {
-            hint("no tunnel program is installed (cloudflared, ngrok or tailscale): pulling");
-        }
-        (None, _) => {}
-    }
+/// Why the daemon shuts down.
+enum Ended {
+    Signal,
+    Task(Result<(), Failure>),
+    StoreDamaged,
+}
 
-    let done = loop {
-        tokio::select! {
-            done = &mut member => break ended(done),
-            done = &mut handling => break ended(done.map(|done| done.map_err(Failure::from))),
-            () = shared.damaged.notified() => break Err(Failure::Failed(aside(home, around.clock.millis()))),
-            told = around.told.recv() => match told {
-                Some(Told::Reload) => reload(&read, &configure),
-                Some(Told::End) | None => break Ok(()),
-            },
-        }
-    };
+/// What has to be there before anything is started.
+struct Resources {
+    program: Option<Program>,
+    lock: Lock,
+    state: Arc<AgentState>,
+    listener: TcpListener,
+    listen: SocketAddr,
+    relay: Relay,
+}
 
-    // In order: nothing new is taken, the relay lets mail wait, what runs may end.
-    shared.is_ending.store(true, Ordering::Release);
-    stop.send_replace(true);
-    member.abort();
-    let ending = async {
-        let goodbye = async {
-            if let Some(registration) = shared.registration() {
-                goodbye(&relay, &registration).await;
-            }
+impl Resources {
+    async fn open(
+        directory: &DataDirectory,
+        config: &Config,
+        clock: &Clock,
+    ) -> Result<Self, Failure> {
+        let program = match &config.route {
+            Route::Tunnel(choice) => Program::choose(*choice)?,
+            Route::Pull | Route::PublicUrl(_) => None,
         };
-        tokio::join!(goodbye, end(&mut handling, config.rules.is_empty()));
-    };
-    let ended_at_once = tokio::select! {
-        () = ending => false,
-        () = second_end(&mut around.told) => true,
-    };
-    if ended_at_once {
-        warn("ending at once");
-        handling.abort();
-        let _ = handling.await;
+        let registration = Registration::read(&directory.registration())?
+            .filter(|r| r.relay == config.relay.as_str() && r.name == config.name);
+        if registration.is_none() {
+            // Without a token the agent cannot register. This error is clearer than the relay's.
+            linear_token(config)?;
+        }
+        let lock = directory.lock()?;
+        let store = Store::open(&directory.events(), clock.millis())?;
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            Failure::Configuration(format!(
+                "cannot listen on `{}`: {error}; use another `--listen`",
+                config.listen
+            ))
+        })?;
+        Ok(Self {
+            program,
+            lock,
+            state: Arc::new(AgentState::new(clock.clone(), store, registration)),
+            listen: (listener.local_addr()).context("the listener has no address")?,
+            listener,
+            relay: Relay::new(config.relay.clone())?,
+        })
     }
-    // The tunnel with it: until here, what came through it was answered.
-    for task in background {
-        task.abort();
-        let _ = task.await;
-    }
-    stop_receiver.send_replace(true);
-    let _ = receiver.await;
-    report.end();
-    drop(lock);
-    done
 }
 
-/// What a task ended with; a panic is a failure.
-fn ended(done: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
-    done.unwrap_or_else(|error| Err(Failure::Failed(error.into())))
+impl Daemon {
+    async fn start(
+        directory: &DataDirectory,
+        config: Config,
+        environment: &mut Environment,
+    ) -> Result<Self, Failure> {
+        let resources = Resources::open(directory, &config, &environment.clock).await?;
+        let Resources {
+            program,
+            lock,
+            state,
+            listener,
+            listen,
+            relay,
+        } = resources;
+        describe(&config, listen, program);
+        let report = new_report(directory, &config, listen, &environment.clock);
+        let address = watch::Sender::new(match &config.route {
+            Route::PublicUrl(url) => Some(url.clone()),
+            Route::Pull | Route::Tunnel(_) => None,
+        });
+        let (resumed, tunnel_resumed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let config = watch::Sender::new(Arc::new(config));
+
+        let stop_receiver = CancellationToken::new();
+        let receiver = serve(listener, Arc::clone(&state), stop_receiver.clone());
+        let membership = Membership {
+            relay: relay.clone(),
+            file: directory.registration(),
+            state: Arc::clone(&state),
+            report: report.clone(),
+            config: config.subscribe(),
+            address: address.subscribe(),
+            resumed: Arc::clone(&resumed),
+        };
+        let route = std::mem::replace(&mut environment.route, Box::new(|| None));
+        let sleep_watcher = sleep_watcher::watch(
+            environment.clock.clone(),
+            route,
+            [resumed, Arc::clone(&tunnel_resumed)],
+        );
+        let mut background = vec![
+            tokio::spawn(sleep_watcher),
+            tokio::spawn(prune(Arc::clone(&state), config.subscribe())),
+        ];
+        background.push(match program {
+            None => tokio::spawn(keep_address(address)),
+            Some(program) => {
+                let tunnel = Tunnel {
+                    program,
+                    listen,
+                    own_program: environment.program.clone(),
+                    state: Arc::clone(&state),
+                    report: report.clone(),
+                    address,
+                    resumed: tunnel_resumed,
+                };
+                let client = tunnel::client().context("cannot make an HTTP client")?;
+                tokio::spawn(tunnel.keep_open(client))
+            }
+        });
+        Ok(Self {
+            receiver: tokio::spawn(receiver),
+            stop_receiver,
+            handling: spawn_handling(&state, &report, &config),
+            membership: tokio::spawn(membership.keep()),
+            state,
+            relay,
+            report,
+            config,
+            background,
+            _lock: lock,
+        })
+    }
+
+    /// Waits until the daemon has to shut down.
+    async fn wait(
+        &mut self,
+        read: &impl Fn() -> Result<Config, Failure>,
+        signals: &mut mpsc::Receiver<Signal>,
+    ) -> Ended {
+        loop {
+            tokio::select! {
+                ended = &mut self.membership => return Ended::Task(task_result(ended)),
+                ended = &mut self.handling => {
+                    let ended = ended.map(|ended| ended.map_err(Failure::from));
+                    return Ended::Task(task_result(ended));
+                }
+                () = self.state.store_is_damaged.notified() => return Ended::StoreDamaged,
+                signal = signals.recv() => match signal {
+                    Some(Signal::Reload) => reload(read, &self.config),
+                    Some(Signal::Shutdown) | None => return Ended::Signal,
+                },
+            }
+        }
+    }
+
+    /// Shuts down in order: the agent accepts nothing new, the relay parks what comes, and running handlers end. A second
+    /// signal ends the handlers at once.
+    async fn shut_down(mut self, signals: &mut mpsc::Receiver<Signal>) {
+        self.state.shutdown.cancel();
+        self.membership.abort();
+        let prints = self.config.borrow().rules.is_empty();
+        let ending = async {
+            let offline = async {
+                if let Some(registration) = self.state.registration() {
+                    go_offline(&self.relay, &registration).await;
+                }
+            };
+            tokio::join!(offline, end_handling(&mut self.handling, prints));
+        };
+        let is_graceful = tokio::select! {
+            () = ending => true,
+            () = second_signal(signals) => false,
+        };
+        if !is_graceful {
+            warn("ending at once");
+            self.handling.abort();
+            let _ = self.handling.await;
+        }
+        // The tunnel ends last: until here, requests through it were answered.
+        for task in self.background {
+            task.abort();
+            let _ = task.await;
+        }
+        self.stop_receiver.cancel();
+        let _ = self.receiver.await;
+        self.report.end();
+    }
 }
 
-/// Waits for the second time that the agent is told to end.
-async fn second_end(told: &mut mpsc::Receiver<Told>) {
+/// Writes how the agent was started.
+fn describe(config: &Config, listen: SocketAddr, program: Option<Program>) {
+    info(format_args!("listening on http://{listen}/webhook"));
+    if let Some(file) = &config.file {
+        verbose(format_args!("settings from {}", file.display()));
+    }
+    if program.is_none() && matches!(config.route, Route::Tunnel(_)) {
+        hint("no tunnel program is installed (cloudflared, ngrok or tailscale): pulling");
+    }
+}
+
+fn new_report(
+    directory: &DataDirectory,
+    config: &Config,
+    listen: SocketAddr,
+    clock: &Clock,
+) -> Report {
+    let status = Status {
+        pid: std::process::id(),
+        started_at: rfc3339(clock.millis()),
+        listen: listen.to_string(),
+        relay: config.relay.origin().ascii_serialization(),
+        name: config.name.clone(),
+        ..Status::default()
+    };
+    Report::new(directory.report(), status)
+}
+
+/// Keeps the address, which does not change without a tunnel, until the task is aborted.
+async fn keep_address(address: watch::Sender<Option<Url>>) {
+    address.closed().await;
+}
+
+fn spawn_handling(
+    state: &Arc<AgentState>,
+    report: &Report,
+    config: &watch::Sender<Arc<Config>>,
+) -> JoinHandle<anyhow::Result<()>> {
+    let (state, report, config) = (Arc::clone(state), report.clone(), config.subscribe());
+    let prints = config.borrow().rules.is_empty();
+    tokio::spawn(async move {
+        if prints {
+            ndjson::run(&state).await
+        } else {
+            handling::run(state, report, config).await
+        }
+    })
+}
+
+/// The result of a task. A panic is a failure.
+fn task_result(ended: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {
+    ended.unwrap_or_else(|error| Err(Failure::Failed(error.into())))
+}
+
+/// Waits for the second signal to end.
+async fn second_signal(signals: &mut mpsc::Receiver<Signal>) {
     loop {
-        match told.recv().await {
-            Some(Told::End) => return,
-            Some(Told::Reload) => {}
+        match signals.recv().await {
+            Some(Signal::Shutdown) => return,
+            Some(Signal::Reload) => {}
             None => std::future::pending().await,
         }
     }
 }
 
-/// Waits for what runs, which has a time of its own, or for what is being printed, which may never end.
-async fn end(handling: &mut JoinHandle<anyhow::Result<()>>, prints: bool) {
-    let within = if prints {
-        PRINTED_WITHIN
+/// Waits for the handlers, which have a grace period, or for printing, which may never end.
+async fn end_handling(handling: &mut JoinHandle<anyhow::Result<()>>, prints: bool) {
+    let timeout = if prints {
+        PRINT_TIMEOUT
     } else {
-        handling::GRACE + Duration::from_secs(1)
+        handling::GRACE_PERIOD + Duration::from_secs(1)
     };
-    if !handling.is_finished() && tokio::time::timeout(within, &mut *handling).await.is_err() {
+    if !handling.is_finished() && tokio::time::timeout(timeout, &mut *handling).await.is_err() {
         handling.abort();
     }
 }
 
-/// Reads the settings again; what is wrong is refused as a whole.
-fn reload(read: &impl Fn() -> Result<Config, Failure>, configure: &watch::Sender<Arc<Config>>) {
+/// Reads the settings again. If anything is wrong, all settings stay as they were.
+fn reload(read: &impl Fn() -> Result<Config, Failure>, config: &watch::Sender<Arc<Config>>) {
     let new = match read() {
         Ok(new) => new,
         Err(error) => {
@@ -239,7 +358,7 @@ fn reload(read: &impl Fn() -> Result<Config, Failure>, configure: &watch::Sender
             return;
         }
     };
-    let old = Arc::clone(&configure.borrow());
+    let old = Arc::clone(&config.borrow());
     let fixed = [
         ("relay", new.relay != old.relay),
         ("name", new.name != old.name),
@@ -260,26 +379,28 @@ fn reload(read: &impl Fn() -> Result<Config, Failure>, configure: &watch::Sender
         ));
         return;
     }
-    configure.send_replace(Arc::new(new));
-    say("the settings were read again");
+    config.send_replace(Arc::new(new));
+    info("the settings were read again");
 }
 
-/// Deletes what is old, at the start and then now and again.
-async fn prune(shared: Arc<Shared>, mut config: watch::Receiver<Arc<Config>>) {
+/// Deletes old events, at the start and then periodically.
+async fn prune(state: Arc<AgentState>, mut config: watch::Receiver<Arc<Config>>) {
     loop {
-        let now = Arc::clone(&config.borrow_and_update());
-        let pruned = (shared.store)
-            .prune(shared.clock.millis(), now.keep, now.keep_size)
-            .await;
-        match pruned {
+        let current = Arc::clone(&config.borrow_and_update());
+        let now = state.clock.millis();
+        match state
+            .store
+            .prune(now, current.keep, current.keep_size)
+            .await
+        {
             Ok(0) => {}
-            Ok(pruned) => detail(format_args!("{pruned} old events deleted")),
+            Ok(pruned) => verbose(format_args!("{pruned} old events deleted")),
             Err(error) => warn(format_args!("old events cannot be deleted: {error:#}")),
         }
         let next =
-            shared.clock.millis() + i64::try_from(PRUNE_EVERY.as_millis()).unwrap_or_default();
+            state.clock.millis() + i64::try_from(PRUNE_INTERVAL.as_millis()).unwrap_or_default();
         tokio::select! {
-            () = shared.clock.until(next) => {}
+            () = state.clock.until(next) => {}
             changed = config.changed() => if changed.is_err() {
                 return;
             },
@@ -287,9 +408,9 @@ async fn prune(shared: Arc<Shared>, mut config: watch::Receiver<Arc<Config>>) {
     }
 }
 
-/// Moves the damaged events away, so that the next start begins a new file; answers with what happened.
-fn aside(home: &Home, now: i64) -> anyhow::Error {
-    match set_aside(&home.events(), now) {
+/// Moves the damaged store aside, so that the next start creates a new one. Returns the error to end with.
+fn replace_damaged_store(directory: &DataDirectory, now: i64) -> anyhow::Error {
+    match set_aside(&directory.events(), now) {
         Ok(aside) => anyhow::anyhow!(
             "the stored events are damaged: they are in `{}` now; start again, and a new file is begun",
             aside.display()

@@ -14,7 +14,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::demo;
-use crate::machine::{Machine, Options, Place};
+use crate::local_relay::{LocalRelay, Options, Storage};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -102,33 +102,33 @@ fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Res
 
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
     let options = Options::read(&environment)?;
-    let place = match (arguments.in_memory, arguments.data) {
-        (true, _) => Place::Memory,
-        (false, Some(directory)) => Place::Directory(directory),
-        (false, None) => Place::Directory(default_directory()?),
+    let storage = match (arguments.in_memory, arguments.data) {
+        (true, _) => Storage::Memory,
+        (false, Some(directory)) => Storage::Directory(directory),
+        (false, None) => Storage::Directory(default_directory()?),
     };
-    let kept = match &place {
-        Place::Memory => "in memory".to_owned(),
-        Place::Directory(directory) => format!("in {}", directory.display()),
+    let kept = match &storage {
+        Storage::Memory => "in memory".to_owned(),
+        Storage::Directory(directory) => format!("in {}", directory.display()),
     };
-    let machine = Machine::start(Options {
+    let relay = LocalRelay::start(Options {
         listen: arguments.listen,
         aws_listen: arguments.aws_listen,
-        place,
+        storage,
         ..options
     })
     .await?;
     eprintln!("edge-relay {}", env!("CARGO_PKG_VERSION"));
-    eprintln!("  webhooks  {}/webhooks/linear", machine.url());
-    eprintln!("  agents    {}", machine.url());
-    eprintln!("  AWS       http://{}", machine.aws_address);
+    eprintln!("  webhooks  {}/webhooks/linear", relay.url());
+    eprintln!("  agents    {}", relay.url());
+    eprintln!("  AWS       http://{}", relay.aws_address);
     eprintln!("  kept      {kept}");
     let mut signals = Signals::listen()?;
-    signals.told_to_end().await;
+    signals.shutdown().await;
     eprintln!("edge-relay: finishing what was begun; a second signal ends it at once");
     tokio::select! {
-        () = machine.stop() => Ok(()),
-        () = signals.told_to_end() => Ok(()),
+        () = relay.stop() => Ok(()),
+        () = signals.shutdown() => Ok(()),
     }
 }
 

@@ -6,14 +6,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use relay::clock::Clock;
+use protocol::clock::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::linear_api::LinearApi;
-use crate::machine::{Machine, Options};
+use crate::local_relay::{LocalRelay, Options};
 use crate::samples::{FIVE_KINDS, ONE_ISSUE, WORKSPACE, Webhook};
 
 const SECRET: &str = "the demo's webhook secret";
@@ -27,15 +27,15 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     println!("edge-relay demo: all of it on this machine, in memory, no network, no account\n");
     let (linear, api) = LinearApi::start().await?;
     linear.admit(TOKEN, "ana", WORKSPACE);
-    let machine = start(api).await?;
+    let relay = start(api).await?;
     println!(
         "1  relay    HTTP API, ingest, register, deliver, SQS and DynamoDB on {}",
-        machine.url()
+        relay.url()
     );
 
     let home = tempfile::tempdir()?;
     let port = free_port().await?;
-    let mut agent = Agent::start(&machine, home.path(), port).await?;
+    let mut agent = Agent::start(&relay, home.path(), port).await?;
     println!(
         "2  agent    edge-agent as process {}, its address challenged and admitted",
         agent.id()
@@ -45,7 +45,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         "3  events   posted as Linear posts them; printed by the agent once verified and stored\n"
     );
     let client = reqwest::Client::builder().no_proxy().build()?;
-    let url = format!("{}/webhooks/linear", machine.url());
+    let url = format!("{}/webhooks/linear", relay.url());
     let mut times = Vec::new();
     for sample in FIVE_KINDS {
         let sent = Instant::now();
@@ -64,14 +64,14 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         missed.push(post(&client, &url, sample).await?);
     }
     println!("5  wake     the agent starts again and pulls its mailbox\n");
-    let mut agent = Agent::start(&machine, home.path(), port).await?;
+    let mut agent = Agent::start(&relay, home.path(), port).await?;
     for webhook in &missed {
         let event = agent.event().await?;
         check(&event, webhook)?;
         show(&event, "from the mailbox, in order");
     }
     agent.stop().await?;
-    machine.stop().await;
+    relay.stop().await;
 
     times.sort_unstable();
     println!(
@@ -82,13 +82,13 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(api: SocketAddr) -> anyhow::Result<Machine> {
+async fn start(api: SocketAddr) -> anyhow::Result<LocalRelay> {
     let options = Options::read(&|name| match name {
         "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
         "LINEAR_API_URL" => Some(format!("http://{api}/graphql")),
         _ => None,
     })?;
-    Machine::start(options).await
+    LocalRelay::start(options).await
 }
 
 /// A port for the agent, the same before and after its sleep.
@@ -137,9 +137,9 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(machine: &Machine, home: &Path, port: u16) -> anyhow::Result<Self> {
+    async fn start(relay: &LocalRelay, home: &Path, port: u16) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["agent", "up", "--name", "demo", "--relay", &machine.url()])
+            .args(["agent", "up", "--name", "demo", "--relay", &relay.url()])
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--public-url", &format!("http://127.0.0.1:{port}/webhook")])
             .arg("--data")

@@ -8,8 +8,8 @@ use anyhow::Context as _;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use dynoxide::storage_backend::Clock as DynoxideClock;
 use dynoxide::{Database, DynoxideError};
-use relay::clock::Clock;
-use relay::table::{INDEX, PROJECTED};
+use protocol::clock::Clock;
+use relay::table::{INDEX, PROJECTED, SHARD};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -33,12 +33,12 @@ impl DynoxideClock for Time {
     }
 }
 
-/// The database; clones are the same one.
+/// The database. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct DynamoDb {
     writes: Database,
-    /// In files a connection of its own: what reads is not held up by a commit that waits for the disk. SQLite shows
-    /// it all that was committed before the read began, so that a read is as consistent as DynamoDB's can be.
+    /// In files a second connection, so that reads do not wait for commits. SQLite shows a read all that was committed
+    /// before it began, which makes it consistent as DynamoDB defines that.
     reads: Database,
     is_durable: bool,
 }
@@ -79,14 +79,14 @@ impl DynamoDb {
         if !self.is_durable {
             return answer(&self.writes, action, body);
         }
-        // The runtime's workers have other things to do than to wait for the disk.
+        // A commit waits for the disk and must not block a worker of the runtime.
         let (writes, action, body) = (self.writes.clone(), action.to_owned(), body.to_vec());
         tokio::task::spawn_blocking(move || answer(&writes, &action, &body))
             .await
             .expect("the embedded DynamoDB does not panic")
     }
 
-    /// Deletes expired items from time to time, for as long as the task lives.
+    /// Deletes expired items periodically, until the task is aborted.
     pub(crate) async fn sweep(self) {
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -100,9 +100,9 @@ impl DynamoDb {
 }
 
 fn create(database: &Database) -> anyhow::Result<()> {
-    let roll = json!({
+    let index = json!({
         "IndexName": INDEX,
-        "KeySchema": [{"AttributeName": INDEX, "KeyType": "HASH"}],
+        "KeySchema": [{"AttributeName": SHARD, "KeyType": "HASH"}],
         "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": PROJECTED},
     });
     let create = json!({
@@ -111,9 +111,9 @@ fn create(database: &Database) -> anyhow::Result<()> {
         "AttributeDefinitions": [
             {"AttributeName": "pk", "AttributeType": "S"},
             {"AttributeName": "sk", "AttributeType": "S"},
-            {"AttributeName": INDEX, "AttributeType": "S"},
+            {"AttributeName": SHARD, "AttributeType": "S"},
         ],
-        "GlobalSecondaryIndexes": [&roll],
+        "GlobalSecondaryIndexes": [&index],
         "KeySchema": [
             {"AttributeName": "pk", "KeyType": "HASH"},
             {"AttributeName": "sk", "KeyType": "RANGE"},
@@ -121,7 +121,7 @@ fn create(database: &Database) -> anyhow::Result<()> {
     });
     match database.create_table(serde_json::from_value(create)?) {
         Ok(_) => {}
-        Err(DynoxideError::ResourceInUseException(_)) => add_index(database, &roll)?,
+        Err(DynoxideError::ResourceInUseException(_)) => add_index(database, &index)?,
         Err(error) => return Err(error).context("cannot create the table"),
     }
     let ttl = json!({
@@ -136,7 +136,7 @@ fn create(database: &Database) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds the index to a table that is there from before it.
+/// Adds the index to the table of an earlier version.
 fn add_index(database: &Database, index: &Value) -> anyhow::Result<()> {
     let table = database.describe_table(serde_json::from_value(json!({"TableName": TABLE}))?)?;
     let table = serde_json::to_value(table)?;
@@ -149,7 +149,7 @@ fn add_index(database: &Database, index: &Value) -> anyhow::Result<()> {
         "AttributeDefinitions": [
             {"AttributeName": "pk", "AttributeType": "S"},
             {"AttributeName": "sk", "AttributeType": "S"},
-            {"AttributeName": INDEX, "AttributeType": "S"},
+            {"AttributeName": SHARD, "AttributeType": "S"},
         ],
         "GlobalSecondaryIndexUpdates": [{"Create": index}],
     });
@@ -188,7 +188,7 @@ fn act(database: &Database, action: &str, body: &[u8]) -> Result<Vec<u8>, Dynoxi
         "BatchWriteItem" => write(&database.batch_write_item(read(body)?)?),
         "TransactWriteItems" => write(&database.transact_write_items(read(body)?)?),
         _ => Err(DynoxideError::ValidationException(format!(
-            "the action `{action}` is not kept here"
+            "the action `{action}` is not supported here"
         ))),
     }
 }

@@ -1,49 +1,54 @@
-//! The event source mapping between the queue and `deliver`: long polling, batches of ten, several in flight,
-//! partial batch answers.
+//! Stands in for the event source mapping between the queue and `deliver`: long polling, batches of ten, concurrent
+//! invocations, partial batch responses.
 //!
 //! Source: the Lambda Developer Guide, "Using Lambda with Amazon SQS". Invariant: a message is deleted only if
-//! the function answered and did not name it; after an error the batch comes back by its visibility timeout.
+//! the function responded and did not name it. After an error, the batch returns after its visibility timeout.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use deliver::{Batch, handle};
+use deliver::{SqsBatch, handle};
 use lambda_runtime::{Context, LambdaEvent};
 use relay::deliver::Deliver;
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use crate::calls::Calls;
 use crate::sqs::wire::system_attributes;
 use crate::sqs::{Consumer, Received, Sqs, SqsError};
+use crate::testing::calls::Calls;
 
 const BATCH_SIZE: usize = 10;
-/// Invocations at once: one worker that stalls must not hold up the others.
-const IN_FLIGHT: u32 = 512;
-/// Long polling: SQS's longest.
-const WAIT: i64 = 20;
+/// How many invocations are concurrent. A worker that stalls must not delay the others.
+const CONCURRENCY: u32 = 512;
+/// The longest long poll of SQS.
+const WAIT_SECONDS: i64 = 20;
 
-/// Polls until `stop` says so, then waits for what is in flight.
+/// Polls until the shutdown, then waits for the invocations that are running.
 pub(crate) async fn run(
     sqs: Sqs,
     queue: &'static str,
     deliver: Arc<Deliver>,
     calls: Calls,
-    mut stop: watch::Receiver<bool>,
+    shutdown: CancellationToken,
 ) {
-    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT as usize));
-    while !*stop.borrow() {
+    let in_flight = Arc::new(Semaphore::new(CONCURRENCY as usize));
+    while !shutdown.is_cancelled() {
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
             break;
         };
         let received = tokio::select! {
-            received = sqs.receive(queue, BATCH_SIZE, None, Some(WAIT), Consumer::Here) => received,
-            _ = stop.changed() => break,
+            received = sqs.receive(queue, BATCH_SIZE, None, Some(WAIT_SECONDS), Consumer::Here) => received,
+            () = shutdown.cancelled() => break,
         };
-        calls.saw("deliver", "AmazonSQS.ReceiveMessage", &named(&sqs, queue));
+        calls.record(
+            "deliver",
+            "AmazonSQS.ReceiveMessage",
+            &queue_url(&sqs, queue),
+        );
         let carried = received.iter().flatten().map(|r| r.message.body.len());
-        calls.carried(carried.sum());
+        calls.record_payload(carried.sum());
         let received = match received {
             Ok(received) if received.is_empty() => continue,
             Ok(received) => received,
@@ -56,17 +61,17 @@ pub(crate) async fn run(
         let (sqs, deliver, calls) = (sqs.clone(), Arc::clone(&deliver), calls.clone());
         tokio::spawn(async move {
             if let Err(error) = invoke(&sqs, queue, &deliver, &calls, received).await {
-                tracing::error!(%error, "a batch comes back by its visibility timeout");
+                tracing::error!(%error, "an invocation failed: its batch returns after the visibility timeout");
             }
             drop(permit);
         });
     }
-    // What is in flight holds the permits.
-    let _ = in_flight.acquire_many(IN_FLIGHT).await;
+    // Each running invocation holds a permit.
+    let _ = in_flight.acquire_many(CONCURRENCY).await;
 }
 
-/// What of a request says which queue it is for.
-fn named(sqs: &Sqs, queue: &str) -> Vec<u8> {
+/// The part of a request that names its queue.
+fn queue_url(sqs: &Sqs, queue: &str) -> Vec<u8> {
     json!({"QueueUrl": sqs.url(queue)}).to_string().into_bytes()
 }
 
@@ -78,8 +83,8 @@ async fn invoke(
     received: Vec<Received>,
 ) -> Result<(), lambda_runtime::Error> {
     let records = received.iter().map(record).collect();
-    let event = serde_json::to_vec(&Event { records })?;
-    let event: Batch = serde_json::from_slice(&event)?;
+    let event = serde_json::to_vec(&SqsEvent { records })?;
+    let event: SqsBatch = serde_json::from_slice(&event)?;
     let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
     let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
         .map(|failure| failure.item_identifier)
@@ -89,21 +94,21 @@ async fn invoke(
         .map(|received| received.receipt_handle)
         .collect();
     if !done.is_empty() {
-        calls.saw(
+        calls.record(
             "deliver",
             "AmazonSQS.DeleteMessageBatch",
-            &named(sqs, queue),
+            &queue_url(sqs, queue),
         );
-        calls.carried(0);
+        calls.record_payload(0);
         let deleted = sqs.delete(queue, &done).await?;
         deleted.into_iter().collect::<Result<Vec<()>, SqsError>>()?;
     }
     Ok(())
 }
 
-/// The event, as Lambda writes it.
+/// The event of the mapping.
 #[derive(Serialize)]
-struct Event<'a> {
+struct SqsEvent<'a> {
     #[serde(rename = "Records")]
     records: Vec<Record<'a>>,
 }

@@ -20,23 +20,24 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lambda_http::request::LambdaRequest;
 use lambda_http::tower::ServiceExt as _;
 use lambda_http::{Adapter, Context, IntoResponse, LambdaEvent, service_fn};
+use protocol::clock::Clock;
+use protocol::problem::Code;
 use relay::Error;
-use relay::clock::Clock;
+use relay::event::MAX_BODY_BYTES;
 use relay::ingest::Ingest;
 use relay::register::Register;
 use serde::Serialize;
 
-/// What the HTTP API takes (its quota "Payload size").
+/// The largest payload of an HTTP API (its quota "Payload size").
 const PAYLOAD_LIMIT: usize = 10 * 1000 * 1000;
-/// What a Lambda function may be handed and may answer, as JSON (its quota "Invocation payload").
+/// The largest request and response of a Lambda function, as JSON (its quota "Invocation payload").
 const INVOCATION_LIMIT: usize = 6 * 1024 * 1024;
-/// The envelope around a body, for which a request may go over what Lambda would take: the largest body that
-/// `ingest` takes must arrive here, whatever it holds.
-const ENVELOPE: usize = 8 * 1024 * 1024;
+/// By how much a request may exceed that here, so that the largest body of `ingest` arrives whatever it holds.
+const ENVELOPE_ALLOWANCE: usize = 8 * 1024 * 1024;
 
 const DOMAIN: &str = "localhost";
 
-/// What the routes lead to.
+/// The functions behind the routes.
 #[derive(Clone)]
 pub(crate) struct Functions {
     pub(crate) ingest: Arc<Ingest>,
@@ -51,7 +52,7 @@ pub(crate) fn router(functions: Functions) -> axum::Router {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Event<'a> {
+struct HttpApiEvent<'a> {
     version: &'static str,
     route_key: &'a str,
     raw_path: &'a str,
@@ -92,18 +93,17 @@ async fn route(
     request: Request,
 ) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let Some((route_key, function)) = matched(request.method(), &path) else {
+    let Some((route_key, function)) = select_route(request.method(), &path) else {
         return Error::not_found().into_response();
     };
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, PAYLOAD_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return Error::too_large(PAYLOAD_LIMIT).into_response();
+            return Error::body_too_large(PAYLOAD_LIMIT).into_response();
         }
         Err(_) => {
-            return Error::bad_request("body_broken_off", "the body ended before its time")
-                .into_response();
+            return Error::refused(Code::BodyIncomplete, "the body ended early").into_response();
         }
     };
     let event = event(&functions.clock, route_key, &parts, peer, &body);
@@ -111,8 +111,8 @@ async fn route(
     let Ok(event) = event else {
         return internal("the request could not be written as an event");
     };
-    if event.len() > INVOCATION_LIMIT + ENVELOPE {
-        return Error::too_large(relay::ingest::BODY_LIMIT).into_response();
+    if event.len() > INVOCATION_LIMIT + ENVELOPE_ALLOWANCE {
+        return Error::body_too_large(MAX_BODY_BYTES).into_response();
     }
     let answer = if function == "ingest" {
         let ingest = functions.ingest;
@@ -132,16 +132,16 @@ async fn route(
     answer.unwrap_or_else(internal)
 }
 
-/// The template's routes, and the function that each leads to. Functions themselves say which methods they take;
-/// webhooks have a route of their own, so that they are counted and throttled apart.
+/// The template's routes and their functions. The functions decide which methods they accept. Webhooks have a separate
+/// route, so that they are counted and throttled separately.
 pub const ROUTES: [(&str, &str); 3] = [
     ("POST /webhooks/linear", "ingest"),
     ("ANY /webhooks/linear", "ingest"),
     ("ANY /edge/{proxy+}", "register"),
 ];
 
-/// The route that API Gateway would take, and its function.
-fn matched(method: &Method, path: &str) -> Option<(&'static str, &'static str)> {
+/// The route that API Gateway would select, and its function.
+fn select_route(method: &Method, path: &str) -> Option<(&'static str, &'static str)> {
     let route = match path {
         "/webhooks/linear" if method == Method::POST => 0,
         "/webhooks/linear" => 1,
@@ -152,9 +152,11 @@ fn matched(method: &Method, path: &str) -> Option<(&'static str, &'static str)> 
 }
 
 fn internal(what: &'static str) -> Response<Body> {
-    tracing::error!(what, "a request could not be served");
-    let status = StatusCode::INTERNAL_SERVER_ERROR;
-    Error::new(status, "internal_error", what).into_response()
+    Error::Internal {
+        operation: "serve the request",
+        source: what.into(),
+    }
+    .into_response()
 }
 
 fn event(
@@ -166,12 +168,12 @@ fn event(
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut headers: BTreeMap<&str, Cow<'_, str>> = BTreeMap::new();
     for (name, value) in &parts.headers {
-        // The gateway's own: what a client says about them is not passed on.
+        // The gateway sets these headers itself.
         if name == header::HOST || name.as_str().starts_with("x-forwarded-") {
             continue;
         }
         let value = String::from_utf8_lossy(value.as_bytes());
-        // The gateway joins what is given several times.
+        // The gateway joins the values of a repeated header.
         headers
             .entry(name.as_str())
             .and_modify(|all| *all = format!("{all},{value}").into())
@@ -183,7 +185,7 @@ fn event(
     let text = std::str::from_utf8(body)
         .ok()
         .filter(|_| is_text(&parts.headers));
-    let event = Event {
+    let event = HttpApiEvent {
         version: "2.0",
         route_key,
         raw_path: parts.uri.path(),
@@ -217,7 +219,7 @@ fn event(
     serde_json::to_vec(&event)
 }
 
-/// Which bodies the gateway passes on as text; all others come in base64.
+/// Whether the gateway passes a body on as text. It encodes all others in base64.
 fn is_text(headers: &HeaderMap) -> bool {
     let media_type = headers
         .get(header::CONTENT_TYPE)

@@ -4,17 +4,17 @@
 //! every five minutes the schedule of `health` ([`schedule`]).
 
 mod aws;
-pub mod calls;
 pub mod cli;
 mod demo;
 pub mod dynamodb;
 mod event_source;
 pub mod gateway;
 pub mod linear_api;
+pub mod local_relay;
 mod loopback;
-pub mod machine;
 pub mod samples;
 mod schedule;
-pub mod sdk;
+mod sdk;
 pub mod secrets;
 pub mod sqs;
+pub mod testing;

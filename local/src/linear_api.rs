@@ -1,27 +1,28 @@
-//! A stand-in for Linear's GraphQL API: it knows tokens, and answers the one question that the relay asks.
+//! A stand-in for Linear's GraphQL API, which knows tokens and answers the one query of the relay.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, StatusCode, header};
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-/// The stand-in; clones are the same one.
+/// The stand-in. Clones are the same one.
 #[derive(Debug, Clone, Default)]
 pub struct LinearApi {
     shared: Arc<Mutex<Shared>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+pub(crate) struct Shared {
     tokens: HashMap<String, String>,
-    /// What every call is answered instead.
-    fault: Option<(u16, String)>,
-    asked: u64,
+    /// The status and body of every response instead.
+    pub(crate) fault: Option<(u16, String)>,
+    pub(crate) calls: u64,
 }
 
 impl LinearApi {
@@ -35,8 +36,8 @@ impl LinearApi {
         Ok((api, address))
     }
 
-    fn shared(&self) -> std::sync::MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock()
     }
 
     /// From now on `token` belongs to this user of this workspace.
@@ -55,22 +56,12 @@ impl LinearApi {
             .tokens
             .insert(authorization, answer.to_string());
     }
-
-    /// From now on every call is answered with this, or as usual again.
-    pub fn fail(&self, fault: Option<(u16, &str)>) {
-        self.shared().fault = fault.map(|(status, body)| (status, body.to_owned()));
-    }
-
-    /// How often it was asked.
-    pub fn asked(&self) -> u64 {
-        self.shared().asked
-    }
 }
 
 async fn answer(State(api): State<LinearApi>, headers: HeaderMap) -> Response<Body> {
     let (status, body) = {
         let mut shared = api.shared();
-        shared.asked += 1;
+        shared.calls += 1;
         let token = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok());

@@ -1,29 +1,29 @@
-//! EventBridge Scheduler in front of `health`: every five minutes, one run for all shards.
+//! Stands in for EventBridge Scheduler: runs `health` every five minutes, for all shards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lambda_runtime::{Context, LambdaEvent};
-use relay::clock::{Clock, rfc3339};
-use relay::health::{EVERY, Health};
+use protocol::clock::{Clock, rfc3339};
+use relay::health::{Health, INTERVAL};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-/// Runs `health` whenever its time has come, until `stop` says so.
+/// Runs `health` on its schedule until the shutdown.
 pub(crate) async fn run(
     health: Arc<Health>,
     clock: Clock,
     runs: Arc<AtomicU64>,
-    mut stop: watch::Receiver<bool>,
+    shutdown: CancellationToken,
 ) {
-    let every = i64::try_from(EVERY.as_millis()).unwrap_or(i64::MAX);
+    let every = i64::try_from(INTERVAL.as_millis()).unwrap_or(i64::MAX);
     loop {
         let next = (clock.millis() / every + 1) * every;
         tokio::select! {
             () = clock.until(next) => {}
-            _ = stop.changed() => return,
+            () = shutdown.cancelled() => return,
         }
-        // After a sleep: the time that it is now, none of those that have passed.
+        // After a suspension of the machine, the runs that were missed are skipped.
         let time = clock.millis() / every * every;
         let scheduled = json!({"time": rfc3339(time), "part": 0, "of": 1});
         let Ok(scheduled) = serde_json::from_value(scheduled) else {

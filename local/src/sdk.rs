@@ -1,10 +1,7 @@
 //! The AWS SDK's clients, with their requests handed to the embedded servers in process.
 //!
-//! Invariant: requests and answers are those that would cross the wire, signed and serialised by the SDK; only
-//! the socket between is missing. Every call is counted by its target, and shown to who watches.
-
-use std::collections::HashMap;
-use std::sync::Arc;
+//! Invariant: requests and responses are those that would cross the wire, signed and serialised by the SDK; only
+//! the socket is missing. Every call is recorded.
 
 use aws_sdk_sqs::config::{
     BehaviorVersion, Credentials, Region, SharedHttpClient, StalledStreamProtectionConfig,
@@ -20,7 +17,7 @@ use axum::http::Response;
 use relay::aws::Clients;
 
 use crate::aws::Servers;
-use crate::calls::Calls;
+use crate::testing::calls::Calls;
 use crate::{dynamodb, sqs};
 
 /// Hands a function's requests to the embedded servers.
@@ -52,7 +49,7 @@ impl InProcess {
     async fn answer(&self, request: &HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let body = request.body().bytes().unwrap_or_default();
-        self.calls.saw(self.function, target, body);
+        self.calls.record(self.function, target, body);
         let response = if self.calls.is_metered() {
             self.metered(target, body).await
         } else {
@@ -61,12 +58,12 @@ impl InProcess {
         self::response(response)
     }
 
-    /// Asks DynamoDB what the call used, which the relay does not; the answer only has one field more for it.
+    /// Asks DynamoDB for the capacity that the call consumes, which the relay does not. The response has one field more.
     async fn metered(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
         let Some(action) = target.strip_prefix(dynamodb::TARGET) else {
             if target.starts_with(sqs::wire::TARGET) {
                 // With its escapes: a little more than the messages themselves.
-                self.calls.carried(body.len());
+                self.calls.record_payload(body.len());
             }
             return self.servers.answer(target, body).await;
         };
@@ -77,7 +74,7 @@ impl InProcess {
         .concat();
         let response = self.servers.answer(target, &asking).await;
         let used = consumed(response.body());
-        self.calls.used(|units| match action {
+        self.calls.record_units(|units| match action {
             "GetItem" | "BatchGetItem" | "Query" | "Scan" => units.read += used,
             _ => units.write += used,
         });
@@ -85,7 +82,7 @@ impl InProcess {
     }
 }
 
-fn response(response: Response<Vec<u8>>) -> Result<HttpResponse, ConnectorError> {
+pub(crate) fn response(response: Response<Vec<u8>>) -> Result<HttpResponse, ConnectorError> {
     HttpResponse::try_from(response.map(SdkBody::from))
         .map_err(|error| ConnectorError::other(error.into(), None))
 }
@@ -103,45 +100,15 @@ fn consumed(answer: &[u8]) -> f64 {
 
 /// A function's clients of the embedded servers.
 pub(crate) fn clients(servers: &Servers, calls: &Calls, function: &'static str) -> Clients {
-    over(SharedHttpClient::new(InProcess {
+    clients_over(SharedHttpClient::new(InProcess {
         servers: servers.clone(),
         calls: calls.clone(),
         function,
     }))
 }
 
-/// Answers by target, for clients that ask nobody.
-#[derive(Debug, Clone)]
-struct Prepared(Arc<HashMap<String, Vec<u8>>>);
-
-impl HttpConnector for Prepared {
-    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let target = request.headers().get("x-amz-target").unwrap_or_default();
-        HttpConnectorFuture::ready(match self.0.get(target) {
-            Some(answer) => response(Response::new(answer.clone())),
-            None => Err(ConnectorError::user(
-                format!("no answer to `{target}` is prepared").into(),
-            )),
-        })
-    }
-}
-
-impl HttpClient for Prepared {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
-    }
-}
-
-/// Clients whose calls are answered at once with what is prepared: what a function does itself is left to measure.
-pub fn prepared(answers: HashMap<String, Vec<u8>>) -> Clients {
-    over(SharedHttpClient::new(Prepared(Arc::new(answers))))
-}
-
-fn over(http: SharedHttpClient) -> Clients {
+/// Clients over an HTTP client.
+pub(crate) fn clients_over(http: SharedHttpClient) -> Clients {
     let credentials = Credentials::new("local", "local", None, None, "local");
     macro_rules! config {
         ($sdk:ident) => {

@@ -3,9 +3,10 @@
 //! Invariant: it is nowhere but in memory; at each start it is what the environment says.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -69,7 +70,7 @@ fn act(
         let message = "Secrets Manager can't find the specified secret.";
         return Err(("ResourceNotFoundException", message));
     }
-    let mut text = secrets.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut text = secrets.0.lock();
     let mut answer = json!({
         "ARN": format!("arn:aws:secretsmanager:us-east-1:000000000000:secret:{SECRET_ID}-local0"),
         "Name": SECRET_ID,

@@ -15,16 +15,17 @@ pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use relay::clock::Clock;
+use parking_lot::{Mutex, MutexGuard};
+use protocol::clock::Clock;
 use tokio::sync::{Notify, oneshot};
 
 pub use error::SqsError;
 pub use message::{Attribute, Message, NewMessage};
 pub use queue::Depth;
 
-use journal::{Change, Journal, settled};
+use journal::{Change, Journal, committed};
 use moves::Move;
 use queue::{Handle, Queue, Sent};
 
@@ -53,7 +54,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct State {
+pub(crate) struct State {
     queues: BTreeMap<String, Queue>,
     moves: Vec<Move>,
     next: u64,
@@ -90,15 +91,15 @@ pub struct SentMessage {
 }
 
 impl State {
-    fn queue(&mut self, name: &str) -> Result<&mut Queue, SqsError> {
+    pub(crate) fn queue(&mut self, name: &str) -> Result<&mut Queue, SqsError> {
         self.queues
             .get_mut(name)
             .ok_or_else(|| SqsError::no_such_queue("The specified queue does not exist."))
     }
 
-    fn say(&self, change: impl FnOnce() -> Change) {
+    fn journal(&self, change: impl FnOnce() -> Change) {
         if let Some(journal) = &self.journal {
-            journal.say(change());
+            journal.append(change());
         }
     }
 
@@ -108,7 +109,7 @@ impl State {
 
     fn put_queue(&self, name: &str) {
         if let Some(queue) = self.queues.get(name) {
-            self.say(|| Change::PutQueue {
+            self.journal(|| Change::PutQueue {
                 name: name.to_owned(),
                 attributes: serde_json::to_string(&queue.attributes).unwrap_or_default(),
                 created_at: queue.created_at,
@@ -125,7 +126,7 @@ impl State {
     ) -> Result<u64, SqsError> {
         let sequence = self.next;
         self.next += 1;
-        self.say(|| Change::Put {
+        self.journal(|| Change::Put {
             queue: name.to_owned(),
             sequence,
             message: Box::new(message.clone()),
@@ -190,7 +191,7 @@ impl State {
         let mut redriven = false;
         while received.is_empty() {
             let queue = self.queue(name)?;
-            queue.land(now);
+            queue.end_timeouts(now);
             let visibility = visibility.unwrap_or(queue.settings.visibility);
             let redrive = queue.settings.redrive.clone();
             let mut expired = Vec::new();
@@ -200,7 +201,7 @@ impl State {
             }
             for sequence in expired {
                 self.queue(name)?.remove(sequence);
-                self.say(|| Change::Delete(sequence));
+                self.journal(|| Change::Delete(sequence));
             }
             for sequence in found {
                 let queue = self.queue(name)?;
@@ -234,7 +235,7 @@ impl State {
     }
 
     fn flight(&self, sequence: u64, message: &Message, consumer: Consumer) {
-        self.say(|| Change::Flight {
+        self.journal(|| Change::Flight {
             sequence,
             received: message.received,
             first_received_at: message.first_received_at,
@@ -281,9 +282,8 @@ impl Sqs {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock; if something did, its change was not answered for.
-        (self.shared.state.lock()).unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock()
     }
 
     fn now(&self) -> i64 {
@@ -333,7 +333,7 @@ impl Sqs {
             }
             state.written()
         };
-        settled(written).await?;
+        committed(written).await?;
         Ok(self.url(name))
     }
 
@@ -359,7 +359,7 @@ impl Sqs {
             state.written()
         };
         self.shared.changed.notify_waiters();
-        settled(written).await
+        committed(written).await
     }
 
     /// Deletes a queue and all that it holds.
@@ -368,10 +368,10 @@ impl Sqs {
             let mut state = self.state();
             state.queue(name)?;
             state.queues.remove(name);
-            state.say(|| Change::DropQueue(name.to_owned()));
+            state.journal(|| Change::DropQueue(name.to_owned()));
             state.written()
         };
-        settled(written).await
+        committed(written).await
     }
 
     /// Deletes all messages of a queue.
@@ -381,11 +381,11 @@ impl Sqs {
             let all: Vec<u64> = state.queue(name)?.messages().map(|(s, _)| *s).collect();
             for sequence in all {
                 state.queue(name)?.remove(sequence);
-                state.say(|| Change::Delete(sequence));
+                state.journal(|| Change::Delete(sequence));
             }
             state.written()
         };
-        settled(written).await
+        committed(written).await
     }
 
     /// How many messages a queue holds.
@@ -393,7 +393,7 @@ impl Sqs {
         let now = self.now();
         let mut state = self.state();
         let queue = state.queue(name)?;
-        queue.land(now);
+        queue.end_timeouts(now);
         Ok(queue.depth())
     }
 
@@ -415,7 +415,7 @@ impl Sqs {
                 .collect();
             (sent, state.written())
         };
-        settled(written).await?;
+        committed(written).await?;
         self.shared.changed.notify_waiters();
         Ok(sent)
     }
@@ -448,12 +448,12 @@ impl Sqs {
                 let written = (is_over && consumer == Consumer::Elsewhere)
                     .then(|| state.written())
                     .flatten();
-                let landing = state.queue(name)?.next_landing();
-                let wake_at = landing.map_or(until, |landing| landing.min(until));
+                let timeout = state.queue(name)?.next_timeout();
+                let wake_at = timeout.map_or(until, |timeout| timeout.min(until));
                 (received, written, (!is_over).then_some(wake_at))
             };
             let Some(wake_at) = wake_at else {
-                settled(written).await?;
+                committed(written).await?;
                 return Ok(received);
             };
             tokio::select! {
@@ -472,19 +472,19 @@ impl Sqs {
         let now = self.now();
         let (deleted, written) = {
             let mut state = self.state();
-            state.queue(name)?.land(now);
+            state.queue(name)?.end_timeouts(now);
             let deleted = (handles.iter())
                 .map(|handle| {
                     let handle = Handle::parse(handle)?;
                     if state.queue(name)?.delete(&handle)? {
-                        state.say(|| Change::Delete(handle.sequence));
+                        state.journal(|| Change::Delete(handle.sequence));
                     }
                     Ok(())
                 })
                 .collect();
             (deleted, state.written())
         };
-        settled(written).await?;
+        committed(written).await?;
         self.shared.changed.notify_waiters();
         Ok(deleted)
     }
@@ -498,7 +498,7 @@ impl Sqs {
         let now = self.now();
         let (changed, written) = {
             let mut state = self.state();
-            state.queue(name)?.land(now);
+            state.queue(name)?.end_timeouts(now);
             let changed = (changes.iter())
                 .map(|(handle, seconds)| {
                     let handle = Handle::parse(handle)?;
@@ -513,18 +513,8 @@ impl Sqs {
                 .collect();
             (changed, state.written())
         };
-        settled(written).await?;
+        committed(written).await?;
         self.shared.changed.notify_waiters();
         Ok(changed)
-    }
-
-    /// All messages of a queue as they lie there, oldest first: for tests and for looking into a queue.
-    pub fn peek(&self, name: &str) -> Result<Vec<Message>, SqsError> {
-        let mut state = self.state();
-        Ok(state
-            .queue(name)?
-            .messages()
-            .map(|(_, m)| m.clone())
-            .collect())
     }
 }

@@ -3,22 +3,47 @@
 /// How many patterns a worker may have.
 pub const MAX: usize = 50;
 
-/// Says what is wrong with a list of patterns and what would be right.
-pub fn check(patterns: &[String]) -> Result<(), String> {
-    if patterns.is_empty() || patterns.len() > MAX {
-        return Err(format!(
-            "`capabilities` takes 1 to {MAX} patterns; leave it out to get all events"
-        ));
-    }
-    match patterns.iter().position(|pattern| !is_pattern(pattern)) {
-        None => Ok(()),
-        Some(at) => Err(format!(
-            "`capabilities[{at}]` is not a pattern: use `Issue`, `Comment.create`, `AgentSessionEvent.*` or `*`"
-        )),
+/// Why a list of patterns is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CapabilityError {
+    /// The list is empty or too long.
+    Length,
+    /// The entry at this index is not a pattern.
+    Pattern(usize),
+}
+
+impl CapabilityError {
+    /// The message for a list of this name: `capabilities` on the wire, `type` in the agent's settings.
+    pub fn message(self, list: &str) -> String {
+        match self {
+            Self::Length => {
+                format!("`{list}` takes 1 to {MAX} patterns; leave it out to get all events")
+            }
+            Self::Pattern(at) => format!("`{list}[{at}]` is not a pattern: use {EXAMPLES}"),
+        }
     }
 }
 
-fn is_pattern(pattern: &str) -> bool {
+/// What patterns look like, for messages.
+pub const EXAMPLES: &str = "`Issue`, `Comment.create`, `AgentSessionEvent.*` or `*`";
+
+/// Checks a list of patterns.
+///
+/// # Errors
+///
+/// The list is empty, too long, or holds an entry that is not a pattern.
+pub fn validate(patterns: &[String]) -> Result<(), CapabilityError> {
+    if patterns.is_empty() || patterns.len() > MAX {
+        return Err(CapabilityError::Length);
+    }
+    match patterns.iter().position(|pattern| !is_pattern(pattern)) {
+        None => Ok(()),
+        Some(at) => Err(CapabilityError::Pattern(at)),
+    }
+}
+
+/// Whether a text is a pattern: `*`, a type, or a type and an action.
+pub fn is_pattern(pattern: &str) -> bool {
     let is_word = |word: &str| {
         (1..=64).contains(&word.len())
             && word
@@ -31,7 +56,7 @@ fn is_pattern(pattern: &str) -> bool {
     }
 }
 
-/// Whether any pattern wants an event of this type and action; no list wants all.
+/// Whether any pattern matches an event of this type and action. Without a list, every event matches.
 pub fn wanted(patterns: Option<&[String]>, kind: &str, action: &str) -> bool {
     patterns.is_none_or(|patterns| patterns.iter().any(|p| matches(p, kind, action)))
 }
@@ -79,14 +104,11 @@ mod tests {
             "*.create",
             "a b",
         ] {
-            let message = check(&["Issue".to_owned(), wrong.to_owned()]);
-            assert!(
-                message.is_err_and(|m| m.contains("`capabilities[1]`")),
-                "{wrong}"
-            );
+            let checked = validate(&["Issue".to_owned(), wrong.to_owned()]);
+            assert_eq!(checked, Err(CapabilityError::Pattern(1)), "{wrong}");
         }
-        assert!(check(&[]).is_err());
-        assert!(check(&vec!["Issue".to_owned(); MAX + 1]).is_err());
+        assert!(validate(&[]).is_err());
+        assert!(validate(&vec!["Issue".to_owned(); MAX + 1]).is_err());
     }
 
     proptest! {
@@ -97,7 +119,7 @@ mod tests {
             other in "[A-Za-z0-9_-]{1,20}",
         ) {
             for pattern in [kind.clone(), format!("{kind}.{action}"), format!("{kind}.*"), "*".into()] {
-                prop_assert_eq!(check(std::slice::from_ref(&pattern)), Ok(()));
+                prop_assert_eq!(validate(std::slice::from_ref(&pattern)), Ok(()));
                 prop_assert!(wanted(Some(&[pattern]), &kind, &action));
             }
             prop_assert!(wanted(None, &kind, &action));
@@ -110,7 +132,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_the_check_panic(text in "\\PC{0,80}") {
-            let _ = check(std::slice::from_ref(&text));
+            let _ = validate(std::slice::from_ref(&text));
             let _ = wanted(Some(std::slice::from_ref(&text)), "Issue", "create");
         }
     }

@@ -26,96 +26,190 @@ pub struct Envelope<'a> {
     pub ordering_key: String,
 }
 
-#[derive(DeriveDeserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow)]
-    organization_id: Cow<'a, str>,
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    action: Option<Loose<'a>>,
-    webhook_timestamp: f64,
-    #[serde(borrow, default)]
-    data: Subject<'a>,
-    #[serde(borrow, default)]
-    issue_data: Subject<'a>,
-    #[serde(borrow, default)]
-    notification: Subject<'a>,
-    #[serde(borrow, default)]
-    agent_session: Subject<'a>,
+/// Why a body has no envelope. No variant holds a part of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// The body is not JSON.
+    #[error("the body is not JSON (line {line}, column {column})")]
+    NotJson {
+        /// The line of the first error, from 1.
+        line: usize,
+        /// Its column.
+        column: usize,
+    },
+    /// The body is JSON, but not an object.
+    #[error("the body has a wrong type: it has to be a JSON object")]
+    NotAnObject,
+    /// A top-level field is missing.
+    #[error("the body has no top-level `{0}`")]
+    Missing(&'static str),
+    /// A top-level field occurs twice: readers differ in which one counts.
+    #[error("the body has a top-level `{0}` twice")]
+    Repeated(&'static str),
+    /// A top-level field has another JSON type than in Linear's payloads.
+    #[error("the body is not a Linear payload: `{0}` has a wrong type")]
+    WrongType(&'static str),
+    /// `organizationId` cannot stand in keys and paths.
+    #[error("`organizationId` has to be 1 to 64 of A-Z a-z 0-9 _ -")]
+    InvalidWorkspace,
+    /// `type` cannot stand in headers and message attributes.
+    #[error("`type` has to be 1 to 128 visible ASCII characters")]
+    InvalidType,
 }
 
-/// Reads the envelope, or says what the body lacks.
-pub fn read(body: &str) -> Result<Envelope<'_>, String> {
-    let fields: Fields<'_> = serde_json::from_str(body).map_err(|error| {
-        use serde_json::error::Category;
-        match error.classify() {
-            // serde names the field; a wrong value it would quote, so that text is not passed on.
-            Category::Data => {
-                let text = error.to_string();
-                let named = text.split('`').nth(1).unwrap_or_default();
-                if text.starts_with("missing field") {
-                    format!("the body has no top-level `{named}`")
-                } else if text.starts_with("duplicate field") {
-                    format!("the body has a top-level `{named}` twice")
-                } else {
-                    format!(
-                        "the body is not a Linear payload: a value has a wrong type (line {}, column {})",
-                        error.line(),
-                        error.column()
-                    )
-                }
+/// The top-level fields that are read, as far as they are present.
+#[derive(Default)]
+struct Fields<'a> {
+    organization_id: Option<Loose<'a>>,
+    kind: Option<Loose<'a>>,
+    action: Option<Loose<'a>>,
+    webhook_timestamp: Option<Loose<'a>>,
+    data: Option<Loose<'a>>,
+    issue_data: Option<Loose<'a>>,
+    notification: Option<Loose<'a>>,
+    agent_session: Option<Loose<'a>>,
+    repeated: Option<&'static str>,
+}
+
+#[derive(DeriveDeserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Field {
+    OrganizationId,
+    Type,
+    Action,
+    WebhookTimestamp,
+    Data,
+    IssueData,
+    Notification,
+    AgentSession,
+    #[serde(other)]
+    Other,
+}
+
+impl<'a> Fields<'a> {
+    fn put(&mut self, field: Field, value: Loose<'a>) {
+        let (slot, name) = match field {
+            Field::OrganizationId => (&mut self.organization_id, "organizationId"),
+            Field::Type => (&mut self.kind, "type"),
+            Field::Action => (&mut self.action, "action"),
+            Field::WebhookTimestamp => (&mut self.webhook_timestamp, "webhookTimestamp"),
+            Field::Data => (&mut self.data, "data"),
+            Field::IssueData => (&mut self.issue_data, "issueData"),
+            Field::Notification => (&mut self.notification, "notification"),
+            Field::AgentSession => (&mut self.agent_session, "agentSession"),
+            Field::Other => return,
+        };
+        if slot.replace(value).is_some() {
+            self.repeated = Some(name);
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(field) = map.next_key::<Field>()? {
+            if matches!(field, Field::Other) {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                fields.put(field, map.next_value()?);
             }
-            _ => format!(
-                "the body is not JSON (line {}, column {})",
-                error.line(),
-                error.column()
-            ),
+        }
+        Ok(fields)
+    }
+}
+
+/// A required text.
+fn text<'a>(name: &'static str, value: Option<Loose<'a>>) -> Result<Cow<'a, str>, EnvelopeError> {
+    match value {
+        Some(Loose::Text(text)) => Ok(text),
+        Some(_) => Err(EnvelopeError::WrongType(name)),
+        None => Err(EnvelopeError::Missing(name)),
+    }
+}
+
+/// Reads the envelope of a body.
+///
+/// # Errors
+///
+/// The body is not a JSON object with `organizationId`, `type` and `webhookTimestamp`, each once and of its type.
+pub fn parse(body: &str) -> Result<Envelope<'_>, EnvelopeError> {
+    let fields: Fields<'_> = serde_json::from_str(body).map_err(|error| {
+        // A value of any type is accepted inside the object, so a type error is about the whole.
+        if error.is_data() {
+            EnvelopeError::NotAnObject
+        } else {
+            let (line, column) = (error.line(), error.column());
+            EnvelopeError::NotJson { line, column }
         }
     })?;
-    // An action that is no word counts as none: the event must still be delivered.
+    if let Some(name) = fields.repeated {
+        return Err(EnvelopeError::Repeated(name));
+    }
+    let workspace = text("organizationId", fields.organization_id)?;
+    let kind = text("type", fields.kind)?;
+    let sent_at = match fields.webhook_timestamp {
+        Some(Loose::Number(millis)) => millis,
+        Some(_) => return Err(EnvelopeError::WrongType("webhookTimestamp")),
+        None => return Err(EnvelopeError::Missing("webhookTimestamp")),
+    };
+    if !is_identifier(&workspace) {
+        return Err(EnvelopeError::InvalidWorkspace);
+    }
+    if !is_visible(&kind) {
+        return Err(EnvelopeError::InvalidType);
+    }
+    // An action that is not a word counts as none, because the event must still be delivered.
     let action = (fields.action.and_then(Loose::text))
         .filter(|action| is_visible(action))
         .unwrap_or_default();
-    if !is_token(&fields.organization_id) {
-        return Err("`organizationId` has to be 1 to 64 of A-Z a-z 0-9 _ -".to_owned());
-    }
-    if !is_visible(&fields.kind) {
-        return Err("`type` has to be 1 to 128 visible ASCII characters".to_owned());
-    }
-    if !fields.webhook_timestamp.is_finite() {
-        return Err("`webhookTimestamp` has to be milliseconds since the Unix epoch".to_owned());
-    }
-    let key = if fields.kind == "Issue" {
-        fields.data.id
+    let data = fields.data.map(Loose::subject).unwrap_or_default();
+    let key = if kind == "Issue" {
+        data.id
     } else {
-        (fields.issue_data.id)
-            .or(fields.agent_session.issue)
-            .or(fields.agent_session.id)
-            .or(fields.notification.issue)
-            .or(fields.notification.id)
-            .or(fields.data.issue)
-            .or(fields.data.agent_session)
-            .or(fields.data.id)
+        let issue_data = fields.issue_data.map(Loose::subject).unwrap_or_default();
+        let session = fields.agent_session.map(Loose::subject).unwrap_or_default();
+        let notification = fields.notification.map(Loose::subject).unwrap_or_default();
+        (issue_data.id)
+            .or(session.issue)
+            .or(session.id)
+            .or(notification.issue)
+            .or(notification.id)
+            .or(data.issue)
+            .or(data.agent_session)
+            .or(data.id)
     };
     let ordering_key = match key {
-        Some(key) if is_token(&key) => key.into_owned(),
+        Some(key) if is_identifier(&key) => key.into_owned(),
         Some(key) => digest(key.as_bytes()),
-        None if is_token(&fields.kind) => fields.kind.clone().into_owned(),
-        None => digest(fields.kind.as_bytes()),
+        None if is_identifier(&kind) => kind.clone().into_owned(),
+        None => digest(kind.as_bytes()),
     };
     Ok(Envelope {
-        workspace: fields.organization_id,
-        kind: fields.kind,
+        workspace,
+        kind,
         action,
-        sent_at: fields.webhook_timestamp,
+        sent_at,
         ordering_key,
     })
 }
 
 /// Whether a text can stand in a key, a path, a header and a group id as it is.
-pub fn is_token(text: &str) -> bool {
+pub fn is_identifier(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && (text.bytes()).all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
@@ -141,17 +235,10 @@ struct Subject<'a> {
     agent_session: Option<Cow<'a, str>>,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Subject<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Loose::deserialize(deserializer)? {
-            Loose::Object(subject) => Ok(subject),
-            Loose::Text(_) | Loose::Other => Ok(Self::default()),
-        }
-    }
-}
-
+/// A value of any JSON type, as far as it is read.
 enum Loose<'a> {
     Text(Cow<'a, str>),
+    Number(f64),
     Object(Subject<'a>),
     Other,
 }
@@ -160,7 +247,14 @@ impl<'a> Loose<'a> {
     fn text(self) -> Option<Cow<'a, str>> {
         match self {
             Self::Text(text) => Some(text),
-            Self::Object(_) | Self::Other => None,
+            _ => None,
+        }
+    }
+
+    fn subject(self) -> Subject<'a> {
+        match self {
+            Self::Object(subject) => subject,
+            _ => Subject::default(),
         }
     }
 }
@@ -192,16 +286,24 @@ impl<'de> Visitor<'de> for LooseVisitor {
         Ok(Loose::Other)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Loose::Other)
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "only times are read: milliseconds fit into 53 bits"
+    )]
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Loose::Number(number as f64))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Loose::Other)
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "only times are read: milliseconds fit into 53 bits"
+    )]
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Loose::Number(number as f64))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Loose::Other)
+    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Loose::Number(number))
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -227,11 +329,11 @@ impl<'de> Visitor<'de> for LooseVisitor {
                     }
                 }
                 Key::Issue => {
-                    let issue = map.next_value::<Subject<'_>>()?;
+                    let issue = map.next_value::<Loose<'_>>()?.subject();
                     subject.issue = subject.issue.or(issue.id);
                 }
                 Key::Comment => {
-                    let comment = map.next_value::<Subject<'_>>()?;
+                    let comment = map.next_value::<Loose<'_>>()?.subject();
                     subject.issue = subject.issue.or(comment.issue);
                 }
                 Key::Other => {
@@ -293,15 +395,15 @@ mod tests {
             (r#","data":"text""#, "T"),
             (r#","data":null"#, "T"),
         ] {
-            assert_eq!(read(&payload(rest)).unwrap().ordering_key, key, "{rest}");
+            assert_eq!(parse(&payload(rest)).unwrap().ordering_key, key, "{rest}");
         }
         let issue = r#"{"organizationId":"org","type":"Issue","webhookTimestamp":1,"data":{"id":"i","issueId":"parent"}}"#;
-        assert_eq!(read(issue).unwrap().ordering_key, "i");
-        let odd = read(&payload(r#","data":{"id":"with spaces"}"#))
+        assert_eq!(parse(issue).unwrap().ordering_key, "i");
+        let odd = parse(&payload(r#","data":{"id":"with spaces"}"#))
             .unwrap()
             .ordering_key
             .clone();
-        assert!(is_token(&odd));
+        assert!(is_identifier(&odd));
     }
 
     #[test]
@@ -317,17 +419,14 @@ mod tests {
             let body = format!(
                 r#"{{"organizationId":"a","type":"T","action":{action},"webhookTimestamp":1}}"#
             );
-            assert_eq!(read(&body).unwrap().action, "", "{action}");
+            assert_eq!(parse(&body).unwrap().action, "", "{action}");
         }
     }
 
     #[test]
     fn only_the_top_level_names_the_workspace() {
         let body = r#"{"data":{"organizationId":"other"},"type":"T","webhookTimestamp":1}"#;
-        assert_eq!(
-            read(body),
-            Err("the body has no top-level `organizationId`".to_owned())
-        );
+        assert_eq!(parse(body), Err(EnvelopeError::Missing("organizationId")));
     }
 
     #[test]
@@ -338,12 +437,9 @@ mod tests {
             (r#","type":"T""#, "type"),
             (r#","webhookTimestamp":2"#, "webhookTimestamp"),
         ] {
-            assert_eq!(
-                read(&payload(twice)),
-                Err(format!("the body has a top-level `{name}` twice"))
-            );
+            assert_eq!(parse(&payload(twice)), Err(EnvelopeError::Repeated(name)));
         }
-        assert!(read(&payload(r#","data":{"type":"T","organizationId":"b"}"#)).is_ok());
+        assert!(parse(&payload(r#","data":{"type":"T","organizationId":"b"}"#)).is_ok());
     }
 
     #[test]
@@ -360,7 +456,7 @@ mod tests {
             r#"{"organizationId":"a","type":"T","webhookTimestamp":1e999}"#,
             r#"{"organizationId":"a","type":"T","webhookTimestamp":1}hush"#,
         ] {
-            let message = read(body).unwrap_err();
+            let message = parse(body).unwrap_err().to_string();
             assert!(!message.contains("hush"), "{body}: {message}");
         }
     }
@@ -385,7 +481,7 @@ mod tests {
             ];
             let body: Vec<_> = order.iter().map(|at| fields[*at].as_str()).collect();
             let body = format!("{{{}}}", body.join(","));
-            let envelope = read(&body).unwrap();
+            let envelope = parse(&body).unwrap();
             prop_assert_eq!(&envelope.workspace, &org);
             prop_assert_eq!(&envelope.kind, &kind);
             prop_assert_eq!(&envelope.action, "create");
@@ -396,9 +492,9 @@ mod tests {
 
         #[test]
         fn no_text_makes_the_reader_panic(body in "\\PC{0,200}", cut in any::<proptest::sample::Index>()) {
-            let _ = read(&body);
+            let _ = parse(&body);
             let whole = payload(r#","data":{"id":"c","issue":{"id":"i"}}"#);
-            let _ = read(&whole[..cut.index(whole.len())]);
+            let _ = parse(&whole[..cut.index(whole.len())]);
         }
     }
 }

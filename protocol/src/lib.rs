@@ -9,4 +9,6 @@ pub mod envelope;
 pub mod headers;
 pub mod linear_signature;
 pub mod messages;
+pub mod problem;
 pub mod signature;
+pub mod signing_secrets;

@@ -16,8 +16,10 @@ pub struct Register {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<String>,
     /// A Linear API key or OAuth access token; used once, not kept.
+    #[serde(default)]
     pub linear_token: String,
     /// Tells one user's workers apart.
+    #[serde(default)]
     pub name: String,
     /// Patterns over `type` and `type.action`; none means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,7 +34,7 @@ impl fmt::Debug for Register {
     }
 }
 
-/// What a registration answers, 201.
+/// The response to a registration, 201.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Registered {
@@ -46,11 +48,12 @@ pub struct Registered {
     pub token: String,
     /// The signing secret, `whsec_<base64>`; shown once.
     pub secret: String,
-    /// Whether deliveries are POSTed or wait.
-    pub state: State,
-    /// Whether a worker of this user and name was registered already: its token has ended.
-    #[serde(default)]
-    pub again: bool,
+    /// Whether deliveries are POSTed or parked.
+    pub state: WorkerState,
+    /// Whether this registration replaced one of the same user and name, whose token is no longer valid. Version 0.1
+    /// called it `again`.
+    #[serde(default, alias = "again")]
+    pub replaced: bool,
     /// When the lease ends, RFC 3339.
     pub expires_at: String,
 }
@@ -75,19 +78,19 @@ pub struct Workspace {
     pub name: String,
 }
 
-/// Where a worker's events go.
+/// Whether a worker's events are POSTed or parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
-    /// POSTed to its address.
+pub enum WorkerState {
+    /// They are POSTed to its address.
     Live,
-    /// Into its mailbox, until it has pulled all that waits.
+    /// They are parked until the worker has emptied its mailbox.
     Away,
-    /// Into its mailbox, always: it has no address.
+    /// They are always parked, because the worker has no address.
     Pull,
 }
 
-impl State {
+impl WorkerState {
     /// The word on the wire and in the table.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -116,9 +119,9 @@ pub struct Renew {
         skip_serializing_if = "Option::is_none"
     )]
     pub capabilities: Option<Option<Vec<String>>>,
-    /// Only `away` can be asked for: a goodbye before a shutdown.
+    /// Only `away` is accepted: the worker goes offline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<State>,
+    pub state: Option<WorkerState>,
 }
 
 /// Tells `null` from an absent field.
@@ -128,7 +131,7 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     Option::deserialize(deserializer).map(Some)
 }
 
-/// What `GET {worker}` and `PUT {worker}` answer.
+/// The response to `GET {worker}` and `PUT {worker}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Worker {
@@ -139,8 +142,8 @@ pub struct Worker {
     /// As registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
-    /// Where its events go.
-    pub state: State,
+    /// Whether its events are POSTed or parked.
+    pub state: WorkerState,
     /// Whether its mailbox holds anything.
     pub waiting: bool,
     /// When the lease ends, RFC 3339.
@@ -165,26 +168,26 @@ pub struct LastError {
 /// `POST {worker}/mailbox`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pull {
-    /// The `id`s of events that are stored on the worker's side: deleted before anything is answered.
+    /// The `id`s of events that the worker has stored. The relay deletes them before it reads the mailbox.
     #[serde(default)]
     pub ack: Vec<String>,
-    /// How many events to answer at most, 1 to 100.
+    /// The maximum number of events in the response, 1 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
 
-/// What a pull answers: the oldest that wait.
+/// The response to a pull: the oldest events in the mailbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mailbox {
-    /// Where the worker's events go from now on: an empty answer makes an away worker live.
-    pub state: State,
-    /// In the order in which they are to be handled.
-    pub events: Vec<Waiting>,
+    /// The worker's state after the call: an empty response makes an away worker live.
+    pub state: WorkerState,
+    /// The events, in the order in which they have to be handled.
+    pub events: Vec<PulledEvent>,
 }
 
-/// One event in the mailbox, with all that a delivery of it would carry.
+/// One event in the mailbox, with the headers and body of its delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
+pub struct PulledEvent {
     /// Names this entry in an `ack`.
     pub id: String,
     /// Header names, in lower case, and their values, signed at the time of the answer.
@@ -193,17 +196,17 @@ pub struct Waiting {
     pub body: String,
 }
 
-/// What the relay itself says to a worker, told from Linear's events by its `type`.
+/// A message of the relay itself to a worker. Its `type` tells it from Linear's events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum Control {
-    /// POSTed to a `webhookUrl` before it is admitted; to be answered 200 with [`ChallengeAnswer`].
+    /// POSTed to a `webhookUrl` before it is registered. The worker responds 200 with [`ChallengeResponse`].
     #[serde(rename = "edge.challenge")]
     Challenge {
         /// Random.
         challenge: String,
     },
-    /// POSTed, signed, to ask whether a worker is there; to be answered with a 2xx.
+    /// A signed health check. The worker responds with a 2xx.
     #[serde(rename = "edge.ping")]
     Ping {
         /// Whether the worker's mailbox holds anything.
@@ -211,28 +214,12 @@ pub enum Control {
     },
 }
 
-/// Proves that whoever registers an address answers at it.
+/// The response to a challenge: proof that the registered address belongs to whoever registers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChallengeAnswer {
+pub struct ChallengeResponse {
     /// The challenge, echoed.
     pub challenge: String,
 }
-
-/// An error on the wire: RFC 9457 `application/problem+json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// The status's own phrase.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// Stable, for programs.
-    pub code: String,
-    /// What was wrong and what would be right, for people.
-    pub detail: String,
-}
-
-/// The media type of a [`Problem`].
-pub const PROBLEM_JSON: &str = "application/problem+json";
 
 #[cfg(test)]
 mod tests {
@@ -251,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_relay_says_is_told_apart_by_its_type() {
+    fn the_type_tells_the_relays_own_messages_apart() {
         let ping = Control::Ping { waiting: true };
         let json = serde_json::to_string(&ping).unwrap();
         assert_eq!(json, r#"{"type":"edge.ping","waiting":true}"#);
@@ -264,6 +251,20 @@ mod tests {
             }
         );
         assert!(serde_json::from_str::<Control>(r#"{"type":"Issue"}"#).is_err());
+    }
+
+    #[test]
+    fn a_replacement_is_read_under_its_earlier_name() {
+        let json = |name: &str| {
+            format!(
+                r#"{{"worker":"/w","workerId":"w","workspace":{{"id":"i","urlKey":"k","name":"n"}},"token":"t",
+                "secret":"s","state":"live","{name}":true,"expiresAt":"x"}}"#
+            )
+        };
+        for name in ["replaced", "again"] {
+            let registered: Registered = serde_json::from_str(&json(name)).unwrap();
+            assert!(registered.replaced, "{name}");
+        }
     }
 
     #[test]

@@ -2,12 +2,15 @@
 //!
 //! Invariant: the body is signed and verified as the bytes it is; nothing here parses it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 
 /// How far a signature's timestamp may lie from now, either way, as the public libraries have it.
@@ -33,6 +36,10 @@ impl Secret {
     }
 
     /// Reads `whsec_<base64>`; the prefix may be missing, as it is in older examples of the standard.
+    ///
+    /// # Errors
+    ///
+    /// The text is not padded base64 of 24 to 64 bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
         let encoded = text.strip_prefix(PREFIX).unwrap_or(text);
         let key = BASE64.decode(encoded).map_err(|_| InvalidSecret)?;
@@ -57,6 +64,20 @@ impl Secret {
         mac.update(b".");
         mac.update(body);
         mac
+    }
+}
+
+/// As [`Secret::expose`] writes it.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.expose())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(D::Error::custom)
     }
 }
 
@@ -126,7 +147,11 @@ pub struct Signed<'a> {
     pub signature: &'a str,
 }
 
-/// Checks form, then age against `now` (Unix seconds), then the digest by any of `secrets`.
+/// Checks the form, then the age against `now` (Unix seconds), then the digest with each of `secrets`.
+///
+/// # Errors
+///
+/// The first check that failed.
 pub fn verify(
     secrets: &[Secret],
     signed: Signed<'_>,

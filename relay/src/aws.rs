@@ -1,4 +1,4 @@
-//! The AWS clients of a function: made once, over one pool of connections, and shared by all that it does.
+//! The AWS clients of a function. They are created once and share one connection pool.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// With the credentials that Lambda puts into the environment; a chain of other places would only be walked in
-    /// vain at each cold start.
+    /// Clients with the credentials that Lambda puts into the environment. The SDK's provider chain would try other sources
+    /// in vain at each cold start.
     pub fn new(aws: &Aws) -> Self {
         let http = Builder::new()
             .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
@@ -39,11 +39,11 @@ impl Clients {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .http_client(http)
             .retry_config(RetryConfig::standard())
-            // Every answer is a small JSON object under a timeout.
+            // Every answer is a small JSON object with a timeout of its own.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
-                    // Linear waits five seconds for its answer, and a connection may have died in a freeze.
+                    // Linear waits five seconds for an answer, and a connection may have broken during a freeze.
                     .connect_timeout(Duration::from_secs(1))
                     .operation_attempt_timeout(Duration::from_millis(1500))
                     .operation_timeout(Duration::from_secs(4))

@@ -1,24 +1,24 @@
 //! Settings: the only reader of the environment.
 //!
-//! Invariant: checked whole before anything starts; every missing or malformed name is in one error, and no
-//! value is, since a value may be a secret. What a name stands for is checked by [`usable`] before the first
-//! request is taken.
+//! Invariant: all settings are validated before anything starts. One error names every setting that is missing or
+//! malformed, and holds no value, since a value may be a secret. [`verify_access`] then verifies that the resources are
+//! accessible, before the first request.
 
 use std::fmt;
 use std::time::Duration;
 
 use url::{Host, Url};
 
-use crate::Error;
-use crate::linear::member::API_URL;
-use crate::linear::signature::WebhookSecret;
-use crate::reach::Reach;
-use crate::schedule::GiveUp;
+use crate::cause::chain;
+use crate::egress::EgressPolicy;
+use crate::linear::api::API_URL;
+use crate::linear::signer::WebhookSecret;
+use crate::policy::GiveUp;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
-/// All settings that are wrong, one a line.
+/// All settings that are invalid, one a line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError(Vec<String>);
 
@@ -28,13 +28,19 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Whether what the settings name can be used: those that cannot be are in one error, each with what was
-/// answered.
-pub fn usable(
-    checked: impl IntoIterator<Item = (&'static str, Result<(), Error>)>,
+/// The result of verifying the access to one resource.
+pub type Access = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Combines the access to resources by the names of their settings.
+///
+/// # Errors
+///
+/// The names of the settings whose resources are not accessible, each with the reason.
+pub fn verify_access(
+    verified: impl IntoIterator<Item = (&'static str, Access)>,
 ) -> Result<(), ConfigError> {
-    let wrong: Vec<_> = (checked.into_iter())
-        .filter_map(|(name, check)| Some(format!("`{name}`: {}", check.err()?.chain())))
+    let wrong: Vec<_> = (verified.into_iter())
+        .filter_map(|(name, access)| Some(format!("`{name}`: {}", chain(access.err()?.as_ref()))))
         .collect();
     if wrong.is_empty() {
         Ok(())
@@ -43,7 +49,7 @@ pub fn usable(
     }
 }
 
-/// Reads settings by name and collects what is wrong with them.
+/// Reads settings by name and collects those that are invalid.
 pub struct Settings<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     wrong: Vec<String>,
@@ -57,7 +63,7 @@ impl fmt::Debug for Settings<'_> {
     }
 }
 
-/// A name's value in the process's environment; an empty one counts as absent.
+/// The value of a name in the process's environment. An empty value counts as absent.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the only reader of the environment"
@@ -75,7 +81,11 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The value, or the names of all that is wrong.
+    /// The value, if all settings were valid.
+    ///
+    /// # Errors
+    ///
+    /// The names of all invalid settings.
     pub fn finish<T>(self, value: T) -> Result<T, ConfigError> {
         if self.wrong.is_empty() {
             Ok(value)
@@ -132,97 +142,93 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// What `ingest` needs to know.
+/// The settings of `ingest`.
 #[derive(Debug, Clone)]
 pub struct IngestConfig {
-    /// How old a webhook may be: Linear may retry hours later with the first try's timestamp.
+    /// How old a webhook may be. Linear may retry hours later with the timestamp of the first try.
     pub accepted_age: Duration,
-    /// How long a parked event and what it refers to is kept.
+    /// How long a parked event and its stored body are kept.
     pub mailbox_retention: Duration,
 }
 
-/// What `register` needs to know.
+/// The settings of `register`.
 #[derive(Debug, Clone)]
 pub struct RegisterConfig {
     /// Linear's GraphQL endpoint.
     pub linear_api_url: Url,
-    /// How long a registration lives without being renewed.
+    /// How long a registration lives without renewal.
     pub lease: Duration,
-    /// Registrations a minute from one address, and with one token.
+    /// The number of registrations a minute from one address, and with one token.
     pub registrations_per_minute: u64,
-    /// Where workers may be.
-    pub reach: Reach,
+    /// Which addresses workers may have.
+    pub egress: EgressPolicy,
 }
 
-/// What `deliver` needs to know.
+/// The settings of `deliver`.
 #[derive(Debug, Clone)]
 pub struct DeliverConfig {
-    /// How long a message may be tried.
+    /// How long a delivery is retried.
     pub give_up: GiveUp,
     /// How long a parked event is kept.
     pub mailbox_retention: Duration,
-    /// The deadline over one attempt, from resolving the name to the last byte read.
+    /// The deadline over one attempt, from name resolution to the last byte read.
     pub timeout: Duration,
-    /// Where workers may be.
-    pub reach: Reach,
+    /// Which addresses workers may have.
+    pub egress: EgressPolicy,
 }
 
-/// Where AWS is.
+/// The AWS endpoint.
 #[derive(Debug, Clone)]
 pub struct Aws {
     /// The region.
     pub region: String,
-    /// Where all services are, if not at their own addresses: an emulator's.
+    /// The address of an emulator of all services; none: AWS itself.
     pub endpoint: Option<String>,
 }
 
-/// Where everything is kept.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// Where AWS is.
-    pub aws: Aws,
-    /// The name of the stack: tells its metrics from another one's.
-    pub stack: String,
+/// The resources that a function uses.
+#[derive(Debug, Clone, Default)]
+pub struct Resources {
     /// The name of the one table.
     pub table: String,
-    /// The address of the FIFO queue.
+    /// The URL of the FIFO queue; empty if the function does not use it.
     pub queue: String,
-    /// The address of the dead-letter queue.
+    /// The URL of the dead-letter queue; empty if the function does not use it.
     pub dead_letters: String,
-    /// Secrets Manager's name or ARN of Linear's webhook secrets.
+    /// Secrets Manager's name or ARN of Linear's webhook secrets; empty if the function does not use them.
     pub webhook_secrets: String,
 }
 
-/// What a function uses beside the table.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Uses {
-    /// The FIFO queue.
-    pub queue: bool,
-    /// The dead-letter queue.
-    pub dead_letters: bool,
-    /// Linear's webhook secrets.
-    pub webhook_secrets: bool,
+/// A function's deployment.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    /// The AWS endpoint.
+    pub aws: Aws,
+    /// The name of the stack, a dimension of its metrics.
+    pub stack: String,
+    /// The resources that the function uses.
+    pub resources: Resources,
 }
 
-/// Where workers may be: on the public internet, unless AWS itself is on this machine's loopback interface, as an
-/// emulator is; then they may be there too.
-fn reach(settings: &mut Settings<'_>) -> Reach {
+/// Workers are on the public internet. If the AWS endpoint is an emulator on the loopback interface of this machine, they
+/// may be there, too.
+fn egress(settings: &Settings<'_>) -> EgressPolicy {
     let endpoint = (settings.lookup)("AWS_ENDPOINT_URL").and_then(|url| Url::parse(&url).ok());
     match endpoint.as_ref().and_then(Url::host) {
-        Some(Host::Ipv4(v4)) if v4.is_loopback() => Reach::Loopback,
-        Some(Host::Ipv6(v6)) if v6.is_loopback() => Reach::Loopback,
-        Some(Host::Domain("localhost")) => Reach::Loopback,
-        _ => Reach::Public,
+        Some(Host::Ipv4(v4)) if v4.is_loopback() => EgressPolicy::Loopback,
+        Some(Host::Ipv6(v6)) if v6.is_loopback() => EgressPolicy::Loopback,
+        Some(Host::Domain("localhost")) => EgressPolicy::Loopback,
+        _ => EgressPolicy::Public,
     }
 }
 
-/// What `health` needs to know.
+/// The settings of `health`.
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
-    /// The deadline over one ping.
+    /// The deadline over one probe.
     pub timeout: Duration,
-    /// Where workers may be.
-    pub reach: Reach,
+    /// Which addresses workers may have.
+    pub egress: EgressPolicy,
 }
 
 fn mailbox_retention(settings: &mut Settings<'_>) -> Duration {
@@ -233,7 +239,7 @@ fn delivery_timeout(settings: &mut Settings<'_>) -> Duration {
     settings.seconds("DELIVERY_TIMEOUT_SECONDS", 10, 1..=20)
 }
 
-/// `LINEAR_WEBHOOK_SECRETS`: on one machine, what Secrets Manager would keep, as one text.
+/// `LINEAR_WEBHOOK_SECRETS`: on one machine, the text that Secrets Manager would store.
 pub fn webhook_secrets(settings: &mut Settings<'_>) -> String {
     let name = "LINEAR_WEBHOOK_SECRETS";
     let text = settings.required(name);
@@ -262,7 +268,7 @@ impl RegisterConfig {
                 .unwrap_or_else(|_| Url::parse(API_URL).expect("the default is an address")),
             lease: settings.seconds("LEASE_SECONDS", 7 * DAY, HOUR..=30 * DAY),
             registrations_per_minute: settings.number("REGISTRATIONS_PER_MINUTE", 30, 1..=100_000),
-            reach: reach(settings),
+            egress: egress(settings),
         }
     }
 }
@@ -277,7 +283,7 @@ impl DeliverConfig {
             },
             mailbox_retention: mailbox_retention(settings),
             timeout: delivery_timeout(settings),
-            reach: reach(settings),
+            egress: egress(settings),
         }
     }
 }
@@ -287,37 +293,46 @@ impl HealthConfig {
     pub fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             timeout: delivery_timeout(settings),
-            reach: reach(settings),
+            egress: egress(settings),
         }
     }
 }
 
-impl Places {
-    /// `AWS_REGION` and `AWS_ENDPOINT_URL`, `STACK_NAME`, `TABLE_NAME`, and of `QUEUE_URL`, `DLQ_URL` and `LINEAR_WEBHOOK_SECRET_ID` those that the
-    /// function uses.
-    pub fn read(settings: &mut Settings<'_>, uses: Uses) -> Self {
-        let mut queue_url = |name, used| match used {
-            true => settings.url(name, None),
-            false => String::new(),
-        };
-        let (queue, dead_letters) = (
-            queue_url("QUEUE_URL", uses.queue),
-            queue_url("DLQ_URL", uses.dead_letters),
-        );
+impl Deployment {
+    /// `AWS_REGION`, `AWS_ENDPOINT_URL`, `STACK_NAME` and `TABLE_NAME`.
+    pub fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             aws: Aws {
                 region: settings.required("AWS_REGION"),
                 endpoint: (settings.lookup)("AWS_ENDPOINT_URL"),
             },
-            queue,
-            dead_letters,
             stack: settings.required("STACK_NAME"),
-            table: settings.required("TABLE_NAME"),
-            webhook_secrets: match uses.webhook_secrets {
-                true => settings.required("LINEAR_WEBHOOK_SECRET_ID"),
-                false => String::new(),
+            resources: Resources {
+                table: settings.required("TABLE_NAME"),
+                ..Resources::default()
             },
         }
+    }
+
+    /// Also `QUEUE_URL`.
+    #[must_use]
+    pub fn with_queue(mut self, settings: &mut Settings<'_>) -> Self {
+        self.resources.queue = settings.url("QUEUE_URL", None);
+        self
+    }
+
+    /// Also `DLQ_URL`.
+    #[must_use]
+    pub fn with_dead_letters(mut self, settings: &mut Settings<'_>) -> Self {
+        self.resources.dead_letters = settings.url("DLQ_URL", None);
+        self
+    }
+
+    /// Also `LINEAR_WEBHOOK_SECRET_ID`.
+    #[must_use]
+    pub fn with_webhook_secrets(mut self, settings: &mut Settings<'_>) -> Self {
+        self.resources.webhook_secrets = settings.required("LINEAR_WEBHOOK_SECRET_ID");
+        self
     }
 }
 
@@ -326,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wrong_name_is_in_the_one_error_and_no_value_is() {
+    fn one_error_names_all_invalid_settings_and_holds_no_value() {
         let lookup = |name: &str| match name {
             "LINEAR_WEBHOOK_SECRETS" => Some("[hush]".to_owned()),
             "LINEAR_API_URL" => Some("hush".to_owned()),
@@ -336,12 +351,10 @@ mod tests {
             _ => None,
         };
         let mut settings = Settings::new(&lookup);
-        let uses = Uses {
-            queue: true,
-            dead_letters: true,
-            webhook_secrets: true,
-        };
-        let _ = Places::read(&mut settings, uses);
+        let _ = Deployment::read(&mut settings)
+            .with_queue(&mut settings)
+            .with_dead_letters(&mut settings)
+            .with_webhook_secrets(&mut settings);
         let _ = webhook_secrets(&mut settings);
         let _ = IngestConfig::read(&mut settings);
         let _ = RegisterConfig::read(&mut settings);
@@ -364,50 +377,47 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_set_has_its_default() {
+    fn a_setting_that_is_absent_has_its_default() {
         let mut settings = Settings::new(&|_| None);
         let ingest = IngestConfig::read(&mut settings);
         let register = RegisterConfig::read(&mut settings);
         settings.finish(()).unwrap();
         assert_eq!(ingest.accepted_age, Duration::from_secs(8 * HOUR));
         assert_eq!(register.linear_api_url.as_str(), API_URL);
-        assert_eq!(register.reach, Reach::Public);
+        assert_eq!(register.egress, EgressPolicy::Public);
     }
 
     #[test]
-    fn workers_may_be_on_loopback_only_where_aws_itself_is() {
+    fn workers_may_be_on_loopback_only_if_the_aws_endpoint_is() {
         for (endpoint, expected) in [
-            (None, Reach::Public),
-            (Some("http://127.0.0.1:4566"), Reach::Loopback),
-            (Some("http://localhost:4566"), Reach::Loopback),
-            (Some("http://[::1]:4566"), Reach::Loopback),
+            (None, EgressPolicy::Public),
+            (Some("http://127.0.0.1:4566"), EgressPolicy::Loopback),
+            (Some("http://localhost:4566"), EgressPolicy::Loopback),
+            (Some("http://[::1]:4566"), EgressPolicy::Loopback),
             (
                 Some("https://vpce-1.dynamodb.us-east-1.vpce.amazonaws.com"),
-                Reach::Public,
+                EgressPolicy::Public,
             ),
-            (Some("http://127.0.0.1.example.com"), Reach::Public),
-            (Some("127.0.0.1"), Reach::Public),
+            (Some("http://127.0.0.1.example.com"), EgressPolicy::Public),
+            (Some("127.0.0.1"), EgressPolicy::Public),
         ] {
             let lookup = |name: &str| {
                 let endpoint = endpoint.filter(|_| name == "AWS_ENDPOINT_URL");
                 endpoint.map(str::to_owned)
             };
-            let found = DeliverConfig::read(&mut Settings::new(&lookup)).reach;
+            let found = DeliverConfig::read(&mut Settings::new(&lookup)).egress;
             assert_eq!(found, expected, "{endpoint:?}");
         }
     }
 
     #[test]
-    fn what_cannot_be_used_is_named_with_what_was_answered() {
-        let refused = |what| Err(Error::storage(what, "AccessDeniedException"));
-        let error = usable([
+    fn an_inaccessible_resource_is_named_by_its_setting() {
+        let error = verify_access([
             ("TABLE_NAME", Ok(())),
-            ("QUEUE_URL", refused("read the queue's attributes")),
+            ("QUEUE_URL", Err("AccessDeniedException".into())),
         ])
         .unwrap_err()
         .to_string();
-        assert!(error.starts_with("`QUEUE_URL`: could not"), "{error}");
-        assert!(error.contains("AccessDeniedException"), "{error}");
-        assert!(!error.contains("TABLE_NAME"), "{error}");
+        assert_eq!(error, "`QUEUE_URL`: AccessDeniedException");
     }
 }

@@ -1,11 +1,14 @@
-//! An event: what Linear sent, once it is known to be Linear's.
+//! An event: a webhook of Linear, once its signature is verified.
 //!
 //! Invariant: `body` is the raw body, byte for byte.
 
 use std::fmt;
 
 use bytes::Bytes;
-pub use protocol::envelope::{digest, is_token};
+use protocol::envelope::is_identifier;
+
+/// The largest body in bytes: a Lambda function cannot receive more in one request.
+pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
 
 /// `evt_<Linear-Delivery>`: the same over Linear's retries, over all attempts, and on the agent's side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,10 +19,10 @@ const PREFIX: &str = "evt_";
 impl EventId {
     /// From the value of `Linear-Delivery`: 1 to 64 of `A-Z a-z 0-9 _ -`, as a UUID is.
     pub fn from_delivery(delivery: &str) -> Option<Self> {
-        is_token(delivery).then(|| Self(format!("{PREFIX}{delivery}")))
+        is_identifier(delivery).then(|| Self(format!("{PREFIX}{delivery}")))
     }
 
-    /// From its own text.
+    /// From the text of an event id.
     pub fn parse(text: &str) -> Option<Self> {
         Self::from_delivery(text.strip_prefix(PREFIX)?)
     }
@@ -41,10 +44,10 @@ impl fmt::Display for EventId {
     }
 }
 
-/// What Linear sent, and where it goes.
+/// An accepted webhook.
 #[derive(Clone)]
 pub struct Event {
-    /// Identifies it.
+    /// The event's id.
     pub id: EventId,
     /// Linear's `organizationId`.
     pub workspace: String,
@@ -54,11 +57,11 @@ pub struct Event {
     pub action: String,
     /// Events with the same key reach a worker in order: the issue, else the agent session, else the entity.
     pub ordering_key: String,
-    /// Linear's stamp, Unix milliseconds.
+    /// Linear's timestamp, Unix milliseconds.
     pub sent_at: i64,
     /// The raw body.
     pub body: Bytes,
-    /// SHA-256 of the raw body, hex: names the marker against replays and the stored copy.
+    /// SHA-256 of the raw body in hex: names the marker against replays and the stored body.
     pub digest: String,
 }
 

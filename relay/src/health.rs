@@ -1,78 +1,90 @@
-//! Ping workers that are away or that have had nothing for long, and count all of them.
+//! Probes workers that are away or silent, and counts all workers.
 //!
-//! Invariant: what a tick costs is bounded: a thin index is read, gaps between pings grow, and no ping is begun
-//! after [`BUDGET`]. A ping makes a worker live only as an empty mailbox does: nothing is stranded.
+//! Invariant: the cost of a run is bounded: it reads an index of few attributes, the gaps between the probes of a worker
+//! grow, and no probe begins after [`BUDGET`]. A probe marks a worker live under the same condition as an empty mailbox
+//! does, so nothing stays behind in a mailbox.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use protocol::messages::{Control, State};
+use protocol::clock::Clock;
+use protocol::messages::{Control, WorkerState};
 use tokio::time::Instant;
 
-use crate::Error;
-use crate::clock::Clock;
+use crate::cause::chain;
 use crate::config::HealthConfig;
-use crate::outbound::{self, Outbound};
+use crate::error::Error;
+use crate::outbound::{self, ClientError, Outbound};
 use crate::outcome::Outcome;
-use crate::schedule::{AWAY_AFTER, AWAY_OVER};
-use crate::table::{Enrolled, SHARDS, Table};
+use crate::table::{IndexedWorker, SHARDS, Table, TableError};
 use crate::worker::Worker;
 
-/// How far apart ticks are.
-pub const EVERY: Duration = Duration::from_secs(5 * 60);
+/// The time between two runs.
+pub const INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// After this long no further ping is begun: those left are due again later.
+/// No probe begins after this time. The workers that are left are due again later.
 pub const BUDGET: Duration = Duration::from_secs(200);
 
-/// When an away worker is pinged first; then after twice that, and so on, up to every [`AWAY_LONGEST`].
-const AWAY_FIRST: Duration = EVERY;
+/// When an away worker is probed first; then after twice that, and so on, up to every [`AWAY_LONGEST`].
+const AWAY_FIRST: Duration = INTERVAL;
 const AWAY_LONGEST: Duration = Duration::from_secs(160 * 60);
 
-/// The same for a live worker that has had nothing.
+/// The same for a live worker without deliveries.
 const SILENT_FIRST: Duration = Duration::from_secs(3600);
 const SILENT_LONGEST: Duration = Duration::from_secs(4 * 3600);
 
-/// Shards that are read at once.
-const READING: usize = 4;
-/// Pings that are under way at once: most of them only wait for nobody.
-const PINGING: usize = 256;
+/// How many shards are read at the same time.
+const CONCURRENT_SHARDS: usize = 4;
+/// How many probes are under way at the same time. Most of them wait for a timeout.
+const CONCURRENT_PROBES: usize = 256;
 
-/// One run of the schedule: the moment that it stands for, and its part of the shards.
+/// A run of the schedule: its nominal time, and its part of the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tick {
+pub struct ScheduledRun {
     at: i64,
     part: u32,
     of: u32,
 }
 
-impl Tick {
-    /// At `at` (Unix milliseconds), part `part` of `of`.
-    pub fn new(at: i64, part: u32, of: u32) -> Result<Self, Error> {
+/// The part does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("`of` has to be from 1 to {SHARDS}, and `part` from 0 to below it")]
+pub struct InvalidPart;
+
+impl ScheduledRun {
+    /// The run at `at` (Unix milliseconds) for part `part` of `of`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such part.
+    pub fn new(at: i64, part: u32, of: u32) -> Result<Self, InvalidPart> {
         if !(1..=SHARDS).contains(&of) || part >= of {
-            return Err(Error::bad_request(
-                "invalid_tick",
-                format!("`of` has to be from 1 to {SHARDS}, and `part` from 0 to below it"),
-            ));
+            return Err(InvalidPart);
         }
         Ok(Self { at, part, of })
     }
 
-    fn age(self, since: i64) -> Duration {
+    fn time_since(self, since: i64) -> Duration {
         Duration::from_millis(u64::try_from(self.at - since).unwrap_or_default())
     }
 
-    fn is_due(self, worker: &Enrolled) -> bool {
+    fn is_due(self, worker: &IndexedWorker) -> bool {
         match (worker.state, worker.away_since) {
-            (State::Live, _) => is_due(self.age(worker.delivered_at), SILENT_FIRST, SILENT_LONGEST),
-            (State::Away, Some(since)) => is_due(self.age(since), AWAY_FIRST, AWAY_LONGEST),
-            (State::Away, None) | (State::Pull, _) => false,
+            (WorkerState::Live, _) => {
+                let silent_for = self.time_since(worker.delivered_at);
+                is_due(silent_for, SILENT_FIRST, SILENT_LONGEST)
+            }
+            (WorkerState::Away, Some(since)) => {
+                is_due(self.time_since(since), AWAY_FIRST, AWAY_LONGEST)
+            }
+            (WorkerState::Away, None) | (WorkerState::Pull, _) => false,
         }
     }
 }
 
-/// Whether a ping falls between the last tick and this one: `first` after the beginning, then each time after as
-/// long again, at last every `longest`. So gaps grow, and nothing has to be written down.
+/// Whether a probe falls between the previous run and this one: `first` after the beginning, then each time after as long
+/// again, at last every `longest`. So the gaps grow, and nothing has to be stored.
 fn is_due(age: Duration, first: Duration, longest: Duration) -> bool {
     let (age, first, longest) = (age.as_secs(), first.as_secs(), longest.as_secs());
     let since_due = if age < first {
@@ -82,34 +94,34 @@ fn is_due(age: Duration, first: Duration, longest: Duration) -> bool {
     } else {
         age % longest
     };
-    since_due < EVERY.as_secs()
+    since_due < INTERVAL.as_secs()
 }
 
 /// How many workers there are.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Roll {
+pub struct WorkerCounts {
     /// Their events are POSTed to them.
     pub live: u64,
-    /// Their events wait until they are back.
+    /// Their events are parked until they are reachable.
     pub away: u64,
-    /// Their events wait until they ask.
+    /// Their events are parked until they pull.
     pub pull: u64,
-    /// Something was parked since their mailbox was last seen empty.
+    /// Their mailbox has been filled since it was last found empty.
     pub waiting: u64,
 }
 
-impl Roll {
-    fn count(&mut self, worker: &Enrolled) {
+impl WorkerCounts {
+    fn count(&mut self, worker: &IndexedWorker) {
         match worker.state {
-            State::Live => self.live += 1,
-            State::Away => self.away += 1,
-            State::Pull => self.pull += 1,
+            WorkerState::Live => self.live += 1,
+            WorkerState::Away => self.away += 1,
+            WorkerState::Pull => self.pull += 1,
         }
         self.waiting += u64::from(worker.waiting);
     }
 }
 
-/// Looks after workers that say nothing.
+/// Probes and counts workers.
 #[derive(Debug)]
 pub struct Health {
     table: Table,
@@ -118,86 +130,107 @@ pub struct Health {
 }
 
 impl Health {
-    /// With what it reads from and writes to.
-    pub fn new(config: &HealthConfig, table: Table, clock: Clock) -> Result<Self, Error> {
+    /// A `Health` over this table.
+    ///
+    /// # Errors
+    ///
+    /// The certificate authorities of this machine cannot be read.
+    pub fn new(config: &HealthConfig, table: Table, clock: Clock) -> Result<Self, ClientError> {
         Ok(Self {
             table,
-            outbound: Outbound::new(Some(config.reach), config.timeout)?,
+            outbound: Outbound::new(Some(config.egress), config.timeout)?,
             clock,
         })
     }
 
-    /// Counts the workers of a tick's shards, and pings those that are due.
-    pub async fn tick(&self, tick: Tick) -> Result<Roll, Error> {
-        let until = Instant::now() + BUDGET;
-        let shards = (0..SHARDS).filter(|shard| shard % tick.of == tick.part);
-        let parts: Vec<(Roll, Vec<Enrolled>)> = stream::iter(shards)
-            .map(|shard| async move {
-                let (mut roll, mut due) = (Roll::default(), Vec::new());
-                self.table
-                    .roll(shard, |worker| {
-                        roll.count(&worker);
-                        if tick.is_due(&worker) {
-                            due.push(worker);
-                        }
-                    })
-                    .await?;
-                Ok::<_, Error>((roll, due))
-            })
-            .buffer_unordered(READING)
+    /// Counts the workers of a run's shards and probes those that are due.
+    ///
+    /// # Errors
+    ///
+    /// The worker index could not be read.
+    pub async fn run(&self, run: ScheduledRun) -> Result<WorkerCounts, TableError> {
+        let deadline = Instant::now() + BUDGET;
+        let shards = (0..SHARDS).filter(|shard| shard % run.of == run.part);
+        let parts: Vec<(WorkerCounts, Vec<IndexedWorker>)> = stream::iter(shards)
+            .map(|shard| self.survey(run, shard))
+            .buffer_unordered(CONCURRENT_SHARDS)
             .try_collect()
             .await?;
-        let mut all = Roll::default();
-        for (roll, _) in &parts {
-            all.live += roll.live;
-            all.away += roll.away;
-            all.pull += roll.pull;
-            all.waiting += roll.waiting;
+        let mut counts = WorkerCounts::default();
+        for (part, _) in &parts {
+            counts.live += part.live;
+            counts.away += part.away;
+            counts.pull += part.pull;
+            counts.waiting += part.waiting;
         }
         tracing::info!(
-            Live = all.live,
-            Away = all.away,
-            Pull = all.pull,
-            Waiting = all.waiting,
-            "counted"
+            Live = counts.live,
+            Away = counts.away,
+            Pull = counts.pull,
+            Waiting = counts.waiting,
+            "counted the workers"
         );
         let due = parts.iter().flat_map(|(_, due)| due);
         stream::iter(due)
-            .for_each_concurrent(PINGING, |worker| self.look_after(worker, until))
+            .for_each_concurrent(CONCURRENT_PROBES, |worker| self.probe(worker, deadline))
             .await;
-        Ok(all)
+        Ok(counts)
     }
 
-    async fn look_after(&self, worker: &Enrolled, until: Instant) {
-        let (id, workspace) = (worker.id.as_str(), worker.workspace.as_str());
-        if Instant::now() > until {
-            tracing::warn!(worker = id, workspace, "not pinged: there was no time left");
+    /// Counts the workers of a shard, and collects those that are due.
+    async fn survey(
+        &self,
+        run: ScheduledRun,
+        shard: u32,
+    ) -> Result<(WorkerCounts, Vec<IndexedWorker>), TableError> {
+        let (mut counts, mut due) = (WorkerCounts::default(), Vec::new());
+        let each = |worker: IndexedWorker| {
+            counts.count(&worker);
+            if run.is_due(&worker) {
+                due.push(worker);
+            }
+        };
+        self.table.indexed_workers(shard, each).await?;
+        Ok((counts, due))
+    }
+
+    async fn probe(&self, indexed: &IndexedWorker, deadline: Instant) {
+        let (worker, workspace) = (indexed.id(), indexed.workspace());
+        if Instant::now() > deadline {
+            tracing::warn!(
+                worker,
+                workspace,
+                "worker {worker} was not probed: no time was left"
+            );
             return;
         }
-        if let Err(error) = self.ping(worker).await {
-            let error = error.chain();
-            tracing::warn!(worker = id, workspace, error, "not pinged");
+        if let Err(error) = self.probe_in_time(indexed).await {
+            let error = chain(&error);
+            tracing::warn!(
+                worker,
+                workspace,
+                error,
+                "worker {worker} could not be probed"
+            );
         }
     }
 
-    /// Asks a worker whether it is there, and keeps what that says about it.
-    async fn ping(&self, enrolled: &Enrolled) -> Result<(), Error> {
-        // The index may be a moment old.
-        let found = (self.table)
-            .worker(&enrolled.workspace, &enrolled.id)
-            .await?;
-        let Some(worker) = found.filter(|worker| worker.state == enrolled.state) else {
+    /// Sends a health check to a worker and records the outcome.
+    async fn probe_in_time(&self, indexed: &IndexedWorker) -> Result<(), Error> {
+        // The index is eventually consistent.
+        let found = (self.table.worker(indexed.workspace(), indexed.id())).await?;
+        let Some(worker) = found.filter(|worker| worker.state == indexed.state) else {
             return Ok(());
         };
         let Some(url) = &worker.url else {
             return Ok(());
         };
-        // After the worker was read: `wake` demands that nothing was parked since.
+        // After the worker was read: `mark_live` requires that nothing was parked since.
         let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
-        let body = serde_json::to_vec(&Control::Ping { waiting })
-            .expect("a ping is a word and a truth value");
-        let now = self.clock.millis();
-        let headers = outbound::headers(worker.ping_headers(&body, now))?;
+        let body =
+            serde_json::to_vec(&Control::Ping { waiting }).expect("a ping is a text and a flag");
+        let headers = worker.ping_headers(&body, self.clock.millis());
+        let headers = outbound::headers(headers)?;
         let answer = self.outbound.post(url, headers, Bytes::from(body)).await;
         let outcome = Outcome::of(answer, self.clock.millis());
         tracing::info!(
@@ -206,48 +239,44 @@ impl Health {
             state = worker.state.as_str(),
             waiting,
             reason = outcome.reason(),
-            Pings = 1,
-            Outcome = outcome.class(),
-            "pinged"
+            Probes = 1,
+            Outcome = outcome.name(),
+            "probed worker {}: {}",
+            worker.id,
+            outcome.name()
         );
-        self.keep(&worker, outcome, waiting).await
+        self.record(&worker, outcome, waiting).await
     }
 
-    async fn keep(&self, worker: &Worker, outcome: Outcome, waiting: bool) -> Result<(), Error> {
-        let (id, workspace) = (worker.id.as_str(), worker.workspace.as_str());
-        match (worker.state, outcome) {
+    /// Records what the outcome of a probe says about a worker.
+    async fn record(&self, worker: &Worker, outcome: Outcome, waiting: bool) -> Result<(), Error> {
+        let table = &self.table;
+        let change = match (worker.state, outcome) {
             (_, Outcome::Gone) => {
-                let is_removed = self.table.remove_worker(worker).await?;
-                if is_removed {
-                    tracing::info!(worker = id, workspace, "removed: it answered 410");
-                }
+                (table.remove_worker(worker).await?).then_some("is removed: it answered 410")
             }
-            // With mail it becomes live by emptying its mailbox, which the ping has told it to do.
-            (State::Away, Outcome::Delivered) if !waiting => {
-                let is_awake = self.table.wake(worker).await?;
-                if is_awake {
-                    tracing::info!(worker = id, workspace, "live again");
-                }
+            // A worker with mail becomes live when it has emptied its mailbox, which the ping asks it to do.
+            (WorkerState::Away, Outcome::Delivered) if !waiting => {
+                (table.mark_live(worker).await?).then_some("is live: it answered a probe")
             }
-            (State::Live, Outcome::Delivered) if worker.failures > 0 => {
-                self.table.reached(worker).await?;
+            (WorkerState::Live, Outcome::Delivered) if worker.failures > 0 => {
+                table.clear_failures(worker).await?;
+                None
             }
-            (State::Live, Outcome::Rejected { .. }) => {
-                (self.table)
-                    .record_answer(worker, Some(&outcome.reason()))
-                    .await?;
+            (WorkerState::Live, Outcome::Rejected { .. }) => {
+                (table.record_rejection(worker, &outcome.reason())).await?;
+                None
             }
-            (State::Live, Outcome::Unreachable(_)) => {
-                let counted = (self.table)
-                    .count_unreachable(worker, &outcome.reason())
-                    .await?;
-                let is_away = counted
-                    .is_some_and(|(failures, over)| failures >= AWAY_AFTER && over >= AWAY_OVER);
-                if is_away && self.table.turn_away(worker).await? {
-                    tracing::info!(worker = id, workspace, "turned away");
-                }
+            (WorkerState::Live, Outcome::Unreachable(_)) => {
+                let counted = (table.count_unreachable(worker, &outcome.reason())).await?;
+                let is_away = counted.is_some_and(|attempts| attempts.mark_away());
+                (is_away && table.mark_away(worker).await?).then_some("is away")
             }
-            _ => {}
+            _ => None,
+        };
+        if let Some(change) = change {
+            let (id, workspace) = (worker.id.as_str(), worker.workspace.as_str());
+            tracing::info!(worker = id, workspace, "worker {id} {change}");
         }
         Ok(())
     }
@@ -261,10 +290,10 @@ mod tests {
 
     const MINUTE: u64 = 60;
 
-    /// The minutes at which something that began at `offset` seconds before a tick is due, in two days.
+    /// The minutes at which something that began at `offset` seconds before a run is due, in two days.
     fn due(offset: u64, first: Duration, longest: Duration) -> Vec<u64> {
         (0..2 * 24 * 12)
-            .map(|tick| offset + tick * EVERY.as_secs())
+            .map(|run| offset + run * INTERVAL.as_secs())
             .filter(|age| is_due(Duration::from_secs(*age), first, longest))
             .map(|age| age / MINUTE)
             .collect()
@@ -280,7 +309,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn wherever_the_ticks_fall_each_ping_falls_into_one_of_them(offset in 0_u64..300) {
+        fn each_probe_falls_into_one_run_whatever_the_offset(offset in 0_u64..300) {
             let away = due(offset, AWAY_FIRST, AWAY_LONGEST);
             // Five while the gap grows, then one every 160 minutes until the two days end.
             prop_assert_eq!(away.len(), 5 + 17);
@@ -288,12 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_that_is_none_says_what_one_is() {
-        assert!(Tick::new(0, 0, 1).is_ok());
-        assert!(Tick::new(0, 15, 16).is_ok());
+    fn a_part_that_does_not_exist_is_refused() {
+        assert!(ScheduledRun::new(0, 0, 1).is_ok());
+        assert!(ScheduledRun::new(0, 15, 16).is_ok());
         for (part, of) in [(0, 0), (1, 1), (0, 17), (16, 16)] {
-            let error = Tick::new(0, part, of).unwrap_err();
-            assert!(error.detail.contains("1 to 16"), "{error}");
+            assert_eq!(ScheduledRun::new(0, part, of), Err(InvalidPart));
         }
     }
 }

@@ -1,47 +1,47 @@
-//! Accept an event from Linear and fan it out.
+//! Accepts an event from Linear and fans it out.
 //!
-//! Invariant: the answer is a success only after every message is on the queue and the body they refer to is
-//! stored; the marker against replays is written after that, so a half-finished fan-out is finished by Linear's
-//! retry, and the queue's deduplication keeps what was already sent from being sent twice.
+//! Invariant: `accept` succeeds only after every message is on the queue and the body that they refer to is stored. The
+//! marker against replays is written after that. So Linear's retry completes a fan-out that was interrupted, and the
+//! queue's deduplication keeps the messages from before from being sent twice.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join;
+use protocol::capability;
+use protocol::clock::Clock;
+use protocol::envelope::{self, digest};
+use protocol::problem::Code;
 use serde::Serialize;
 
-use crate::Error;
-use crate::capability;
-use crate::clock::Clock;
+use crate::cause::chain;
 use crate::config::IngestConfig;
-use crate::event::{Event, EventId, digest};
+use crate::delivery::Body;
+use crate::error::Error;
+use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
-use crate::queue::{Body, INLINE_LIMIT, Queue};
-use crate::table::Table;
-use protocol::envelope;
+use crate::queue::{INLINE_LIMIT, Queue};
+use crate::table::{Table, TableError};
 
-/// The largest body: what a Lambda function can be handed in one request.
-pub const BODY_LIMIT: usize = 6 * 1024 * 1024;
+/// How far ahead of this clock a webhook's timestamp may be.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// How far ahead of this clock a webhook may be stamped.
-const AHEAD: Duration = Duration::from_secs(60);
-
-/// How long a message can lie in the queue and then in the dead-letter queue (SQS keeps it 14 days at most).
+/// How long a message can be on the queue and then on the dead-letter queue (SQS keeps it 14 days at most).
 const QUEUED_FOR: Duration = Duration::from_secs(15 * 24 * 3600);
 
-/// What a webhook is answered.
+/// The response to a webhook.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Accepted {
     /// The event's id.
     pub event: String,
-    /// How many workers it goes to.
+    /// How many workers receive it.
     pub deliveries: usize,
-    /// Whether it was accepted before: it goes nowhere this time.
+    /// Whether the event was accepted before. A duplicate is not delivered.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub duplicate: bool,
 }
 
-/// A webhook as it came.
+/// A webhook as it was received.
 #[derive(Debug, Clone)]
 pub struct Webhook<'a> {
     /// `Linear-Signature`
@@ -63,7 +63,7 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    /// With what it reads from and writes to.
+    /// An `Ingest` over these secrets, this table and this queue.
     pub fn new(
         config: IngestConfig,
         secrets: Secrets,
@@ -80,96 +80,97 @@ impl Ingest {
         }
     }
 
-    /// Checks a webhook and puts it on its way to every worker that wants it.
+    /// Verifies a webhook and puts a message on the queue for every worker that wants its event.
+    ///
+    /// # Errors
+    ///
+    /// The webhook is malformed or not Linear's, or AWS failed: then Linear has to send it again.
     pub async fn accept(&self, webhook: Webhook<'_>) -> Result<Accepted, Error> {
-        let event = self.check(webhook).await?;
-        let (is_seen, workers) = try_join(
+        let event = self.verify(webhook).await?;
+        let (is_seen, subscribers) = try_join(
             self.table.is_seen(&event.workspace, &event.digest),
-            self.table.interested(&event.workspace),
+            self.table.subscribers(&event.workspace),
         )
         .await?;
+        let id = event.id.as_str();
         if is_seen {
             tracing::info!(
-                event = %event.id,
+                event = id,
                 workspace = event.workspace,
                 Duplicate = 1,
-                "accepted before"
+                "event {id} was accepted before"
             );
             return Ok(Accepted {
-                event: event.id.to_string(),
+                event: id.to_owned(),
                 deliveries: 0,
                 duplicate: true,
             });
         }
-        let workers: Vec<_> = (workers.into_iter())
-            .filter(|w| capability::wanted(w.capabilities.as_deref(), &event.kind, &event.action))
-            .map(|w| w.worker)
+        let workers: Vec<_> = (subscribers.iter())
+            .filter(|s| capability::wanted(s.capabilities.as_deref(), &event.kind, &event.action))
+            .map(|s| s.id().to_owned())
             .collect();
         if !workers.is_empty() {
-            let body = self.body(&event).await?;
+            let body = self.store_body(&event).await?;
             self.queue.send(&event, &body, &workers).await?;
         }
-        // Longer than any age at which this body would be accepted again.
-        let keep = self.config.accepted_age + 2 * AHEAD + Duration::from_secs(3600);
-        if let Err(error) = (self.table.mark_seen(&event.workspace, &event.digest, keep)).await {
-            // Everything is on the queue: an error would only make Linear send it once more.
-            tracing::warn!(event = %event.id, error = error.chain(), "accepted without a marker");
-        }
+        self.mark_accepted(&event).await;
         tracing::info!(
-            event = %event.id,
+            event = id,
             workspace = event.workspace,
             r#type = event.kind,
             action = event.action,
             deliveries = workers.len(),
             Accepted = 1,
             LinearLatency = (self.clock.millis() - event.sent_at).max(0),
-            "accepted"
+            "accepted event {id} for {} workers",
+            workers.len()
         );
         Ok(Accepted {
-            event: event.id.to_string(),
+            event: id.to_owned(),
             deliveries: workers.len(),
             duplicate: false,
         })
     }
 
-    async fn check(&self, webhook: Webhook<'_>) -> Result<Event, Error> {
+    /// Verifies that Linear sent the webhook. Nothing is parsed before its signature is verified.
+    async fn verify(&self, webhook: Webhook<'_>) -> Result<Event, Error> {
         let Webhook {
             signature,
             delivery,
             body,
         } = webhook;
-        if body.len() > BODY_LIMIT {
-            return Err(Error::too_large(BODY_LIMIT));
+        if body.len() > MAX_BODY_BYTES {
+            return Err(Error::body_too_large(MAX_BODY_BYTES));
         }
         let signature = signature.ok_or_else(|| {
-            Error::unauthorized(
-                "signature_missing",
+            Error::refused(
+                Code::SignatureMissing,
                 "exactly one `Linear-Signature` header is needed",
             )
         })?;
         let signer = self.secrets.signer(&body, signature).await?.ok_or_else(|| {
-            Error::unauthorized(
-                "signature_invalid",
+            Error::refused(
+                Code::SignatureInvalid,
                 "`Linear-Signature` is not the hex HMAC-SHA256 of this body with a secret known here",
             )
         })?;
         let id = delivery.and_then(EventId::from_delivery).ok_or_else(|| {
-            Error::bad_request(
-                "delivery_invalid",
+            Error::refused(
+                Code::DeliveryInvalid,
                 "exactly one `Linear-Delivery` header is needed, 1 to 64 of A-Z a-z 0-9 _ -",
             )
         })?;
         let text = std::str::from_utf8(&body)
-            .map_err(|_| Error::bad_request("body_not_utf8", "the body has to be UTF-8"))?;
-        let envelope =
-            envelope::read(text).map_err(|wrong| Error::bad_request("body_malformed", wrong))?;
-        if !signer.speaks_for(&envelope.workspace) {
-            return Err(Error::unauthorized(
-                "workspace_not_signed",
+            .map_err(|_| Error::refused(Code::BodyNotUtf8, "the body has to be UTF-8"))?;
+        let envelope = envelope::parse(text)?;
+        if !signer.is_valid_for(&envelope.workspace) {
+            return Err(Error::refused(
+                Code::WorkspaceNotSigned,
                 "the secret that signed this body belongs to another workspace",
             ));
         }
-        self.check_age(envelope.sent_at)?;
+        self.verify_age(envelope.sent_at)?;
         Ok(Event {
             id,
             workspace: envelope.workspace.into_owned(),
@@ -186,32 +187,33 @@ impl Ingest {
         })
     }
 
-    fn check_age(&self, sent_at: f64) -> Result<(), Error> {
+    fn verify_age(&self, sent_at: f64) -> Result<(), Error> {
         #[expect(
             clippy::cast_precision_loss,
             reason = "milliseconds since 1970 fit into 53 bits"
         )]
-        let age = self.clock.millis() as f64 - sent_at;
-        let oldest = self.config.accepted_age.as_secs();
-        if age > self.config.accepted_age.as_secs_f64() * 1e3 {
-            return Err(Error::unauthorized(
-                "timestamp_too_old",
-                format!("`webhookTimestamp` is more than {oldest} s ago"),
+        let age_ms = self.clock.millis() as f64 - sent_at;
+        let oldest = self.config.accepted_age;
+        if age_ms > oldest.as_secs_f64() * 1e3 {
+            return Err(Error::refused(
+                Code::TimestampTooOld,
+                format!("`webhookTimestamp` is more than {} s ago", oldest.as_secs()),
             ));
         }
-        if -age > AHEAD.as_secs_f64() * 1e3 {
-            return Err(Error::unauthorized(
-                "timestamp_in_future",
+        if -age_ms > CLOCK_SKEW.as_secs_f64() * 1e3 {
+            return Err(Error::refused(
+                Code::TimestampInFuture,
                 format!(
                     "`webhookTimestamp` is more than {} s in the future",
-                    AHEAD.as_secs()
+                    CLOCK_SKEW.as_secs()
                 ),
             ));
         }
         Ok(())
     }
 
-    async fn body(&self, event: &Event) -> Result<Body, Error> {
+    /// The body as the messages carry it. A large one is stored in the table.
+    async fn store_body(&self, event: &Event) -> Result<Body, TableError> {
         if event.body.len() <= INLINE_LIMIT {
             return Ok(Body::Inline(event.body.clone()));
         }
@@ -220,5 +222,20 @@ impl Ingest {
             .put_body(&event.workspace, &event.digest, &event.body, keep)
             .await?;
         Ok(Body::Stored(event.digest.clone()))
+    }
+
+    /// Writes the marker against replays. Every message is on the queue, so a failure here is no reason for Linear to
+    /// send the event again.
+    async fn mark_accepted(&self, event: &Event) {
+        // Longer than any age at which this body would be accepted again.
+        let keep = self.config.accepted_age + 2 * CLOCK_SKEW + Duration::from_secs(3600);
+        if let Err(error) = (self.table.mark_seen(&event.workspace, &event.digest, keep)).await {
+            tracing::warn!(
+                event = %event.id,
+                error = chain(&error),
+                "event {} was accepted without a marker against replays",
+                event.id
+            );
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Linear's side: its signature and the secrets that make it, and its word on a token.
+//! Linear's side: the secrets that sign its webhooks, and its API.
 
-pub mod member;
+pub mod api;
 pub mod secrets;
-pub mod signature;
+pub mod signer;

@@ -16,23 +16,20 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::clock::rfc3339;
-use crate::error::chain;
+use protocol::clock::rfc3339;
+
+use crate::cause::chain;
 use crate::metrics::{self, Metadata, Metric};
 
-/// These would write whole requests into the log, secrets and bodies with them, however talkative it may be.
+/// At lower levels these crates log whole requests, with secrets and bodies.
 const QUIET: &str = "aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,\
     aws_runtime=warn,aws_sigv4=warn,aws_config=warn,aws_sdk_dynamodb=warn,aws_sdk_sqs=warn,\
     aws_sdk_secretsmanager=warn,hyper=warn,hyper_util=warn,h2=warn,reqwest=warn,lambda_runtime=warn,\
     lambda_http=warn,dynoxide=error";
 
-/// What of the log is written: `filter`, as in `info` or `relay=debug,info`, and little of what would say too much.
+/// The targets that are logged: `filter`, as in `info` or `relay=debug,info`, but never the requests of other crates.
 pub fn filter(filter: &str) -> Targets {
-    let quiet = || {
-        QUIET
-            .parse()
-            .expect("the list is one of targets and levels")
-    };
+    let quiet = || QUIET.parse().expect("the list holds targets and levels");
     format!("{filter},{QUIET}")
         .parse()
         .unwrap_or_else(|_| quiet())
@@ -49,19 +46,19 @@ pub fn json(stack: &str) {
         .init();
 }
 
-/// How a function ends: an error is said once, with its causes.
-pub fn ended(done: Result<(), Box<dyn std::error::Error + Send + Sync>>) -> ExitCode {
+/// The exit code of a function. An error is logged once, with its causes.
+pub fn exit_code(done: Result<(), Box<dyn std::error::Error + Send + Sync>>) -> ExitCode {
     let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
-    tracing::error!(error = chain(error.as_ref()), "stopped");
+    tracing::error!(error = chain(error.as_ref()), "the function stopped");
     ExitCode::FAILURE
 }
 
 /// One JSON object a line: time, level, the event's fields, and the metrics among them.
 #[derive(Debug)]
 pub struct Json {
-    /// The stack's name, the dimension that all metrics have.
+    /// The stack's name, the dimension of all metrics.
     pub stack: String,
 }
 
@@ -79,7 +76,7 @@ where
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let line = Line {
+        let line = JsonLine {
             event,
             stack: &self.stack,
             now: i64::try_from(now.as_millis()).unwrap_or_default(),
@@ -89,14 +86,14 @@ where
     }
 }
 
-/// An event as its line; `now` in Unix milliseconds.
-struct Line<'a> {
+/// An event as a line; `now` in Unix milliseconds.
+struct JsonLine<'a> {
     event: &'a Event<'a>,
     stack: &'a str,
     now: i64,
 }
 
-impl Serialize for Line<'_> {
+impl Serialize for JsonLine<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("timestamp", &rfc3339(self.now))?;
@@ -117,7 +114,8 @@ impl Serialize for Line<'_> {
     }
 }
 
-/// Writes each field as it is met, and notes the metrics among them. No event has a field called as one of the line's own.
+/// Writes the fields in their order and collects the metrics among them. No event has a field with the name of one of the
+/// line's own members.
 struct Fields<'a, M: SerializeMap> {
     map: &'a mut M,
     metrics: Vec<&'static Metric>,
@@ -126,7 +124,7 @@ struct Fields<'a, M: SerializeMap> {
 
 impl<M: SerializeMap> Visit for Fields<'_, M> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Several values of a metric: a list of numbers, whose debug form is JSON's.
+        // Several values of a metric are a list of numbers, whose debug form is JSON.
         let values = metrics::metric(field.name())
             .and_then(|_| RawValue::from_string(format!("{value:?}")).ok());
         match values {
@@ -184,8 +182,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// The lines that are written meanwhile, without their time.
-    pub(crate) fn lines(say: impl FnOnce()) -> Vec<Value> {
+    /// The lines that `log` writes, without their time.
+    pub(crate) fn lines(log: impl FnOnce()) -> Vec<Value> {
         let written = Written::default();
         let format = Json {
             stack: "edge-relay".to_owned(),
@@ -194,7 +192,7 @@ pub(crate) mod tests {
         let lines = tracing_subscriber::fmt::layer()
             .event_format(format)
             .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), say);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
         let written = written.0.lock().unwrap();
         let lines = std::str::from_utf8(&written).unwrap().lines();
         lines
@@ -227,7 +225,7 @@ pub(crate) mod tests {
         assert_eq!(lines, [expected]);
     }
 
-    /// As the embedded metric format demands.
+    /// The embedded metric format requires it.
     #[test]
     fn every_metric_and_dimension_is_a_member_of_the_line_itself() {
         let lines = lines(|| {

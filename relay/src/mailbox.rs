@@ -1,124 +1,147 @@
-//! Hand out what waits for a worker.
+//! Pull: hands out a worker's mailbox.
 //!
-//! Invariant: what is acknowledged is deleted, nothing else is; the oldest come first; an away worker becomes
-//! live only when its mailbox is empty, with nothing parked in between.
+//! Invariant: exactly the acknowledged events are deleted, the oldest events come first, and an away worker becomes live
+//! only when its mailbox is empty, with nothing parked in between.
 
-use protocol::messages::{Mailbox, Pull, State, Waiting};
+use protocol::clock::Clock;
+use protocol::messages::{Mailbox, Pull, PulledEvent, WorkerState};
+use protocol::problem::Code;
 
-use crate::Error;
-use crate::clock::Clock;
-use crate::queue::Body;
-use crate::table::{Mail, Table};
+use crate::delivery::Body;
+use crate::error::Error;
+use crate::table::{ParkedEvent, Table, TableError, is_mail_id};
 use crate::worker::Worker;
 
-/// How many events one answer holds at most, and how many an `ack` names.
-pub const LIMIT: usize = 100;
+/// The largest number of events in a response, and of ids in an `ack`.
+const LIMIT: usize = 100;
 
-/// After how many bytes of bodies an answer holds no more events: a Lambda function's answer is limited too.
-const BYTES: usize = 3 * 1024 * 1024;
+/// A response holds no more events after this many bytes of bodies, because the answer of a Lambda function is limited.
+const RESPONSE_BYTES: usize = 3 * 1024 * 1024;
 
-/// How often a worker is looked at again because something was parked meanwhile.
+/// How often the mailbox is read again because something was parked meanwhile.
 const TRIES: u32 = 5;
 
-/// Checks a pull's numbers and names.
-pub fn check(pull: &Pull) -> Result<(), Error> {
+fn validate(pull: &Pull) -> Result<usize, Error> {
     let limit = pull.limit.map_or(LIMIT, |l| l as usize);
     if !(1..=LIMIT).contains(&limit) {
-        return Err(Error::bad_request(
-            "invalid_limit",
+        return Err(Error::refused(
+            Code::InvalidLimit,
             format!("`limit` has to be a whole number from 1 to {LIMIT}"),
         ));
     }
     if pull.ack.len() > LIMIT {
-        return Err(Error::bad_request(
-            "invalid_ack",
+        return Err(Error::refused(
+            Code::InvalidAck,
             format!("`ack` takes at most {LIMIT} ids"),
         ));
     }
-    match pull.ack.iter().position(|id| !crate::table::is_mail_id(id)) {
-        None => Ok(()),
-        Some(at) => Err(Error::bad_request(
-            "invalid_ack",
+    match pull.ack.iter().position(|id| !is_mail_id(id)) {
+        None => Ok(limit),
+        Some(at) => Err(Error::refused(
+            Code::InvalidAck,
             format!("`ack[{at}]` is not the `id` of an event from this mailbox"),
         )),
     }
 }
 
-/// Deletes what is acknowledged, then answers with the oldest that wait.
-pub async fn pull(
+/// Deletes the acknowledged events, then returns the oldest.
+pub(crate) async fn pull(
     table: &Table,
     clock: &Clock,
     mut worker: Worker,
     pull: &Pull,
 ) -> Result<Mailbox, Error> {
-    check(pull)?;
+    let limit = validate(pull)?;
     let (workspace, id) = (worker.workspace.clone(), worker.id.clone());
     if !pull.ack.is_empty() {
-        table.delete_mail(&workspace, &id, &pull.ack).await?;
+        table.delete_parked(&workspace, &id, &pull.ack).await?;
     }
-    let limit = pull.limit.map_or(LIMIT, |l| l as usize);
     for _ in 0..TRIES {
-        let mail = table.mail(&workspace, &id, limit, BYTES).await?;
-        if !mail.is_empty() {
-            let events = signed(table, clock, &worker, mail).await?;
+        let parked = (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES)).await?;
+        if !parked.is_empty() {
+            let events = sign_all(table, clock, &worker, parked).await?;
             if events.is_empty() {
                 continue;
             }
-            tracing::info!(worker = id, workspace, Pulled = events.len(), "pulled");
+            let count = events.len();
+            tracing::info!(
+                worker = id,
+                workspace,
+                Pulled = count,
+                "worker {id} pulled {count} events"
+            );
             return Ok(Mailbox {
                 state: worker.state,
                 events,
             });
         }
-        if worker.state != State::Away {
-            if worker.waiting {
-                table.emptied(&worker).await?;
-            }
+        if let Some(state) = settle_empty(table, &worker).await? {
             return Ok(Mailbox {
-                state: worker.state,
-                events: Vec::new(),
-            });
-        }
-        if table.wake(&worker).await? {
-            tracing::info!(worker = id, workspace, "live again");
-            return Ok(Mailbox {
-                state: State::Live,
+                state,
                 events: Vec::new(),
             });
         }
         // Something was parked since the worker was read.
-        worker =
-            (table.worker(&workspace, &id).await?).ok_or_else(crate::register::token_invalid)?;
+        worker = (table.worker(&workspace, &id).await?).ok_or_else(Error::worker_token_invalid)?;
     }
-    Err(crate::register::busy())
+    Err(Error::worker_changed())
 }
 
-/// What a delivery of each would carry; an event whose body is gone can never be handed out, and goes.
-async fn signed(
+/// Records that a mailbox is empty. Returns the worker's state, or none if something was parked meanwhile.
+async fn settle_empty(table: &Table, worker: &Worker) -> Result<Option<WorkerState>, TableError> {
+    if worker.state != WorkerState::Away {
+        if worker.waiting {
+            table.clear_waiting(worker).await?;
+        }
+        return Ok(Some(worker.state));
+    }
+    if !table.mark_live(worker).await? {
+        return Ok(None);
+    }
+    tracing::info!(
+        worker = worker.id,
+        workspace = worker.workspace,
+        "worker {} is live: it has emptied its mailbox",
+        worker.id
+    );
+    Ok(Some(WorkerState::Live))
+}
+
+/// The events with the headers of a delivery. An event without a body can never be delivered and is deleted.
+async fn sign_all(
     table: &Table,
     clock: &Clock,
     worker: &Worker,
-    mail: Vec<Mail>,
-) -> Result<Vec<Waiting>, Error> {
-    let mut events: Vec<Waiting> = Vec::with_capacity(mail.len());
-    let mut together = 0;
-    for mail in mail {
-        let Some(body) = body(table, &worker.workspace, &mail).await? else {
-            tracing::error!(event = %mail.event, worker = worker.id, "the stored body is gone");
+    parked: Vec<ParkedEvent>,
+) -> Result<Vec<PulledEvent>, TableError> {
+    let mut events: Vec<PulledEvent> = Vec::with_capacity(parked.len());
+    let mut bytes = 0;
+    for parked in parked {
+        let Some(body) = read_body(table, &worker.workspace, &parked).await? else {
+            tracing::error!(
+                event = %parked.event,
+                worker = worker.id,
+                "event {} cannot be pulled: its stored body is gone",
+                parked.event
+            );
             table
-                .delete_mail(&worker.workspace, &worker.id, &[mail.id])
+                .delete_parked(&worker.workspace, &worker.id, &[parked.id])
                 .await?;
             continue;
         };
-        if !events.is_empty() && together + body.len() > BYTES {
+        if !events.is_empty() && bytes + body.len() > RESPONSE_BYTES {
             break;
         }
-        together += body.len();
-        let now = clock.millis();
-        let headers =
-            worker.delivery_headers(&mail.event, &mail.kind, mail.attempt, body.as_bytes(), now);
-        events.push(Waiting {
-            id: mail.id,
+        bytes += body.len();
+        let headers = worker.delivery_headers(
+            &parked.event,
+            &parked.kind,
+            parked.attempt,
+            body.as_bytes(),
+            clock.millis(),
+        );
+        events.push(PulledEvent {
+            id: parked.id,
             headers: (headers.into_iter())
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
@@ -128,8 +151,12 @@ async fn signed(
     Ok(events)
 }
 
-async fn body(table: &Table, workspace: &str, mail: &Mail) -> Result<Option<String>, Error> {
-    let bytes = match &mail.body {
+async fn read_body(
+    table: &Table,
+    workspace: &str,
+    parked: &ParkedEvent,
+) -> Result<Option<String>, TableError> {
+    let bytes = match &parked.body {
         Body::Inline(bytes) => Some(bytes.clone()),
         Body::Stored(digest) => table.body(workspace, digest).await?,
     };

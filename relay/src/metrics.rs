@@ -1,11 +1,9 @@
-//! Metrics, in CloudWatch's embedded metric format: a log line that carries one is both.
+//! Metrics in CloudWatch's embedded metric format: a log line with a metric is both a line and a metric.
 //!
-//! A metric is a field of an event in the log, called as it is called here, with a number or the list of its numbers;
-//! its dimensions are fields beside it.
-//! `deliver`'s attempts are one line for each batch and outcome, beside a plain line for each of them.
+//! A metric is a field of a log event with the metric's name and a number or a list of numbers. Its dimensions are fields
+//! of the same event. The attempts of `deliver` have one line for each batch and outcome, beside a plain line each.
 //!
-//! Invariant: no dimension has more values than a person can read. What identifies one event or one worker is a
-//! field of the line, never a dimension.
+//! Invariant: a dimension has few values. The ids of events and workers are fields, never dimensions.
 //!
 //! Source: the CloudWatch User Guide, "Specification: Embedded metric format".
 
@@ -14,18 +12,18 @@ use serde::Serialize;
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "EdgeRelay";
 
-/// The target of lines that are nothing but metrics: no reading for a terminal.
+/// The log target of lines that hold only metrics, which a terminal does not show.
 pub const TARGET: &str = "metrics";
 
-/// The dimension that all metrics have: the stack's name.
+/// The dimension of all metrics: the stack's name.
 pub const STACK: &str = "Stack";
 
-/// What a metric counts.
+/// The unit of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Unit {
-    /// Things.
+    /// A number of things.
     Count,
-    /// Time; kept to the second.
+    /// A time; CloudWatch keeps it to the second.
     Milliseconds,
 }
 
@@ -34,9 +32,9 @@ pub enum Unit {
 pub struct Metric {
     /// The field's name in the log, and the metric's in CloudWatch.
     pub name: &'static str,
-    /// What it counts.
+    /// Its unit.
     pub unit: Unit,
-    /// The dimension beside [`STACK`], if there is one.
+    /// The dimension beside [`STACK`], if it has one.
     pub dimension: Option<&'static str>,
 }
 
@@ -61,18 +59,18 @@ const fn latency(name: &'static str) -> Metric {
 /// | metric | from | means |
 /// |---|---|---|
 /// | `Accepted`, `Duplicate` | ingest | webhooks answered 200 |
-/// | `LinearLatency` | ingest | from Linear's stamp to the moment of acceptance |
+/// | `LinearLatency` | ingest | from Linear's timestamp to acceptance |
 /// | `Refused` | ingest, register | requests answered 4xx, by the problem's code |
 /// | `Failed` | ingest, register | requests answered 5xx; the problem's code is a field |
 /// | `Attempts` | deliver | POSTs of a delivery, by outcome: `delivered`, `gone`, `unreachable`, `rejected` |
-/// | `Deliveries` | deliver | deliveries that came to their end there: `delivered`, `gone`, `buried` |
-/// | `Parked` | deliver | deliveries put into a mailbox |
-/// | `DeliveryLatency` | deliver | from the moment of acceptance to the worker's 2xx |
+/// | `Deliveries` | deliver | deliveries that ended: `delivered`, `gone`, `dead_lettered` |
+/// | `Parked` | deliver | deliveries that were parked |
+/// | `DeliveryLatency` | deliver | from acceptance to the worker's 2xx |
 /// | `Registered` | register | registrations |
-/// | `Pulled` | register | deliveries handed out from mailboxes |
+/// | `Pulled` | register | events in the responses to pulls |
 /// | `Live`, `Away`, `Pull` | health | workers, by state |
-/// | `Waiting` | health | workers with something in their mailbox |
-/// | `Pings` | health | pings, by outcome |
+/// | `Waiting` | health | workers with a mailbox that is not empty |
+/// | `Probes` | health | probes, by outcome |
 pub const METRICS: [Metric; 16] = [
     count("Accepted", None),
     count("Duplicate", None),
@@ -89,15 +87,15 @@ pub const METRICS: [Metric; 16] = [
     count("Away", None),
     count("Pull", None),
     count("Waiting", None),
-    count("Pings", Some("Outcome")),
+    count("Probes", Some("Outcome")),
 ];
 
-/// What a field in the log is, if it is a metric.
+/// The metric with the name of a field in the log.
 pub(crate) fn metric(field: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == field)
 }
 
-/// The member `_aws` of a line: what makes CloudWatch read the line's metrics.
+/// The member `_aws` of a line, by which CloudWatch finds the line's metrics.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Metadata {
@@ -124,7 +122,7 @@ struct Definition {
 }
 
 impl Metadata {
-    /// Of a line with these metrics; `now` in Unix milliseconds.
+    /// The metadata of a line with these metrics; `now` in Unix milliseconds.
     pub(crate) fn of(metrics: &[&'static Metric], now: i64) -> Self {
         let mut directives: Vec<Directive> = Vec::new();
         for metric in metrics {
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_is_given_twice() {
+    fn no_two_metrics_have_the_same_name() {
         for (at, one) in METRICS.iter().enumerate() {
             assert!(METRICS[at + 1..].iter().all(|other| other.name != one.name));
         }

@@ -1,8 +1,8 @@
-//! The one HTTP client: hyper over rustls. It knows no proxies, follows no redirects, and connects to a worker only
-//! where [`Reach`] lets it.
+//! The HTTP client for workers and for Linear: hyper over rustls. It uses no proxies, follows no redirects, and connects to
+//! a worker only where the [`EgressPolicy`] allows it.
 //!
-//! Invariant: the address that is connected to is the address that was checked. Names are checked in the client's
-//! resolver; the scheme, and literal addresses, which no resolver sees, right before a connection is made.
+//! Invariant: the address that is connected to is the address that was checked. The resolver checks what names resolve
+//! to; the scheme and literal addresses, which no resolver sees, are checked right before the connection is made.
 
 use std::error::Error as _;
 use std::net::SocketAddr;
@@ -23,50 +23,48 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::Error;
-use crate::reach::{Blocked, Reach};
+use crate::cause::Cause;
+use crate::egress::{Blocked, EgressPolicy};
 
-/// How the relay names itself.
-pub const USER_AGENT: &str = concat!("edge-relay/", env!("CARGO_PKG_VERSION"));
+/// The `User-Agent` of the relay.
+const USER_AGENT: &str = concat!("edge-relay/", env!("CARGO_PKG_VERSION"));
 
-/// Over name, TCP and TLS.
+/// The deadline over name resolution, TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a connection that nobody uses is kept.
+/// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(90);
-/// After how long a connection that is silent is asked whether the other side is still there: it may be gone without a
-/// word, behind NAT or while a function was frozen.
+/// The keep-alive interval. A connection can break without a trace behind NAT or while a function is frozen.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How often, before it is given up.
-const PROBES: u32 = 3;
-/// How long an HTTP/2 connection may take to answer that, which outlives a request that had no answer.
-const PONG: Duration = Duration::from_secs(3);
-/// How long the rest of an answer is waited for, once its status is known, to use the connection again.
-const DRAIN: Duration = Duration::from_millis(500);
-/// How much of the rest is read for that.
-const DRAINED: usize = 16 * 1024;
+/// How many keep-alive probes may stay unanswered.
+const KEEP_ALIVE_PROBES: u32 = 3;
+/// How long an HTTP/2 ping may stay unanswered. An HTTP/2 connection outlives a request without an answer.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the rest of an answer is read, once its status is known, so that the connection can be reused.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How many bytes of the rest are read for that.
+const DRAIN_BYTES: usize = 16 * 1024;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
+type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Cause>> + Send>>;
 
-/// Resolves names and keeps back every address that is not allowed.
+/// Resolves names and leaves out the addresses that the policy does not allow.
 #[derive(Debug, Clone)]
-struct Resolver(Option<Reach>);
+struct Resolver(Option<EgressPolicy>);
 
 impl Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = Failure;
+    type Error = Cause;
     type Future = Pending<Self::Response>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Cause>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let reach = self.0;
+        let policy = self.0;
         Box::pin(async move {
             let mut found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            found.retain(|address| reach.is_none_or(|reach| reach.allows(address.ip())));
+            found.retain(|address| policy.is_none_or(|policy| policy.allows_ip(address.ip())));
             if found.is_empty() {
                 return Err(Blocked.into());
             }
@@ -75,24 +73,24 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Connects, in time, where it may.
+/// Connects where the policy allows it, within [`CONNECT_TIMEOUT`].
 #[derive(Debug, Clone)]
 struct Connector {
     https: HttpsConnector<HttpConnector<Resolver>>,
-    reach: Option<Reach>,
+    policy: Option<EgressPolicy>,
 }
 
 impl Service<Uri> for Connector {
     type Response = <HttpsConnector<HttpConnector<Resolver>> as Service<Uri>>::Response;
-    type Error = Failure;
+    type Error = Cause;
     type Future = Pending<Self::Response>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
         self.https.poll_ready(context)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        if self.reach.is_some_and(|reach| !reach.admits(&uri)) {
+        if (self.policy).is_some_and(|policy| !policy.allows_uri(&uri)) {
             return Box::pin(std::future::ready(Err(Blocked.into())));
         }
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.https.call(uri));
@@ -100,8 +98,14 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The headers of a POST to a worker: what every one carries, and what this one does.
-pub fn headers(more: impl IntoIterator<Item = (&'static str, String)>) -> Result<HeaderMap, Error> {
+/// The headers of a POST: those that every POST has, and these.
+///
+/// # Errors
+///
+/// A value cannot stand in a header.
+pub fn headers(
+    more: impl IntoIterator<Item = (&'static str, String)>,
+) -> Result<HeaderMap, ClientError> {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(
         CONTENT_TYPE,
@@ -109,23 +113,32 @@ pub fn headers(more: impl IntoIterator<Item = (&'static str, String)>) -> Result
     );
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     for (name, value) in more {
-        let value = HeaderValue::try_from(value)
-            .map_err(|e| Error::storage("write the delivery's headers", e))?;
-        headers.insert(name, value);
+        headers.insert(name, HeaderValue::try_from(value)?);
     }
     Ok(headers)
 }
 
-/// The client, with one deadline over everything: resolve, connect, send, status, and what is read of the answer.
+/// The client. One deadline covers a whole call: resolving, connecting, sending, and reading the answer.
 #[derive(Debug, Clone)]
-pub struct Outbound {
+pub(crate) struct Outbound {
     client: Client<Connector, Full<Bytes>>,
     timeout: Duration,
 }
 
-/// Why nothing was answered; no part of the address is in the text.
+/// The client cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The certificate authorities of this machine cannot be read.
+    #[error("could not read this machine's certificate authorities")]
+    CertificateAuthorities(#[source] std::io::Error),
+    /// A value cannot stand in a header.
+    #[error("could not write a request's headers")]
+    Header(#[from] http::header::InvalidHeaderValue),
+}
+
+/// Why there was no answer. The text holds no part of the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unreachable {
+pub(crate) enum SendError {
     /// Not a public address.
     #[error("the address is not allowed")]
     Blocked,
@@ -140,35 +153,42 @@ pub enum Unreachable {
     Closed,
 }
 
-/// Why a question was not answered, and what was behind it, for the log.
+/// A call without an answer, with its cause for the log.
 #[derive(Debug, thiserror::Error)]
-#[error("{why}")]
-pub struct Unanswered {
-    /// Of which kind.
-    pub why: Unreachable,
+#[error("{error}")]
+pub struct FailedCall {
+    /// Why there was no answer.
+    pub(crate) error: SendError,
     #[source]
-    cause: Option<Failure>,
+    cause: Option<Cause>,
 }
 
-impl From<Unreachable> for Unanswered {
-    fn from(why: Unreachable) -> Self {
-        Self { why, cause: None }
+impl From<SendError> for FailedCall {
+    fn from(error: SendError) -> Self {
+        Self { error, cause: None }
     }
 }
 
 impl Outbound {
-    /// A client that connects where `reach` lets it; with none, wherever the address leads.
-    pub fn new(reach: Option<Reach>, timeout: Duration) -> Result<Self, Error> {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver(reach));
+    /// A client that connects where `policy` allows it, and without one anywhere.
+    ///
+    /// # Errors
+    ///
+    /// The certificate authorities of this machine cannot be read.
+    pub(crate) fn new(
+        policy: Option<EgressPolicy>,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(policy));
         tcp.enforce_http(false);
         tcp.set_keepalive(Some(KEEP_ALIVE));
         tcp.set_keepalive_interval(Some(KEEP_ALIVE));
-        tcp.set_keepalive_retries(Some(PROBES));
+        tcp.set_keepalive_retries(Some(KEEP_ALIVE_PROBES));
         tcp.set_nodelay(true);
-        // The machine's authorities, not some built in: what is deployed once has to know next year's, too.
+        // The authorities of the machine, not built-in ones: what is deployed once must trust next year's, too.
         let https = HttpsConnectorBuilder::new()
             .with_native_roots()
-            .map_err(|e| Error::storage("read this machine's certificate authorities", e))?
+            .map_err(ClientError::CertificateAuthorities)?
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(tcp);
@@ -177,42 +197,50 @@ impl Outbound {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .http2_keep_alive_interval(KEEP_ALIVE)
-            .http2_keep_alive_timeout(PONG)
-            .build(Connector { https, reach });
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .build(Connector { https, policy });
         Ok(Self { client, timeout })
     }
 
-    /// POSTs `body` and answers with the status and headers; the connection is kept if the answer ends soon.
-    pub async fn post(
+    /// POSTs `body` and returns the status and headers. The connection is kept if the answer ends soon.
+    ///
+    /// # Errors
+    ///
+    /// There was no answer.
+    pub(crate) async fn post(
         &self,
         url: &str,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(StatusCode, HeaderMap), Unreachable> {
+    ) -> Result<(StatusCode, HeaderMap), SendError> {
         let deadline = Instant::now() + self.timeout;
         let sent = self.send(url, headers, body, deadline).await;
-        let (answer, mut rest) = sent.map_err(|unanswered| unanswered.why)?.into_parts();
-        // What was decided is known. Reading on only saves the next connection.
-        let drained = deadline.min(Instant::now() + DRAIN);
-        let _ = tokio::time::timeout_at(drained, read(&mut rest, DRAINED)).await;
+        let (answer, mut rest) = sent.map_err(|failed| failed.error)?.into_parts();
+        // The outcome is known. Reading on only saves the next connection.
+        let drained = deadline.min(Instant::now() + DRAIN_TIMEOUT);
+        let _ = tokio::time::timeout_at(drained, read(&mut rest, DRAIN_BYTES)).await;
         Ok((answer.status, answer.headers))
     }
 
-    /// POSTs `body` and answers with the status and the first `limit` bytes of the answer's body.
-    pub async fn ask(
+    /// POSTs `body` and returns the status and the first `limit` bytes of the answer's body.
+    ///
+    /// # Errors
+    ///
+    /// There was no answer, or it ended early.
+    pub(crate) async fn ask(
         &self,
         url: &str,
         headers: HeaderMap,
         body: Bytes,
         limit: usize,
-    ) -> Result<(StatusCode, Vec<u8>), Unanswered> {
+    ) -> Result<(StatusCode, Vec<u8>), FailedCall> {
         let deadline = Instant::now() + self.timeout;
         let mut answer = self.send(url, headers, body, deadline).await?;
         let body = tokio::time::timeout_at(deadline, read(answer.body_mut(), limit))
             .await
-            .map_err(|_| Unreachable::Timeout)?
-            .map_err(|cause| Unanswered {
-                why: Unreachable::Closed,
+            .map_err(|_| SendError::Timeout)?
+            .map_err(|cause| FailedCall {
+                error: SendError::Closed,
                 cause: Some(cause.into()),
             })?;
         Ok((answer.status(), body))
@@ -224,15 +252,15 @@ impl Outbound {
         headers: HeaderMap,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<Response<Incoming>, FailedCall> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = Uri::try_from(url).map_err(|_| Unreachable::Blocked)?;
+        *request.uri_mut() = Uri::try_from(url).map_err(|_| SendError::Blocked)?;
         *request.headers_mut() = headers;
         match tokio::time::timeout_at(deadline, self.client.request(request)).await {
-            Err(_) => Err(Unreachable::Timeout.into()),
-            Ok(answered) => answered.map_err(|error| Unanswered {
-                why: unreachable(&error),
+            Err(_) => Err(SendError::Timeout.into()),
+            Ok(answered) => answered.map_err(|error| FailedCall {
+                error: classify(&error),
                 cause: Some(error.into()),
             }),
         }
@@ -251,18 +279,18 @@ async fn read(answer: &mut Incoming, limit: usize) -> Result<Vec<u8>, hyper::Err
     Ok(body)
 }
 
-fn unreachable(error: &legacy::Error) -> Unreachable {
+fn classify(error: &legacy::Error) -> SendError {
     let mut cause = error.source();
     while let Some(error) = cause {
         if error.is::<Blocked>() {
-            return Unreachable::Blocked;
+            return SendError::Blocked;
         }
         cause = error.source();
     }
     if error.is_connect() {
-        Unreachable::Connect
+        SendError::Connect
     } else {
-        Unreachable::Closed
+        SendError::Closed
     }
 }
 
@@ -276,16 +304,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_resolves_to_a_private_address_is_not_connected_to() {
-        let resolved = |reach| Resolver(reach).call(Name::from_str("localhost").unwrap());
-        let refused = resolved(Some(Reach::Public)).await;
+        let resolved = |policy| Resolver(policy).call(Name::from_str("localhost").unwrap());
+        let refused = resolved(Some(EgressPolicy::Public)).await;
         assert!(refused.is_err_and(|error| error.is::<Blocked>()));
-        let mut allowed = resolved(Some(Reach::Loopback)).await.unwrap();
+        let mut allowed = resolved(Some(EgressPolicy::Loopback)).await.unwrap();
         assert!(allowed.all(|address| address.ip().is_loopback()));
     }
 
     #[tokio::test]
-    async fn a_blocked_address_is_said_to_be_blocked_wherever_it_was_found_out() {
-        let client = Outbound::new(Some(Reach::Public), CONNECT_TIMEOUT).unwrap();
+    async fn a_blocked_address_is_reported_as_blocked_wherever_it_is_detected() {
+        let client = Outbound::new(Some(EgressPolicy::Public), CONNECT_TIMEOUT).unwrap();
         for url in [
             "https://localhost/",
             "https://127.0.0.1/",
@@ -294,15 +322,15 @@ mod tests {
             "no address",
         ] {
             let answer = client.post(url, HeaderMap::new(), Bytes::new()).await;
-            assert_eq!(answer.unwrap_err(), Unreachable::Blocked, "{url}");
+            assert_eq!(answer.unwrap_err(), SendError::Blocked, "{url}");
         }
     }
 
     #[tokio::test]
-    async fn who_takes_a_connection_and_then_says_nothing_of_tls_is_not_connected_to() {
+    async fn a_server_that_accepts_and_does_not_start_tls_is_a_failed_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/", listener.local_addr().unwrap());
-        let client = Outbound::new(Some(Reach::Loopback), 3 * CONNECT_TIMEOUT).unwrap();
+        let client = Outbound::new(Some(EgressPolicy::Loopback), 3 * CONNECT_TIMEOUT).unwrap();
         let answer = tokio::spawn(async move {
             let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
             answer.map(|(status, _)| status)
@@ -310,16 +338,16 @@ mod tests {
         let _silent = listener.accept().await.unwrap();
         tokio::time::pause();
         tokio::time::advance(CONNECT_TIMEOUT).await;
-        assert_eq!(answer.await.unwrap(), Err(Unreachable::Connect));
+        assert_eq!(answer.await.unwrap(), Err(SendError::Connect));
     }
 
     #[tokio::test]
-    async fn an_address_where_nobody_listens_is_not_connected_to() {
+    async fn a_refused_connection_is_a_failed_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);
-        let client = Outbound::new(Some(Reach::Loopback), CONNECT_TIMEOUT).unwrap();
+        let client = Outbound::new(Some(EgressPolicy::Loopback), CONNECT_TIMEOUT).unwrap();
         let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
-        assert_eq!(answer.unwrap_err(), Unreachable::Connect);
+        assert_eq!(answer.unwrap_err(), SendError::Connect);
     }
 }

@@ -1,58 +1,61 @@
-//! What came of a POST to a worker: four classes, by the answer or by its absence.
+//! The outcome of a POST to a worker, from its answer or from the lack of one.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::outbound::Unreachable;
+use crate::outbound::SendError;
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// 2xx
     Delivered,
     /// 410
     Gone,
-    /// Nobody was there to answer: perhaps a laptop's lid is closed.
-    Unreachable(Why),
-    /// Somebody answered something else: somebody's bug.
+    /// The worker is not there: its laptop may be asleep or offline.
+    Unreachable(UnreachableCause),
+    /// The worker answered with another status, which is a defect on its side or on ours.
     Rejected {
         /// The answer's status.
         status: StatusCode,
-        /// How long it asked to wait.
+        /// The wait that the worker asked for.
         retry_after: Option<Duration>,
     },
 }
 
 /// Why a worker counts as unreachable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// No answer.
-    Unanswered(Unreachable),
-    /// A redirect, or a tunnel's own error page.
+pub(crate) enum UnreachableCause {
+    /// There was no answer.
+    NoAnswer(SendError),
+    /// A redirect, or the error page of a tunnel.
     Status(StatusCode),
 }
 
 impl Outcome {
-    /// From what was answered, at `now` (Unix milliseconds).
-    pub(crate) fn of(answer: Result<(StatusCode, HeaderMap), Unreachable>, now: i64) -> Self {
+    /// The outcome of an answer that arrived at `now` (Unix milliseconds).
+    pub(crate) fn of(answer: Result<(StatusCode, HeaderMap), SendError>, now: i64) -> Self {
         let (status, headers) = match answer {
             Ok(answered) => answered,
-            Err(unreachable) => return Self::Unreachable(Why::Unanswered(unreachable)),
+            Err(error) => return Self::Unreachable(UnreachableCause::NoAnswer(error)),
         };
         // ngrok marks the pages that it answers itself (ngrok documentation, "Error codes").
         if headers.contains_key("ngrok-error-code") {
-            return Self::Unreachable(Why::Status(status));
+            return Self::Unreachable(UnreachableCause::Status(status));
         }
         let asks_to_wait = headers.contains_key(RETRY_AFTER);
-        let retry_after = headers.get(RETRY_AFTER).and_then(|value| wish(value, now));
+        let retry_after =
+            (headers.get(RETRY_AFTER)).and_then(|value| parse_retry_after(value, now));
         match status.as_u16() {
             200..=299 => Self::Delivered,
             410 => Self::Gone,
             // 520 to 527 and 530 are Cloudflare's (Cloudflare documentation, "5xx errors").
-            300..=399 | 502 | 504 | 520..=527 | 530 => Self::Unreachable(Why::Status(status)),
-            503 if !asks_to_wait => Self::Unreachable(Why::Status(status)),
+            300..=399 | 502 | 504 | 520..=527 | 530 => {
+                Self::Unreachable(UnreachableCause::Status(status))
+            }
+            503 if !asks_to_wait => Self::Unreachable(UnreachableCause::Status(status)),
             429 | 503 => Self::Rejected {
                 status,
                 retry_after,
@@ -64,8 +67,8 @@ impl Outcome {
         }
     }
 
-    /// Its class, in one word.
-    pub(crate) fn class(self) -> &'static str {
+    /// The outcome as one word, for logs and metrics.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
             Self::Gone => "gone",
@@ -74,23 +77,23 @@ impl Outcome {
         }
     }
 
-    /// The answer's status, if the attempt failed with one.
+    /// The status of the answer, if the attempt failed with one.
     pub(crate) fn status(self) -> Option<u16> {
         match self {
-            Self::Unreachable(Why::Status(status)) | Self::Rejected { status, .. } => {
+            Self::Unreachable(UnreachableCause::Status(status)) | Self::Rejected { status, .. } => {
                 Some(status.as_u16())
             }
-            Self::Delivered | Self::Gone | Self::Unreachable(Why::Unanswered(_)) => None,
+            Self::Delivered | Self::Gone | Self::Unreachable(UnreachableCause::NoAnswer(_)) => None,
         }
     }
 
-    /// In words, for the log, the worker and the operator.
+    /// The outcome in words, for the log, the worker and the operator.
     pub(crate) fn reason(self) -> String {
         match self {
             Self::Delivered => "delivered".to_owned(),
             Self::Gone => "answered 410".to_owned(),
-            Self::Unreachable(Why::Unanswered(why)) => format!("unreachable: {why}"),
-            Self::Unreachable(Why::Status(status)) => {
+            Self::Unreachable(UnreachableCause::NoAnswer(why)) => format!("unreachable: {why}"),
+            Self::Unreachable(UnreachableCause::Status(status)) => {
                 format!("unreachable: answered {}", status.as_u16())
             }
             Self::Rejected { status, .. } => format!("rejected: answered {}", status.as_u16()),
@@ -99,20 +102,15 @@ impl Outcome {
 }
 
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
-fn wish(value: &HeaderValue, now: i64) -> Option<Duration> {
+fn parse_retry_after(value: &HeaderValue, now: i64) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // A number too large to read is a long time.
+        // A number that is too large to parse is a long time.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
-    let format = time::macros::format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
-    let at = time::PrimitiveDateTime::parse(text, format)
-        .ok()?
-        .assume_utc();
-    let left = at.unix_timestamp() - now / 1000;
-    Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()))
+    let at = httpdate::parse_http_date(text).ok()?;
+    let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now).unwrap_or_default());
+    Some(at.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -128,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_fall_into_four_classes() {
+    fn answers_have_four_outcomes() {
         for status in [200, 201, 202, 204, 299] {
             assert_eq!(answered(status, &[]), Outcome::Delivered, "{status}");
         }
@@ -149,12 +147,12 @@ mod tests {
         }
         let tunnel = answered(404, &[("ngrok-error-code", "ERR_NGROK_3200")]);
         assert!(matches!(tunnel, Outcome::Unreachable(_)));
-        let timeout = Outcome::of(Err(Unreachable::Timeout), 0);
+        let timeout = Outcome::of(Err(SendError::Timeout), 0);
         assert!(matches!(timeout, Outcome::Unreachable(_)));
     }
 
     #[test]
-    fn a_wish_to_wait_makes_a_503_a_rejection_and_is_read_in_both_forms() {
+    fn retry_after_makes_a_503_a_rejection_and_is_read_in_both_forms() {
         for (text, expected) in [
             ("7", Some(7)),
             ("Thu, 01 Jan 1970 00:01:00 GMT", Some(60)),

@@ -1,4 +1,4 @@
-//! DynamoDB: the one table, its keys, every read and write.
+//! DynamoDB: the one table, its keys, and all reads and writes.
 //!
 //! | partition `pk` | sort `sk` | holds |
 //! |---|---|---|
@@ -9,35 +9,79 @@
 //! | `WS#<workspace>#BODY#<sha256>` | `<chunk>` | a part of a large body, compressed |
 //! | `RATE#<caller>` | `<minute>` | calls of a caller |
 //!
-//! One index, [`roll`], of the workers alone, with what `health` counts; its key is their shard.
+//! One sparse index, [`worker_index`], holds the workers alone, with the attributes that `health` reads.
 //!
-//! Invariant: every item has `expires_at` (the TTL attribute, Unix seconds), and an expired one counts as
-//! absent: DynamoDB deletes it up to days later.
+//! Invariant: every item has `expires_at` (the TTL attribute, Unix seconds), and an expired item counts as absent,
+//! because DynamoDB deletes it up to days later.
 
-mod attempts;
+mod batch;
+mod batch_context;
 mod bodies;
-mod limits;
-mod mail;
+mod mailbox;
 mod marker;
-mod roll;
+mod rate;
+mod worker_index;
+mod worker_key;
+mod worker_state;
 mod workers;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
+use protocol::clock::Clock;
 
-pub use attempts::{Attempts, Known};
-pub use mail::{Mail, NotAway};
-pub use roll::{Enrolled, INDEX, PROJECTED, SHARDS};
-pub use workers::{Change, Interested};
+pub(crate) use batch_context::BatchContext;
+pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
+pub(crate) use worker_index::IndexedWorker;
+pub use worker_index::{INDEX, PROJECTED, SHARDS};
+pub use worker_key::SHARD;
+pub(crate) use workers::Change;
 
-pub(crate) use mail::is_id as is_mail_id;
-
-use crate::Error;
-use crate::clock::Clock;
+use crate::cause::Cause;
 
 type Item = HashMap<String, AttributeValue>;
+
+/// Why the table could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// DynamoDB refused or failed a call.
+    #[error("could not {operation}; try again")]
+    Call {
+        /// What could not be done.
+        operation: &'static str,
+        /// Why.
+        source: Cause,
+    },
+    /// An item lacks an attribute or holds one of a wrong type.
+    #[error("could not {operation}: an item is malformed")]
+    Malformed {
+        /// What could not be done.
+        operation: &'static str,
+    },
+    /// DynamoDB throttled a part of a batch each time that it was sent.
+    #[error("could not {operation}: DynamoDB left items unprocessed; try again")]
+    Unprocessed {
+        /// What could not be done.
+        operation: &'static str,
+    },
+    /// Other transactions changed the same item each time.
+    #[error("could not {operation}: other transactions changed the worker; try again")]
+    Conflict {
+        /// What could not be done.
+        operation: &'static str,
+    },
+}
+
+impl TableError {
+    fn call(operation: &'static str, source: impl Into<Cause>) -> Self {
+        Self::Call {
+            operation,
+            source: source.into(),
+        }
+    }
+}
 
 /// The one table.
 #[derive(Debug, Clone)]
@@ -48,13 +92,38 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table called `name`.
+    /// The table with this name.
     pub fn new(client: Client, name: String, clock: Clock) -> Self {
         Self {
             client,
             name,
             clock,
         }
+    }
+
+    /// Verifies that the table exists and may be read.
+    ///
+    /// # Errors
+    ///
+    /// DynamoDB refused to read it.
+    pub async fn verify_access(&self) -> Result<(), TableError> {
+        (self.client.get_item())
+            .table_name(&self.name)
+            .key("pk", s("START"))
+            .key("sk", s("START"))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| TableError::call("read the table", e))
+    }
+
+    fn is_alive(&self, item: &Item) -> bool {
+        number::<i64>(item, "expires_at").is_some_and(|at| at > self.clock.seconds())
+    }
+
+    /// The value of `expires_at` for an item that lives this long.
+    fn expiry(&self, lifetime: Duration) -> i64 {
+        self.clock.seconds() + i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX / 2)
     }
 }
 
@@ -74,37 +143,7 @@ fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
     item.get(name)?.as_n().ok()?.parse().ok()
 }
 
-/// A worker's own partition: its mailbox, and its failed attempts.
+/// The partition that holds a worker's mailbox and its failed attempts.
 fn worker_partition(workspace: &str, worker: &str) -> String {
     format!("WS#{workspace}#WORKER#{worker}")
-}
-
-impl Table {
-    /// Whether the table is there and may be read.
-    pub async fn check(&self) -> Result<(), Error> {
-        (self.client.get_item())
-            .table_name(&self.name)
-            .key("pk", s("START"))
-            .key("sk", s("START"))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|e| Error::storage("read the table", e))
-    }
-
-    fn is_alive(&self, item: &Item) -> bool {
-        number::<i64>(item, "expires_at").is_some_and(|at| at > self.clock.seconds())
-    }
-
-    /// The moment this far from now, for `expires_at`.
-    fn in_seconds(&self, from_now: std::time::Duration) -> i64 {
-        self.clock.seconds() + i64::try_from(from_now.as_secs()).unwrap_or(i64::MAX / 2)
-    }
-}
-
-fn unreadable(what: &'static str) -> Error {
-    Error::storage(
-        what,
-        "an item lacks an attribute or holds one of a wrong type",
-    )
 }

@@ -1,66 +1,140 @@
 //! A worker: a registered receiver of one workspace's events.
 //!
-//! Invariant: its token is kept as a hash, its signing secrets leave only towards the worker itself.
+//! Invariant: the worker's token is kept as a hash only, and its signing secrets are sent to the worker alone.
 
 use std::fmt;
 
+use protocol::clock::rfc3339;
+use protocol::envelope::digest;
 use protocol::headers;
-use protocol::messages::State;
-use protocol::signature::{self, Secret};
+use protocol::messages::{self, WorkerState};
+use protocol::signature;
+use protocol::signing_secrets::SigningSecrets;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::rfc3339;
-use crate::event::{EventId, digest};
+use crate::event::EventId;
 
-/// The longest name.
+/// The longest name in characters.
 pub const MAX_NAME: usize = 64;
 
-/// A registered receiver.
-#[derive(Debug, Clone)]
+/// A registered receiver. Its fields are the attributes of its item in the table; the workspace and the id are the
+/// item's key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Worker {
     /// Linear's `organizationId`.
+    #[serde(skip)]
     pub workspace: String,
     /// See [`id`].
+    #[serde(skip)]
     pub id: String,
     /// Given by its user.
     pub name: String,
     /// Where deliveries are POSTed; none for a pull worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// None: all events.
+    /// The patterns of the events that it wants; none: all events.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
-    /// Where its events go.
-    pub state: State,
-    /// Hash of the bearer token; unique to one registration.
+    /// Whether its events are POSTed or parked.
+    pub state: WorkerState,
+    /// The hash of the bearer token, unique to one registration.
+    #[serde(rename = "token")]
     pub token_hash: String,
-    /// Hash of the token before it, whose holder is told that another registration took over.
+    /// The hash of the token before it, whose holder learns that another registration took over.
+    #[serde(rename = "replaced_token", skip_serializing_if = "Option::is_none")]
     pub replaced_hash: Option<String>,
-    /// The newest first.
-    pub secrets: Vec<ActiveSecret>,
+    /// The secrets that sign its deliveries.
+    #[serde(with = "secret_list")]
+    pub secrets: SigningSecrets,
     /// The end of the lease, Unix seconds.
     pub expires_at: i64,
-    /// Unreachable attempts in a row.
+    /// The unreachable attempts in a row.
+    #[serde(default, skip_serializing)]
     pub failures: u64,
-    /// When the last delivery was recorded, Unix milliseconds; at registration, the registration.
+    /// When the last delivery was recorded, at first the registration; Unix milliseconds.
     pub delivered_at: i64,
     /// Whether anything was delivered since the registration.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub has_delivered: bool,
-    /// The last failed attempt: why, and when in Unix milliseconds.
-    pub last_error: Option<(String, i64)>,
-    /// How many times events were parked for it: changes whenever its mailbox grows.
+    /// Why the last failed attempt failed.
+    #[serde(default, skip_serializing)]
+    pub last_error: Option<String>,
+    /// When that was, Unix milliseconds.
+    #[serde(default, skip_serializing)]
+    pub last_error_at: Option<i64>,
+    /// How many events were ever parked for it, so that a change shows that its mailbox has grown.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub parked: u64,
-    /// Whether anything was parked since its mailbox was last seen empty.
+    /// Whether anything was parked since its mailbox was last found empty.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub waiting: bool,
     /// Since when it is away, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub away_since: Option<i64>,
 }
 
-/// A signing secret, and how long it still signs.
-#[derive(Debug, Clone)]
-pub struct ActiveSecret {
-    /// Signs deliveries.
-    pub secret: Secret,
-    /// Unix milliseconds; none for the current one.
-    pub until: Option<i64>,
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// The secrets in the worker's item: a list, the current one first and without an end.
+mod secret_list {
+    use protocol::signature::Secret;
+    use protocol::signing_secrets::{ReplacedSecret, SigningSecrets};
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Entry {
+        secret: Secret,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<i64>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        secrets: &SigningSecrets,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let current = Entry {
+            secret: secrets.current.clone(),
+            until: None,
+        };
+        let replaced = secrets.replaced.iter().map(|replaced| Entry {
+            secret: replaced.secret.clone(),
+            until: Some(replaced.until),
+        });
+        serializer.collect_seq(std::iter::once(current).chain(replaced))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SigningSecrets, D::Error> {
+        let mut entries = Vec::<Entry>::deserialize(deserializer)?.into_iter();
+        let current = entries
+            .next()
+            .ok_or_else(|| D::Error::custom("no secret"))?;
+        let replaced = entries.map(|entry| ReplacedSecret {
+            secret: entry.secret,
+            until: entry.until.unwrap_or_default(),
+        });
+        Ok(SigningSecrets {
+            current: current.secret,
+            replaced: replaced.collect(),
+        })
+    }
 }
 
 impl Worker {
@@ -69,14 +143,7 @@ impl Worker {
         format!("/edge/workspaces/{}/workers/{}", self.workspace, self.id)
     }
 
-    /// The secrets that sign at `now` (Unix milliseconds).
-    fn signing(&self, now: i64) -> impl Iterator<Item = &Secret> {
-        (self.secrets.iter())
-            .filter(move |s| s.until.is_none_or(|until| until > now))
-            .map(|s| &s.secret)
-    }
-
-    /// What a delivery carries beside its body, by POST or from the mailbox, signed at `now` (Unix milliseconds).
+    /// The headers of a delivery, POSTed or pulled, signed at `now` (Unix milliseconds).
     pub fn delivery_headers(
         &self,
         event: &EventId,
@@ -86,7 +153,7 @@ impl Worker {
         now: i64,
     ) -> [(&'static str, String); 6] {
         let timestamp = now / 1000;
-        let signed = signature::sign(self.signing(now), event.as_str(), timestamp, body);
+        let signed = self.sign(event.as_str(), now, body);
         [
             (headers::EDGE_ATTEMPT, attempt.to_string()),
             (headers::LINEAR_DELIVERY, event.delivery().to_owned()),
@@ -97,13 +164,13 @@ impl Worker {
         ]
     }
 
-    /// What a ping carries beside its body, signed at `now` (Unix milliseconds).
+    /// The headers of a health check, signed at `now` (Unix milliseconds).
     pub fn ping_headers(&self, body: &[u8], now: i64) -> [(&'static str, String); 3] {
         let mut random = [0; 16];
         getrandom::fill(&mut random).expect("the system's random source works");
         let id = format!("ping_{}", hex::encode(random));
         let timestamp = now / 1000;
-        let signed = signature::sign(self.signing(now), &id, timestamp, body);
+        let signed = self.sign(&id, now, body);
         [
             (headers::WEBHOOK_ID, id),
             (headers::WEBHOOK_SIGNATURE, signed),
@@ -111,9 +178,13 @@ impl Worker {
         ]
     }
 
-    /// What the worker is told about itself.
-    pub fn view(&self, waiting: bool) -> protocol::messages::Worker {
-        protocol::messages::Worker {
+    fn sign(&self, id: &str, now: i64, body: &[u8]) -> String {
+        signature::sign(self.secrets.valid_at(now), id, now / 1000, body)
+    }
+
+    /// The worker as the HTTP interface shows it.
+    pub(crate) fn view(&self, waiting: bool) -> messages::Worker {
+        messages::Worker {
             worker_id: self.id.clone(),
             name: self.name.clone(),
             capabilities: self.capabilities.clone(),
@@ -121,17 +192,17 @@ impl Worker {
             waiting,
             expires_at: rfc3339(self.expires_at * 1000),
             last_delivery: self.has_delivered.then(|| rfc3339(self.delivered_at)),
-            last_error: (self.last_error.as_ref()).map(|(reason, at)| {
-                protocol::messages::LastError {
+            last_error: (self.last_error.as_ref())
+                .zip(self.last_error_at)
+                .map(|(reason, at)| messages::LastError {
                     reason: reason.clone(),
-                    at: rfc3339(*at),
-                }
-            }),
+                    at: rfc3339(at),
+                }),
         }
     }
 }
 
-/// The worker of this user with this name: registering it again finds the same one.
+/// The id of the worker of this user with this name: a second registration finds the same one.
 pub fn id(workspace: &str, user: &str, name: &str) -> String {
     let mut hash = Sha256::new();
     for part in [workspace, user, name] {
@@ -142,30 +213,30 @@ pub fn id(workspace: &str, user: &str, name: &str) -> String {
 }
 
 /// Whether a text has the form of [`id`].
-pub fn is_id(text: &str) -> bool {
+pub(crate) fn is_id(text: &str) -> bool {
     text.strip_prefix("wrk_").is_some_and(|hex| {
         hex.len() == 32 && (hex.bytes()).all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     })
 }
 
 /// A worker's bearer token: shown once, kept as a hash.
-pub struct Token(String);
+pub(crate) struct Token(String);
 
 impl Token {
     /// 32 bytes from the system's random source.
-    pub fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).expect("the system's random source works");
         Self(format!("edge_{}", hex::encode(bytes)))
     }
 
-    /// What is kept.
-    pub fn hash(&self) -> String {
+    /// The hash, which is kept.
+    pub(crate) fn hash(&self) -> String {
         digest(self.0.as_bytes())
     }
 
-    /// What is shown.
-    pub fn expose(self) -> String {
+    /// The token, which is shown.
+    pub(crate) fn expose(self) -> String {
         self.0
     }
 }
@@ -176,21 +247,16 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Whether `bearer` is the token of this hash. Hashes are compared, so that the time says nothing of use.
-pub fn is_token(bearer: &str, hash: &str) -> bool {
+/// Whether `bearer` is the token with this hash. The hashes are compared, so that the time reveals nothing of use.
+pub(crate) fn verify_token(bearer: &str, hash: &str) -> bool {
     digest(bearer.as_bytes()) == hash
 }
 
-/// Says what is wrong with a worker's name and what would be right.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let fits = (1..=MAX_NAME).contains(&name.chars().count());
-    if fits && name.trim() == name && !name.chars().any(char::is_control) {
-        Ok(())
-    } else {
-        Err(format!(
-            "`name` has to be 1 to {MAX_NAME} printable characters, without spaces at its ends"
-        ))
-    }
+/// Whether a text can be a worker's name: 1 to [`MAX_NAME`] printable characters, without spaces at its ends.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.chars().count())
+        && name.trim() == name
+        && !name.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -221,18 +287,18 @@ mod tests {
         let hash = token.hash();
         assert_eq!(format!("{token:?}"), "Token(..)");
         let text = token.expose();
-        assert!(is_token(&text, &hash));
-        assert!(!is_token(&hash, &hash));
-        assert!(!is_token("", &hash));
+        assert!(verify_token(&text, &hash));
+        assert!(!verify_token(&hash, &hash));
+        assert!(!verify_token("", &hash));
     }
 
     #[test]
     fn names_are_short_printable_text() {
         for right in ["laptop", "Ana's büro", &"x".repeat(64)] {
-            assert_eq!(check_name(right), Ok(()));
+            assert!(is_name(right));
         }
         for wrong in ["", " x", "x\n", "a\u{7}b", &"x".repeat(65)] {
-            assert!(check_name(wrong).is_err(), "{wrong:?}");
+            assert!(!is_name(wrong), "{wrong:?}");
         }
     }
 }

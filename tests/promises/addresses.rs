@@ -28,7 +28,7 @@ async fn all_blocked_addresses_get_one_answer() {
     details.dedup();
     assert_eq!(details.len(), 1);
     assert_eq!(
-        relay.linear.asked(),
+        relay.linear.calls(),
         0,
         "Linear is not asked for what is refused anyway"
     );

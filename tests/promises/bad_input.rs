@@ -148,7 +148,7 @@ async fn a_webhook_needs_each_header_once() {
     ] {
         let mut request = relay
             .client
-            .post(format!("{}/webhooks/linear", relay.machine.url()));
+            .post(format!("{}/webhooks/linear", relay.local.url()));
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -203,7 +203,7 @@ async fn unknown_paths_and_methods_are_problems_too() {
             .await;
     }
     for authorization in ["Basic dXNlcjpodXNo", "Bearer", "edge_0"] {
-        let url = format!("{}{worker}", relay.machine.url());
+        let url = format!("{}{worker}", relay.local.url());
         let answer = relay
             .client
             .get(url)
@@ -272,7 +272,7 @@ async fn a_wrong_registration_is_told_what_is_wrong_with_it() {
             (413, "body_too_large"),
         )
         .await;
-    assert_eq!(relay.linear.asked(), 0);
+    assert_eq!(relay.linear.calls(), 0);
     // What an older relay does not know, it ignores.
     relay
         .register_as(json!({"linearToken": TOKEN, "name": "one", "somethingNew": true}))
@@ -434,7 +434,7 @@ async fn headers_about_the_way_here_are_not_believed_and_break_nothing() {
         ("cookie", "a=b; c"),
         ("content-type", "\u{80}"),
     ] {
-        let url = format!("{}/edge/register", relay.machine.url());
+        let url = format!("{}/edge/register", relay.local.url());
         let answer = relay
             .client
             .post(url)
@@ -450,7 +450,7 @@ async fn headers_about_the_way_here_are_not_believed_and_break_nothing() {
 #[tokio::test]
 async fn a_page_in_a_browser_cannot_use_the_endpoints() {
     let relay = relay().start().await;
-    let address = relay.machine.aws_address;
+    let address = relay.local.aws_address;
     for target in ["AmazonSQS.ListQueues", "DynamoDB_20120810.ListTables"] {
         let call = |name: &'static str, value: &'static str| {
             let request = relay

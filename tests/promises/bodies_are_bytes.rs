@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use local::samples::{WORKSPACE, Webhook};
 use proptest::prelude::*;
-use relay::ingest::BODY_LIMIT;
+use relay::event::MAX_BODY_BYTES as BODY_LIMIT;
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::{Receiver, SECRET, relay};
@@ -96,7 +96,7 @@ async fn a_body_that_came_in_base64_is_the_same_body() {
     let receiver = Receiver::start().await;
     relay.register("one", &receiver.url()).await;
     let webhook = Webhook::signed(SECRET, payload("é", relay.clock.millis()));
-    let url = format!("{}/webhooks/linear", relay.machine.url());
+    let url = format!("{}/webhooks/linear", relay.local.url());
     // The gateway passes on as text only what calls itself text.
     let request = webhook
         .request(&relay.client, &url)

@@ -7,7 +7,7 @@ use crate::harness::{Receiver, Relay, issue, relay};
 /// The calls that were made since the last time, without the polls that found nothing.
 async fn calls(relay: &Relay) -> BTreeMap<String, u64> {
     relay.settled().await;
-    let mut calls = relay.machine.calls.take();
+    let mut calls = relay.local.calls.take();
     calls.retain(|action, _| action != "ReceiveMessage");
     calls
 }
@@ -68,7 +68,7 @@ async fn a_large_body_is_stored_once_for_all() {
             .register(&format!("worker {at}"), &receiver.url())
             .await;
     }
-    relay.machine.calls.take();
+    relay.local.calls.take();
     let large = issue("i", 1).replace(
         "\"number\"",
         &format!("\"text\":\"{}\",\"number\"", "x".repeat(200_000)),

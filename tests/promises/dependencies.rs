@@ -106,10 +106,10 @@ fn dependencies_point_one_way() {
     for (member, allowed) in [
         ("protocol", vec![]),
         ("relay", vec!["protocol"]),
-        ("ingest", vec!["relay"]),
+        ("ingest", vec!["relay", "protocol"]),
         ("register", vec!["relay", "protocol"]),
-        ("deliver", vec!["relay"]),
-        ("health", vec!["relay"]),
+        ("deliver", vec!["relay", "protocol"]),
+        ("health", vec!["relay", "protocol"]),
         ("edge-agent", vec!["protocol"]),
         (
             "local",

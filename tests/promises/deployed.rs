@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use local::linear_api::LinearApi;
 use local::samples::{WORKSPACE, Webhook};
-use protocol::messages::{Mailbox, Registered, State};
-use relay::clock::Clock;
+use protocol::clock::Clock;
+use protocol::messages::{Mailbox, Registered, WorkerState};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -142,7 +142,7 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
     // To a receiver, with a retry, and a body that does not fit into a message.
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;
-    assert_eq!(relay.linear.asked(), 1);
+    assert_eq!(relay.linear.calls(), 1);
     receiver.answer([Answer::Status(500), Answer::Status(200)]);
     let (webhook, answer) = relay.post(&issue("i", 1)).await;
     assert_eq!(answer["deliveries"], 1);
@@ -201,7 +201,7 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
     let ping: Value = serde_json::from_slice(&receiver.pinged()[0].body).unwrap();
     assert_eq!(ping, json!({"type": "edge.ping", "waiting": true}));
     let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(relay.pull(&worker, &ids).await.state, State::Live);
+    assert_eq!(relay.pull(&worker, &ids).await.state, WorkerState::Live);
     relay.post(&issue("i", 6)).await;
     assert_eq!(number(&receiver.wait_for(4).await[3].body), 6);
 
@@ -238,9 +238,9 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
 #[ignore = "needs the release bootstraps: .ci/run"]
 async fn a_setting_that_cannot_be_used_is_named_once_and_nothing_is_taken() {
     let relay = crate::harness::relay().start().await;
-    let aws = format!("http://{}", relay.machine.aws_address);
-    let queue = relay.machine.sqs.url(local::machine::QUEUE);
-    let dead_letters = relay.machine.sqs.url(local::machine::DEAD_LETTERS);
+    let aws = format!("http://{}", relay.local.aws_address);
+    let queue = relay.local.sqs.url(local::local_relay::QUEUE);
+    let dead_letters = relay.local.sqs.url(local::local_relay::DEAD_LETTERS);
     let right = HashMap::from([
         ("AWS_REGION", "us-east-1"),
         ("AWS_ACCESS_KEY_ID", "test"),

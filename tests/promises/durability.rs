@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use local::linear_api::LinearApi;
 use local::samples::{WORKSPACE, Webhook};
+use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Registered};
-use relay::clock::Clock;
 use serde_json::json;
 
 use crate::harness::served::{Served, post};
@@ -134,7 +134,7 @@ async fn two_relays_do_not_share_a_directory() {
 async fn backoff_receive_counts_and_deduplication_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let first = relay().keep(directory.path()).start().await;
-    let queue = first.machine.sqs.url("kept.fifo");
+    let queue = first.local.sqs.url("kept.fifo");
     let create = json!({"QueueName": "kept.fifo", "Attributes": {"FifoQueue": "true"}});
     first.sqs("CreateQueue", &create).await;
     for at in 0..3 {
@@ -154,18 +154,18 @@ async fn backoff_receive_counts_and_deduplication_survive_a_restart() {
             .0,
         200
     );
-    first.machine.stop().await;
+    first.local.stop().await;
 
     let second = relay().keep(directory.path()).start().await;
-    let left = second.machine.sqs.peek("kept.fifo").unwrap();
+    let left = second.local.sqs.peek("kept.fifo").unwrap();
     assert_eq!(
         sorted(left.iter().map(|m| (m.body.as_str(), m.received))),
         [("1", 1), ("2", 0)]
     );
-    let again = json!({"QueueUrl": second.machine.sqs.url("kept.fifo"), "MessageBody": "0", "MessageGroupId": "0", "MessageDeduplicationId": "0"});
+    let again = json!({"QueueUrl": second.local.sqs.url("kept.fifo"), "MessageBody": "0", "MessageGroupId": "0", "MessageDeduplicationId": "0"});
     assert_eq!(second.sqs("SendMessage", &again).await.0, 200);
     assert_eq!(
-        second.machine.sqs.peek("kept.fifo").unwrap().len(),
+        second.local.sqs.peek("kept.fifo").unwrap().len(),
         2,
         "it was sent less than five minutes ago"
     );
@@ -191,7 +191,7 @@ async fn order_holds_over_a_restart_that_found_the_queue_empty() {
         first.post(&issue("i", at)).await;
     }
     first.settled().await;
-    first.machine.stop().await;
+    first.local.stop().await;
     let second = relay().keep(directory.path()).start().await;
     // What was sent is remembered no more, and nothing is left of it on the queue.
     second.clock.advance(Duration::from_secs(600));
@@ -213,16 +213,16 @@ async fn a_queue_whose_attributes_were_changed_does_not_keep_it_from_starting() 
     let directory = tempfile::tempdir().unwrap();
     let first = relay().keep(directory.path()).start().await;
     let change = json!({
-        "QueueUrl": first.machine.sqs.url(local::machine::QUEUE),
+        "QueueUrl": first.local.sqs.url(local::local_relay::QUEUE),
         "Attributes": {"VisibilityTimeout": "7", "RedrivePolicy": ""},
     });
     assert_eq!(first.sqs("SetQueueAttributes", &change).await.0, 200);
-    first.machine.stop().await;
+    first.local.stop().await;
     let second = relay().keep(directory.path()).start().await;
     let attributes = second
-        .machine
+        .local
         .sqs
-        .attributes(local::machine::QUEUE)
+        .attributes(local::local_relay::QUEUE)
         .unwrap();
     assert_eq!(attributes["VisibilityTimeout"], "90");
     assert!(attributes["RedrivePolicy"].contains("dead-letters"));

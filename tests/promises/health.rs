@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::messages::State;
+use protocol::messages::WorkerState;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Receiver, Relay, eventually, issue, relay};
@@ -17,10 +17,10 @@ async fn ticks_until<T, F: Future<Output = Option<T>>>(
     ask: impl Fn() -> F,
 ) -> T {
     for _ in 0..most {
-        let before = relay.machine.ticks();
+        let before = relay.local.health_runs();
         relay.clock.advance(TICK);
         eventually("the schedule has run", || async {
-            (relay.machine.ticks() > before).then_some(())
+            (relay.local.health_runs() > before).then_some(())
         })
         .await;
         if let Some(found) = ask().await {
@@ -39,9 +39,9 @@ async fn an_away_worker_that_answers_a_ping_is_live_again() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;
-    relay.goodbye(&worker).await;
+    relay.go_offline(&worker).await;
     ticks_until(&relay, "it is live", 2, || async {
-        (relay.read(&worker).await.state == State::Live).then_some(())
+        (relay.read(&worker).await.state == WorkerState::Live).then_some(())
     })
     .await;
     let ping = &receiver.pinged()[0];
@@ -60,7 +60,7 @@ async fn with_something_waiting_a_ping_says_so_and_only_the_empty_mailbox_makes_
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;
-    relay.goodbye(&worker).await;
+    relay.go_offline(&worker).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
     let ping = ticks_until(&relay, "it is pinged", 2, || async {
@@ -71,10 +71,13 @@ async fn with_something_waiting_a_ping_says_so_and_only_the_empty_mailbox_makes_
         said(&ping.body),
         json!({"type": "edge.ping", "waiting": true})
     );
-    assert_eq!(relay.read(&worker).await.state, State::Away);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
     let waiting = relay.pull(&worker, &[], None).await;
     let ids: Vec<_> = waiting.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(relay.pull(&worker, &ids, None).await.state, State::Live);
+    assert_eq!(
+        relay.pull(&worker, &ids, None).await.state,
+        WorkerState::Live
+    );
 }
 
 #[tokio::test]
@@ -83,7 +86,7 @@ async fn gaps_between_pings_at_a_worker_that_stays_away_grow() {
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;
     receiver.answer_ping(Answer::Status(502));
-    relay.goodbye(&worker).await;
+    relay.go_offline(&worker).await;
     let mut runs = 0;
     let mut at = Vec::new();
     while at.len() < 5 {
@@ -97,7 +100,7 @@ async fn gaps_between_pings_at_a_worker_that_stays_away_grow() {
     }
     let gaps: Vec<_> = at.windows(2).map(|w| w[1] - w[0]).collect();
     assert_eq!(gaps, [1, 2, 4, 8]);
-    assert_eq!(relay.read(&worker).await.state, State::Away);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
 }
 
 #[tokio::test]
@@ -108,7 +111,7 @@ async fn a_live_worker_that_has_vanished_is_found_out_before_the_next_event() {
     receiver.answer_ping(Answer::Status(530));
     let runs = 5 * 12;
     ticks_until(&relay, "it is away", runs, || async {
-        (relay.read(&worker).await.state == State::Away).then_some(())
+        (relay.read(&worker).await.state == WorkerState::Away).then_some(())
     })
     .await;
     assert_eq!(receiver.pinged().len(), 3);
@@ -130,7 +133,7 @@ async fn a_live_worker_that_has_vanished_is_found_out_before_the_next_event() {
         (other.pinged().len() == 5).then_some(())
     })
     .await;
-    assert_eq!(relay.read(&kept).await.state, State::Live);
+    assert_eq!(relay.read(&kept).await.state, WorkerState::Live);
 }
 
 #[tokio::test]
@@ -140,7 +143,7 @@ async fn a_ping_answered_410_removes_the_worker_and_another_answer_is_told_to_it
     let removed = relay.register("gone", &gone.url()).await;
     let kept = relay.register("broken", &broken.url()).await;
     gone.answer_ping(Answer::Status(410));
-    relay.goodbye(&removed).await;
+    relay.go_offline(&removed).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
     assert!(relay.read(&removed).await.waiting);
@@ -164,10 +167,10 @@ async fn what_is_counted_is_what_there_is() {
     let pull = relay.register_pull("pull").await;
     relay.register_pull("other pull").await;
     let away = relay.register("away", &receiver.url()).await;
-    relay.goodbye(&away).await;
+    relay.go_offline(&away).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
-    let roll = || async { relay.machine.run_health().await.unwrap() };
+    let roll = || async { relay.local.run_health().await.unwrap() };
     let counted = roll().await;
     assert_eq!((counted.live, counted.away, counted.pull), (20, 1, 2));
     assert_eq!(counted.waiting, 3);
@@ -181,5 +184,5 @@ async fn what_is_counted_is_what_there_is() {
     assert_eq!(counted.waiting, 1);
     // A lease that has ended counts no more, wherever the sweep is.
     relay.clock.advance(Duration::from_secs(8 * 24 * 3600));
-    assert_eq!(roll().await, relay::health::Roll::default());
+    assert_eq!(roll().await, relay::health::WorkerCounts::default());
 }

@@ -26,5 +26,6 @@ mod signatures;
 mod sleeping_laptops;
 mod sqs;
 mod sqs_behaviours;
+mod structure;
 mod template;
 mod tokens;

@@ -105,9 +105,9 @@ async fn what_cannot_be_queued_is_answered_with_5xx_and_goes_out_when_linear_tri
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     relay.register("one", &receiver.url()).await;
-    let sqs = &relay.machine.sqs;
-    let attributes = sqs.attributes(local::machine::QUEUE).unwrap();
-    sqs.delete_queue(local::machine::QUEUE).await.unwrap();
+    let sqs = &relay.local.sqs;
+    let attributes = sqs.attributes(local::local_relay::QUEUE).unwrap();
+    sqs.delete_queue(local::local_relay::QUEUE).await.unwrap();
     let webhook = local::samples::Webhook::sample(
         crate::harness::SECRET,
         &issue("i", 1),
@@ -116,7 +116,7 @@ async fn what_cannot_be_queued_is_answered_with_5xx_and_goes_out_when_linear_tri
     let problem =
         crate::harness::problem(relay.send(&webhook).await, (503, "storage_unavailable")).await;
     assert!(!problem.detail.contains(WORKSPACE));
-    sqs.create_queue(local::machine::QUEUE, attributes)
+    sqs.create_queue(local::local_relay::QUEUE, attributes)
         .await
         .unwrap();
     let again = relay.post_webhook(webhook).await;

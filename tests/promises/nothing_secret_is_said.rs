@@ -4,8 +4,8 @@ use std::process::Stdio;
 
 use local::linear_api::LinearApi;
 use local::samples::{WORKSPACE, Webhook};
+use protocol::clock::Clock;
 use protocol::messages::Registered;
-use relay::clock::Clock;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;

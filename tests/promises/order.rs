@@ -62,7 +62,7 @@ async fn events_of_one_issue_keep_their_order_through_mailbox_and_return() {
     let worker = relay.register("one", &receiver.url()).await;
     relay.post(&issue("i", 0)).await;
     receiver.wait_for(1).await;
-    relay.goodbye(&worker).await;
+    relay.go_offline(&worker).await;
     for at in 1..5 {
         relay.post(&issue("i", at)).await;
     }

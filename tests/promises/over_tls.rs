@@ -3,7 +3,8 @@
 use axum::http::Version;
 use local::linear_api::LinearApi;
 use local::samples::WORKSPACE;
-use protocol::messages::{Problem, Registered};
+use protocol::messages::Registered;
+use protocol::problem::Problem;
 use serde_json::json;
 
 use crate::harness::served::{Served, post};

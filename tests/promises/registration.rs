@@ -1,6 +1,6 @@
 //! Registration: the challenge, the same worker again, renewal.
 
-use protocol::messages::{Renew, State};
+use protocol::messages::{Renew, WorkerState};
 use reqwest::Method;
 use serde_json::json;
 
@@ -47,7 +47,7 @@ async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
         webhook_url: Some(Some(other.url())),
         ..Renew::default()
     };
-    assert_eq!(relay.renew(&worker, &moved).await.state, State::Live);
+    assert_eq!(relay.renew(&worker, &moved).await.state, WorkerState::Live);
     assert_eq!(other.challenged(), 1);
     relay.post(&crate::harness::issue("i", 2)).await;
     other.wait_for(1).await;
@@ -59,13 +59,13 @@ async fn registering_again_is_the_same_worker_and_keeps_its_mail() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let first = relay.register("one", &receiver.url()).await;
-    relay.goodbye(&first).await;
+    relay.go_offline(&first).await;
     relay.post(&crate::harness::issue("i", 1)).await;
     relay.settled().await;
     let again = relay.register("one", &receiver.url()).await;
     assert_eq!(again.path, first.path);
     let worker = relay.read(&again).await;
-    assert_eq!((worker.state, worker.waiting), (State::Away, true));
+    assert_eq!((worker.state, worker.waiting), (WorkerState::Away, true));
     assert_eq!(
         relay.post(&crate::harness::issue("i", 2)).await.answer["deliveries"],
         1
@@ -144,7 +144,7 @@ async fn mail_that_outlived_its_lease_comes_first() {
     let relay = relay().set("LEASE_SECONDS", 3600).start().await;
     let receiver = Receiver::start().await;
     let first = relay.register("one", &receiver.url()).await;
-    relay.goodbye(&first).await;
+    relay.go_offline(&first).await;
     relay.post(&crate::harness::issue("i", 1)).await;
     relay.settled().await;
     relay
@@ -152,5 +152,5 @@ async fn mail_that_outlived_its_lease_comes_first() {
         .advance(std::time::Duration::from_secs(2 * 3600));
     let again = relay.register("one", &receiver.url()).await;
     let worker = relay.read(&again).await;
-    assert_eq!((worker.state, worker.waiting), (State::Away, true));
+    assert_eq!((worker.state, worker.waiting), (WorkerState::Away, true));
 }

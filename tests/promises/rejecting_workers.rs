@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use local::machine::{DEAD_LETTERS, QUEUE};
-use protocol::messages::State;
+use local::local_relay::{DEAD_LETTERS, QUEUE};
+use protocol::messages::WorkerState;
 use serde_json::json;
 
 use crate::harness::{Answer, Receiver, eventually, issue, relay};
@@ -25,7 +25,7 @@ async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with
             if !relay.dead_letters().is_empty() {
                 return Some(None);
             }
-            let queued = relay.machine.sqs.peek(QUEUE).unwrap();
+            let queued = relay.local.sqs.peek(QUEUE).unwrap();
             let (received_at, visible_at) = queued.first()?.in_flight()?;
             (visible_at - received_at != 90_000).then_some(Some(visible_at))
         })
@@ -56,7 +56,7 @@ async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with
     assert!(attribute("firstAttempt") < attribute("lastAttempt"));
     relay.settled().await;
     // It answers, so it is not away.
-    assert_eq!(relay.read(&worker).await.state, State::Live);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
     assert_eq!(
         relay.read(&worker).await.last_error.unwrap().reason,
         "rejected: answered 500"
@@ -104,7 +104,7 @@ async fn a_wish_to_wait_is_granted() {
         relay
             .pass(Duration::from_secs(118), || receiver.count(), before + 1)
             .await;
-        let queued = relay.machine.sqs.peek(QUEUE).unwrap();
+        let queued = relay.local.sqs.peek(QUEUE).unwrap();
         let (received_at, visible_at) = queued[0].in_flight().unwrap();
         assert!(visible_at - received_at >= 120_000, "{status}: too early");
         assert_eq!(receiver.count(), before + 1);
@@ -159,6 +159,6 @@ async fn what_is_old_when_nobody_is_there_waits_in_the_mailbox_and_is_no_dead_le
         .await;
     relay.settled().await;
     assert!(relay.dead_letters().is_empty());
-    assert_eq!(relay.read(&worker).await.state, State::Away);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
     assert_eq!(relay.pull(&worker, &[], None).await.events.len(), 3);
 }

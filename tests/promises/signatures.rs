@@ -131,7 +131,7 @@ async fn a_rotated_secret_counts_without_a_restart_and_junk_does_not_ask_for_it_
     let sample =
         |secret: &str, number| Webhook::sample(secret, &issue("i", number), relay.clock.millis());
     let asked = || {
-        let calls = relay.machine.calls.take();
+        let calls = relay.local.calls.take();
         calls.get("GetSecretValue").copied().unwrap_or_default()
     };
     assert_eq!(asked(), 1, "at the start");
@@ -162,7 +162,7 @@ async fn a_rotated_secret_counts_without_a_restart_and_junk_does_not_ask_for_it_
     relay.clock.advance(Duration::from_secs(11));
     problem(
         relay.send(&sample("junk", 10)).await,
-        (503, "storage_unavailable"),
+        (503, "webhook_secrets_malformed"),
     )
     .await;
     assert_eq!(relay.send(&sample("new", 11)).await.status(), 200);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::messages::{Renew, State};
+use protocol::messages::{Renew, WorkerState};
 use serde_json::json;
 
 use crate::harness::{Answer, Receiver, eventually, issue, number, relay};
@@ -23,7 +23,7 @@ async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_noth
         .pass(Duration::from_millis(2500), || receiver.count(), 2)
         .await;
     relay.pass(Duration::ZERO, || receiver.count(), 3).await;
-    assert_eq!(relay.read(&worker).await.state, State::Live);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
     for attempts in 3..5 {
         relay
             .pass(Duration::from_secs(12), || receiver.count(), attempts)
@@ -31,7 +31,7 @@ async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_noth
     }
     let away = eventually("the worker is away", || async {
         let worker = relay.read(&worker).await;
-        (worker.state == State::Away).then_some(worker)
+        (worker.state == WorkerState::Away).then_some(worker)
     })
     .await;
     relay.settled().await;
@@ -63,7 +63,10 @@ async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_noth
         (tried + 1).to_string()
     );
     let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(relay.pull(&worker, &ids, None).await.state, State::Live);
+    assert_eq!(
+        relay.pull(&worker, &ids, None).await.state,
+        WorkerState::Live
+    );
     relay.post(&issue("i", 10)).await;
     let received = receiver.wait_for(tried + 1).await;
     assert_eq!(number(&received[tried].body), 10);
@@ -130,19 +133,19 @@ async fn a_goodbye_keeps_everything_from_being_tried_in_vain() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;
-    relay.goodbye(&worker).await;
+    relay.go_offline(&worker).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
     assert_eq!(receiver.count(), 0);
     let renewed = relay.renew(&worker, &Renew::default()).await;
-    assert_eq!((renewed.state, renewed.waiting), (State::Away, true));
+    assert_eq!((renewed.state, renewed.waiting), (WorkerState::Away, true));
 }
 
 #[tokio::test]
 async fn a_pull_worker_is_asked_nothing_and_gets_everything() {
     let relay = relay().start().await;
     let worker = relay.register_pull("one").await;
-    assert_eq!(relay.read(&worker).await.state, State::Pull);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Pull);
     for at in 0..3 {
         relay.post(&issue("i", at)).await;
     }
@@ -159,7 +162,7 @@ async fn a_pull_worker_is_asked_nothing_and_gets_everything() {
         ids[1..].iter().collect::<Vec<_>>()
     );
     let empty = relay.pull(&worker, &ids, None).await;
-    assert_eq!((empty.state, empty.events.len()), (State::Pull, 0));
+    assert_eq!((empty.state, empty.events.len()), (WorkerState::Pull, 0));
 }
 
 #[tokio::test]
@@ -174,18 +177,21 @@ async fn a_pull_worker_that_gets_an_address_is_live_once_its_mailbox_is_empty() 
         ..Renew::default()
     };
     let renewed = relay.renew(&worker, &url).await;
-    assert_eq!((renewed.state, renewed.waiting), (State::Away, true));
+    assert_eq!((renewed.state, renewed.waiting), (WorkerState::Away, true));
     let waiting = relay.pull(&worker, &[], None).await;
-    assert_eq!(waiting.state, State::Away);
+    assert_eq!(waiting.state, WorkerState::Away);
     let ids: Vec<_> = waiting.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(relay.pull(&worker, &ids, None).await.state, State::Live);
+    assert_eq!(
+        relay.pull(&worker, &ids, None).await.state,
+        WorkerState::Live
+    );
     relay.post(&issue("i", 2)).await;
     receiver.wait_for(1).await;
     let none = Renew {
         webhook_url: Some(None),
         ..Renew::default()
     };
-    assert_eq!(relay.renew(&worker, &none).await.state, State::Pull);
+    assert_eq!(relay.renew(&worker, &none).await.state, WorkerState::Pull);
 }
 
 #[tokio::test]

@@ -293,7 +293,7 @@ async fn a_slow_move_can_be_cancelled() {
     let moved = cancelled["ApproximateNumberOfMessagesMoved"]
         .as_u64()
         .unwrap();
-    let left = relay.machine.sqs.peek("dead.fifo").unwrap().len() as u64;
+    let left = relay.local.sqs.peek("dead.fifo").unwrap().len() as u64;
     assert!((1..30).contains(&moved));
     assert_eq!(moved + left, 30);
 }

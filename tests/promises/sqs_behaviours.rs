@@ -665,7 +665,7 @@ fn hold_to(known: &[(&str, &str)], found: &[(&'static str, String)]) {
 #[tokio::test]
 async fn ours_has_them_all() {
     let relay = relay().start().await;
-    let found = deviations(format!("http://{}", relay.machine.aws_address)).await;
+    let found = deviations(format!("http://{}", relay.local.aws_address)).await;
     hold_to(&[], &found);
 }
 

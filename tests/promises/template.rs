@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use local::dynamodb::TABLE;
 use local::gateway::ROUTES;
-use local::machine::{
+use local::local_relay::{
     DEAD_LETTERS, MAX_RECEIVE_COUNT, QUEUE, RETENTION_SECONDS, VISIBILITY_SECONDS,
 };
 use local::secrets::SECRET_ID;
 use relay::config::Settings;
 use relay::table::{INDEX, PROJECTED};
-use relay::{deliver, health, linear, metrics, register, schedule};
+use relay::{deliver, health, linear, metrics, policy, register};
 use serde_json::{Value, json};
 
 use crate::harness::template::Template;
@@ -170,19 +170,19 @@ fn no_timeout_ends_before_what_it_contains() {
     let moment = Duration::from_secs(5);
     assert!(deliver::BATCH_BUDGET + attempt + moment <= timeout("deliver"));
     assert!(timeout("deliver") < visibility);
-    assert!(linear::member::TIMEOUT + register::CHALLENGE_TIMEOUT + moment <= timeout("register"));
+    assert!(linear::api::TIMEOUT + register::CHALLENGE_TIMEOUT + moment <= timeout("register"));
     // API Gateway, quota "Maximum integration timeout" of an HTTP API.
     let gateway = Duration::from_secs(30);
     assert!(timeout("register") < gateway && timeout("ingest") < gateway);
     assert!(health::BUDGET + attempt + moment <= timeout("health"));
-    assert!(timeout("health") < health::EVERY);
+    assert!(timeout("health") < health::INTERVAL);
 
     let most = queue["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
     let longest = seconds(&template.parameter("GiveUpSeconds")["MaxValue"]);
     let mut age = Duration::ZERO;
     let mut attempts = 0;
     while age < longest {
-        age += schedule::wait(age, None, -1.0);
+        age += policy::backoff(age, None, -1.0);
         attempts += 1;
     }
     assert!(
@@ -299,7 +299,7 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
         let mut covered = BTreeSet::new();
         for name in template.named("AWS::Scheduler::Schedule") {
             let schedule = template.properties(name);
-            let minutes = health::EVERY.as_secs() / 60;
+            let minutes = health::INTERVAL.as_secs() / 60;
             assert_eq!(
                 schedule["ScheduleExpression"],
                 format!("cron(0/{minutes} * * * ? *)")
@@ -309,7 +309,7 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
             }
             let input = schedule["Target"]["Input"].as_str().unwrap();
             let input = input.replace("<aws.scheduler.scheduled-time>", "2026-11-24T00:05:00Z");
-            let input: ::health::Scheduled = serde_json::from_str(&input).unwrap();
+            let input: ::health::ScheduleEvent = serde_json::from_str(&input).unwrap();
             assert_eq!(input.of, parts);
             covered.insert(input.part);
         }

@@ -136,7 +136,7 @@ async fn registering_again_ends_the_old_token_and_its_holder_is_told_why() {
         .call(Method::POST, "/edge/register", None, &request)
         .await;
     let answer: serde_json::Value = answer.json().await.unwrap();
-    assert_eq!(answer["again"], true);
+    assert_eq!(answer["replaced"], true);
     // Only the token before the last is told; to whoever holds none, all is one answer.
     relay
         .refuses(
@@ -154,7 +154,7 @@ async fn many_registrations_of_one_caller_are_refused_before_linear_is_asked() {
     for at in 0..3 {
         relay.register_pull(&format!("{at}")).await;
     }
-    let asked = relay.linear.asked();
+    let asked = relay.linear.calls();
     let request = json!({"name": "one more", "linearToken": TOKEN});
     let call = (Method::POST, "/edge/register");
     let answer = relay.call(Method::POST, call.1, None, &request).await;
@@ -162,7 +162,7 @@ async fn many_registrations_of_one_caller_are_refused_before_linear_is_asked() {
     relay
         .refuses(call, None, &request, (429, "too_many_registrations"))
         .await;
-    assert_eq!(relay.linear.asked(), asked);
+    assert_eq!(relay.linear.calls(), asked);
     relay.clock.advance(std::time::Duration::from_secs(60));
     relay.register_pull("one more").await;
 }

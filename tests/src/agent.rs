@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use edge_agent::signal::Signals;
-use edge_agent::up::Surroundings;
+use edge_agent::up::Environment;
 use protocol::clock::Clock;
 
 fn main() -> ExitCode {
@@ -26,14 +26,16 @@ fn main() -> ExitCode {
                 }
             }
         });
-        let (tell, told) = tokio::sync::mpsc::channel(8);
-        let mut signals = Signals::listen().expect("signals");
-        tokio::spawn(async move { while tell.send(signals.next().await).await.is_ok() {} });
-        let around = Surroundings {
+        let (sender, signals) = tokio::sync::mpsc::channel(8);
+        let mut process_signals = Signals::listen().expect("signals");
+        tokio::spawn(
+            async move { while sender.send(process_signals.next().await).await.is_ok() {} },
+        );
+        let around = Environment {
             clock,
             route: Box::new(|| Some("one".to_owned())),
-            own_program: std::env::current_exe().expect("this program"),
-            told,
+            program: std::env::current_exe().expect("this program"),
+            signals,
         };
         edge_agent::cli::up(arguments, around).await
     });

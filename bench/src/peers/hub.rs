@@ -31,7 +31,7 @@ pub(crate) fn router() -> Router {
     Router::new()
         .route("/stream", get(open))
         .route("/webhooks/linear", post(webhook))
-        .layer(DefaultBodyLimit::max(relay::ingest::BODY_LIMIT))
+        .layer(DefaultBodyLimit::max(relay::event::MAX_BODY_BYTES))
         .with_state(Hub::default())
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn router(file: &Path) -> anyhow::Result<Router> {
     Ok(Router::new()
         .route("/workers", post(register))
         .route("/webhooks/linear", post(webhook))
-        .layer(DefaultBodyLimit::max(relay::ingest::BODY_LIMIT))
+        .layer(DefaultBodyLimit::max(relay::event::MAX_BODY_BYTES))
         .with_state(outbox))
 }
 

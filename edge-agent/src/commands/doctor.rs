@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use protocol::messages::{Control, State};
+use protocol::messages::{Control, WorkerState};
 use serde::Serialize;
 use url::Url;
 
 use super::send::signed;
 use super::{print, print_json};
-use crate::cli::Context;
 use crate::config::{Config, Route, Settings};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::registration::Registration;
 use crate::relay::{CallError, Relay};
@@ -75,7 +75,8 @@ pub(crate) async fn run(context: &Context, flags: Settings) -> Result<(), Failur
             None
         }
     };
-    let status = report::read(&context.home.report()).filter(|_| context.home.is_in_use());
+    let status =
+        report::read(&context.directory.report()).filter(|_| context.directory.is_in_use());
     match &status {
         Some(status) => checks.well("agent", format!("running as process {}", status.pid)),
         None => checks.wrong(
@@ -84,7 +85,7 @@ pub(crate) async fn run(context: &Context, flags: Settings) -> Result<(), Failur
             "start it: `edge-agent up`, or `edge-agent service install`",
         ),
     }
-    let registration = Registration::read(&context.home.registration());
+    let registration = Registration::read(&context.directory.registration());
     let registration = match registration {
         Ok(Some(registration)) => {
             checks.well(
@@ -172,14 +173,14 @@ async fn relay(
         }
     };
     let mut found = match worker.state {
-        State::Pull => format!("`{}` is a pull worker", worker.name),
+        WorkerState::Pull => format!("`{}` is a pull worker", worker.name),
         state => format!("`{}` is {}", worker.name, state.as_str()),
     };
     if worker.waiting {
         found.push_str(", and mail waits for it");
     }
     match (&worker.last_error, worker.state) {
-        (Some(error), State::Away) => checks.wrong(
+        (Some(error), WorkerState::Away) => checks.wrong(
             "relay",
             format!(
                 "{found}; the last attempt failed at {}: {}",
@@ -304,7 +305,7 @@ async fn around(
             "ping",
             format!(
                 "a signed ping {what} did not come round: {}",
-                crate::relay::root(&error.without_url())
+                crate::relay::root_cause(&error.without_url())
             ),
             "check the tunnel, and that it leads to where the agent listens",
         ),

@@ -7,8 +7,8 @@ use protocol::clock::rfc3339;
 use serde::Serialize;
 
 use super::{print, print_json};
-use crate::cli::Context;
 use crate::config::Span;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::store::{Attempt, Event, Filter, Listed, State, Store, name};
 
@@ -45,11 +45,10 @@ pub(crate) struct Events {
 
 /// A pattern over types, as handlers have it.
 pub(crate) fn pattern(text: &str) -> Result<String, String> {
-    let text = text.to_owned();
-    match protocol::capability::check(std::slice::from_ref(&text)) {
-        Ok(()) => Ok(text),
-        Err(_) => Err("use `Issue`, `Comment.create`, `AgentSessionEvent.*` or `*`".to_owned()),
+    if protocol::capability::is_pattern(text) {
+        return Ok(text.to_owned());
     }
+    Err(format!("use {}", protocol::capability::EXAMPLES))
 }
 
 /// When something was received that is within `span`.

@@ -1,15 +1,15 @@
 //! `forget`: the worker and its mailbox go from the relay, and the registration from this machine.
 
 use super::print_json;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::Failure;
+use crate::output::info;
 use crate::relay::{CallError, Relay};
-use crate::talk::say;
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let registration = context.registration()?;
     // An agent that runs would register again.
-    let _lock = context.home.take()?;
+    let _lock = context.directory.lock()?;
     let base = url::Url::parse(&registration.relay).map_err(anyhow::Error::from)?;
     let relay = Relay::new(base)?;
     let was_there = match relay.remove(&registration).await {
@@ -27,13 +27,13 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
             )));
         }
     };
-    let file = context.home.registration();
+    let file = context.directory.registration();
     std::fs::remove_file(&file)
         .map_err(|error| anyhow::anyhow!("cannot remove `{}`: {error}", file.display()))?;
     if context.json {
         print_json(&serde_json::json!({ "worker": registration.name, "removed": was_there }))?;
     }
-    say(if was_there {
+    info(if was_there {
         format!(
             "`{}` and what waited for it are gone from the relay",
             registration.name
@@ -41,6 +41,6 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     } else {
         format!("the relay did not know `{}` any more", registration.name)
     });
-    say("the events received so far are still here");
+    info("the events received so far are still here");
     Ok(())
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::config::{Address, FILE};
 use crate::failure::Failure;
-use crate::talk::{hint, say};
+use crate::output::{hint, info};
 
 /// The arguments.
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Init) -> Result<(), Failure> {
         .open(FILE)
         .map_err(cannot)?;
     file.write_all(text(arguments).as_bytes()).map_err(cannot)?;
-    say(format_args!("`{FILE}` is written"));
+    info(format_args!("`{FILE}` is written"));
     if arguments.relay.is_none() {
         hint("set `relay` in it to the address that `sam deploy` printed");
     }

@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::events::since;
 use super::{print, print_json};
-use crate::cli::Context;
 use crate::config::{Action, Span};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::{self, Outcome};
+use crate::output::{hint, info};
 use crate::store::{Filter, Listed, Store, name};
-use crate::talk::{hint, say};
 use crate::target::Target;
 
 /// How long a target may take.
@@ -84,8 +84,8 @@ pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Fail
             for event in &events {
                 show(context, event, None)?;
             }
-            if context.home.is_in_use() {
-                say(format_args!("{} handed to the agent", events.len()));
+            if context.directory.is_in_use() {
+                info(format_args!("{} handed to the agent", events.len()));
             } else {
                 hint("edge-agent is not running: they are handled once it is up");
             }

@@ -7,17 +7,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use protocol::headers::{EDGE_ATTEMPT, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
-use protocol::messages::Problem;
+use protocol::problem::Problem;
 use protocol::signature::{Secret, sign};
 
 use super::print_json;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::linear::stamped;
+use crate::output::{hint, info};
 use crate::registration::Registration;
 use crate::report::{self, Status};
 use crate::samples::{self, SAMPLES};
-use crate::talk::{hint, say};
 
 /// The arguments.
 #[derive(Debug, Args)]
@@ -39,7 +39,8 @@ fn sample(name: &str) -> Result<&'static str, String> {
 
 /// The agent that runs here, and what it is registered with.
 pub(super) fn running(context: &Context) -> Result<(Status, Registration), Failure> {
-    let status = report::read(&context.home.report()).filter(|_| context.home.is_in_use());
+    let status =
+        report::read(&context.directory.report()).filter(|_| context.directory.is_in_use());
     let status = status.ok_or_else(|| {
         Failure::Unhealthy("edge-agent is not running: start it with `edge-agent up`".to_owned())
     })?;
@@ -53,11 +54,11 @@ pub(super) fn signed(
     body: &[u8],
     now: i64,
 ) -> [(&'static str, String); 4] {
-    let secrets: Vec<Secret> = registration.secrets(now).into_iter().take(1).collect();
+    let secrets = [&registration.secrets.current];
     [
         (WEBHOOK_ID, id.to_owned()),
         (WEBHOOK_TIMESTAMP, (now / 1000).to_string()),
-        (WEBHOOK_SIGNATURE, sign(&secrets, id, now / 1000, body)),
+        (WEBHOOK_SIGNATURE, sign(secrets, id, now / 1000, body)),
         (EDGE_ATTEMPT, "1".to_owned()),
     ]
 }
@@ -101,7 +102,7 @@ pub(crate) async fn run(context: &Context, arguments: Send) -> Result<(), Failur
     } else {
         super::print(format!("{id}\n").as_bytes())?;
     }
-    say("verified and stored");
+    info("verified and stored");
     hint(format_args!(
         "`edge-agent events {id}` tells what became of it"
     ));

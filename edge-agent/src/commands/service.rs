@@ -10,10 +10,10 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::{print, print_json};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::membership::linear_token;
-use crate::talk::{hint, say};
+use crate::output::{hint, info};
 
 const UNIT: &str = "edge-agent.service";
 const LABEL: &str = "dev.edge-relay.edge-agent";
@@ -44,15 +44,15 @@ pub(crate) struct Install {
     up: Vec<String>,
 }
 
-/// Who keeps services here.
+/// The service manager of this platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keeper {
+enum ServiceManager {
     Systemd,
     Launchd,
 }
 
-impl Keeper {
-    fn here() -> Result<Self, Failure> {
+impl ServiceManager {
+    fn of_this_platform() -> Result<Self, Failure> {
         if cfg!(target_os = "macos") {
             Ok(Self::Launchd)
         } else if cfg!(target_os = "linux") {
@@ -77,15 +77,15 @@ impl Keeper {
         })
     }
 
-    fn text(self, plan: &Plan) -> String {
+    fn text(self, plan: &ServicePlan) -> String {
         match self {
             Self::Systemd => unit(plan),
             Self::Launchd => plist(plan),
         }
     }
 
-    /// What is run once the file is written.
-    fn starts(self, file: &Path) -> Vec<Vec<String>> {
+    /// The commands that start the service once its file is written.
+    fn start_commands(self, file: &Path) -> Vec<Vec<String>> {
         match self {
             Self::Systemd => vec![
                 words("systemctl --user daemon-reload"),
@@ -101,15 +101,16 @@ impl Keeper {
         }
     }
 
-    /// What is run before the file is removed, or written again.
-    fn stops(self) -> Vec<Vec<String>> {
+    /// The commands that stop the service before its file is removed or overwritten.
+    fn stop_commands(self) -> Vec<Vec<String>> {
         match self {
             Self::Systemd => vec![words(&format!("systemctl --user disable --now {UNIT}"))],
             Self::Launchd => vec![words(&format!("launchctl bootout {}/{LABEL}", domain()))],
         }
     }
 
-    fn asks(self) -> Vec<String> {
+    /// The command that succeeds if the service runs.
+    fn status_command(self) -> Vec<String> {
         match self {
             Self::Systemd => words(&format!("systemctl --user is-active --quiet {UNIT}")),
             Self::Launchd => words(&format!("launchctl print {}/{LABEL}", domain())),
@@ -140,14 +141,14 @@ fn quoted(argument: &str) -> String {
 }
 
 /// What a service runs, where, and with which programs in reach: those that this shell finds.
-struct Plan {
+struct ServicePlan {
     command: Vec<String>,
     directory: String,
     path: String,
     log: String,
 }
 
-fn unit(plan: &Plan) -> String {
+fn unit(plan: &ServicePlan) -> String {
     let command: Vec<_> = (plan.command.iter())
         .map(|argument| quoted(argument))
         .collect();
@@ -176,7 +177,7 @@ fn unit(plan: &Plan) -> String {
     )
 }
 
-fn plist(plan: &Plan) -> String {
+fn plist(plan: &ServicePlan) -> String {
     let escaped = |text: &str| {
         text.replace('&', "&amp;")
             .replace('<', "&lt;")
@@ -206,11 +207,11 @@ fn plist(plan: &Plan) -> String {
 }
 
 pub(crate) async fn run(context: &Context, service: Service) -> Result<(), Failure> {
-    let keeper = Keeper::here()?;
+    let manager = ServiceManager::of_this_platform()?;
     match service {
-        Service::Install(install) => self::install(context, keeper, install).await,
-        Service::Uninstall { dry_run } => uninstall(context, keeper, dry_run).await,
-        Service::Status => status(context, keeper).await,
+        Service::Install(install) => self::install(context, manager, install).await,
+        Service::Uninstall { dry_run } => uninstall(context, manager, dry_run).await,
+        Service::Status => status(context, manager).await,
     }
 }
 
@@ -219,7 +220,7 @@ pub(crate) async fn run(context: &Context, service: Service) -> Result<(), Failu
     clippy::disallowed_methods,
     reason = "PATH is not a setting: the service is to find what this shell finds"
 )]
-fn planned(context: &Context, up: Vec<String>) -> Result<Plan, Failure> {
+fn planned(context: &Context, up: Vec<String>) -> Result<ServicePlan, Failure> {
     let text = |path: std::ffi::OsString| {
         (path.into_string()).map_err(|_| Failure::Configuration("a path is not UTF-8".to_owned()))
     };
@@ -232,37 +233,41 @@ fn planned(context: &Context, up: Vec<String>) -> Result<Plan, Failure> {
     if let Some(file) = &context.file {
         command.extend(["--config".to_owned(), whole(file)?]);
     }
-    command.extend(["--data".to_owned(), whole(context.home.directory())?]);
+    command.extend(["--data".to_owned(), whole(context.directory.directory())?]);
     command.extend(up);
-    Ok(Plan {
+    Ok(ServicePlan {
         command,
         directory: whole(Path::new("."))?,
         path: text(std::env::var_os("PATH").unwrap_or_default())?,
-        log: whole(&context.home.directory().join("edge-agent.log"))?,
+        log: whole(&context.directory.directory().join("edge-agent.log"))?,
     })
 }
 
-async fn install(context: &Context, keeper: Keeper, install: Install) -> Result<(), Failure> {
-    check(context, &install)?;
-    let file = keeper.file()?;
-    let text = keeper.text(&planned(context, install.up)?);
-    let starts = keeper.starts(&file);
+async fn install(
+    context: &Context,
+    manager: ServiceManager,
+    install: Install,
+) -> Result<(), Failure> {
+    validate(context, &install)?;
+    let file = manager.file()?;
+    let text = manager.text(&planned(context, install.up)?);
+    let commands = manager.start_commands(&file);
     if install.dry_run {
-        return plan(context, "write", &file, Some(&text), &starts);
+        return plan(context, "write", &file, Some(&text), &commands);
     }
     let was_there = file.exists();
     let cannot = || format!("cannot write `{}`", file.display());
     let directory = file.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(directory).with_context(cannot)?;
-    std::fs::create_dir_all(context.home.directory()).with_context(cannot)?;
-    if was_there && keeper == Keeper::Launchd {
+    std::fs::create_dir_all(context.directory.directory()).with_context(cannot)?;
+    if was_there && manager == ServiceManager::Launchd {
         // launchd takes a label once.
-        for command in keeper.stops() {
+        for command in manager.stop_commands() {
             let _ = call(&command).await;
         }
     }
     std::fs::write(&file, text).with_context(cannot)?;
-    for command in &starts {
+    for command in &commands {
         if let Err(failure) = call(command).await {
             if !was_there {
                 let _ = std::fs::remove_file(&file);
@@ -270,16 +275,16 @@ async fn install(context: &Context, keeper: Keeper, install: Install) -> Result<
             return Err(failure);
         }
     }
-    say(format_args!(
+    info(format_args!(
         "`{}` is written, and edge-agent runs",
         file.display()
     ));
-    lingering(keeper).await;
+    hint_at_lingering(manager).await;
     Ok(())
 }
 
 /// A service that could not start is not installed.
-fn check(context: &Context, install: &Install) -> Result<(), Failure> {
+fn validate(context: &Context, install: &Install) -> Result<(), Failure> {
     if !install.up.is_empty() {
         // They are read by `up`, which says what is wrong with them.
         return Ok(());
@@ -291,7 +296,7 @@ fn check(context: &Context, install: &Install) -> Result<(), Failure> {
                 .to_owned(),
         ));
     }
-    let is_registered = context.home.registration().exists();
+    let is_registered = context.directory.registration().exists();
     if !is_registered && config.linear_token_file.is_none() {
         // A service does not have this shell's environment.
         linear_token(&config)?;
@@ -304,8 +309,8 @@ fn check(context: &Context, install: &Install) -> Result<(), Failure> {
 }
 
 /// systemd ends a user's services with the last session, unless the user lingers.
-async fn lingering(keeper: Keeper) {
-    if keeper != Keeper::Systemd {
+async fn hint_at_lingering(manager: ServiceManager) {
+    if manager != ServiceManager::Systemd {
         return;
     }
     let asked = Command::new("loginctl")
@@ -328,10 +333,14 @@ fn whoami() -> String {
     return String::new();
 }
 
-async fn uninstall(context: &Context, keeper: Keeper, dry_run: bool) -> Result<(), Failure> {
-    let file = keeper.file()?;
+async fn uninstall(
+    context: &Context,
+    manager: ServiceManager,
+    dry_run: bool,
+) -> Result<(), Failure> {
+    let file = manager.file()?;
     if dry_run {
-        return plan(context, "remove", &file, None, &keeper.stops());
+        return plan(context, "remove", &file, None, &manager.stop_commands());
     }
     if !file.exists() {
         return Err(Failure::Unhealthy(format!(
@@ -339,18 +348,18 @@ async fn uninstall(context: &Context, keeper: Keeper, dry_run: bool) -> Result<(
             file.display()
         )));
     }
-    for command in keeper.stops() {
+    for command in manager.stop_commands() {
         call(&command).await?;
     }
     std::fs::remove_file(&file).with_context(|| format!("cannot remove `{}`", file.display()))?;
-    say("it is no longer installed; the registration stays: `edge-agent forget` ends it");
+    info("it is no longer installed; the registration stays: `edge-agent forget` ends it");
     Ok(())
 }
 
-async fn status(context: &Context, keeper: Keeper) -> Result<(), Failure> {
-    let file = keeper.file()?;
+async fn status(context: &Context, manager: ServiceManager) -> Result<(), Failure> {
+    let file = manager.file()?;
     let installed = file.exists();
-    let running = installed && call(&keeper.asks()).await.is_ok();
+    let running = installed && call(&manager.status_command()).await.is_ok();
     if context.json {
         print_json(&json!({ "installed": installed, "running": running, "file": file }))?;
     } else {
@@ -388,7 +397,7 @@ fn plan(
     print(plan.as_bytes())
 }
 
-/// Runs a command of the system's.
+/// Runs a command of the system.
 async fn call(command: &[String]) -> Result<(), Failure> {
     let line = command.join(" ");
     let [program, arguments @ ..] = command else {
@@ -414,8 +423,8 @@ async fn call(command: &[String]) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    fn plan(arguments: &[&str]) -> Plan {
-        Plan {
+    fn plan(arguments: &[&str]) -> ServicePlan {
+        ServicePlan {
             command: arguments
                 .iter()
                 .map(|&argument| argument.to_owned())

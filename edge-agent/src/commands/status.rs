@@ -4,7 +4,7 @@ use protocol::clock::rfc3339;
 use serde::Serialize;
 
 use super::{print, print_json};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::report::{self, Status};
 use crate::store::Counts;
@@ -22,8 +22,8 @@ struct Facts {
 }
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
-    let running = context.home.is_in_use();
-    let status = report::read(&context.home.report()).filter(|_| running);
+    let running = context.directory.is_in_use();
+    let status = report::read(&context.directory.report()).filter(|_| running);
     let (events, last_event) = match context.store() {
         Ok(store) => store.counts().await?,
         Err(Failure::Unhealthy(_)) => (Counts::default(), None),

@@ -7,12 +7,12 @@ use protocol::signature::{Secret, SignatureError, verify};
 use serde::Serialize;
 
 use super::{print, print_json};
-use crate::cli::Context;
 use crate::config::read_secret;
+use crate::context::Context;
 use crate::delivery::signed;
 use crate::failure::Failure;
+use crate::output::hint;
 use crate::store::Headers;
-use crate::talk::hint;
 
 /// The arguments.
 #[derive(Debug, Args)]
@@ -64,7 +64,12 @@ pub(crate) fn run(context: &Context, arguments: &Verify) -> Result<(), Failure> 
     let now = context.clock.millis();
     let secrets =
         match &arguments.secret_file {
-            None => context.registration()?.secrets(now),
+            None => context
+                .registration()?
+                .secrets
+                .valid_at(now)
+                .cloned()
+                .collect(),
             Some(file) => vec![Secret::parse(&read_secret(file)?).map_err(|error| {
                 Failure::Configuration(format!("`{}`: {error}", file.display()))
             })?],

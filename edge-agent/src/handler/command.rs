@@ -3,9 +3,10 @@
 //! Invariant: no process of the command's group outlives the attempt.
 
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
@@ -62,7 +63,7 @@ pub(super) async fn run(
             read.abort();
         }
     }
-    let output = std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner));
+    let output = std::mem::take(&mut *kept.lock());
     match ended {
         Ok(Ok(status)) => {
             let outcome = match status.code() {
@@ -70,7 +71,7 @@ pub(super) async fn run(
                 Some(TEMPORARY) => Outcome::Retry,
                 _ => Outcome::Failed,
             };
-            Answer::new(outcome, said(status), output)
+            Answer::new(outcome, describe(status), output)
         }
         Ok(Err(error)) => Answer::new(Outcome::Retry, error.to_string(), output),
         Err(_) => {
@@ -100,7 +101,7 @@ fn start(command: &[String], event: &Event, attempt: u64) -> std::io::Result<(Ch
     Group::spawn(&mut command)
 }
 
-fn said(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => format!("exit {code}"),
         None => status.to_string(),
@@ -114,7 +115,7 @@ async fn keep(output: Option<impl AsyncRead + Unpin>, kept: Arc<Mutex<Vec<u8>>>)
     };
     let mut part = vec![0; 8192];
     while let Ok(length @ 1..) = output.read(&mut part).await {
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = kept.lock();
         let room = ANSWER_LIMIT - kept.len();
         kept.extend_from_slice(&part[..length.min(room)]);
     }
@@ -186,7 +187,7 @@ mod tests {
             .unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        // Whoever adopts it may take a moment to bury it.
+        // The process that adopts it may take a moment to reap it.
         while rustix::process::test_kill_process(pid).is_ok() && !is_zombie(pid) {
             assert!(std::time::Instant::now() < deadline, "it still runs");
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -8,7 +8,7 @@ use reqwest::{Client, Response, StatusCode};
 
 use super::{ANSWER_LIMIT, Answer, Outcome, linear};
 use crate::config::LinearSecret;
-use crate::relay::root;
+use crate::relay::root_cause;
 use crate::store::Event;
 use crate::target::Target;
 
@@ -75,7 +75,7 @@ pub(super) async fn post(
             } else {
                 Outcome::Retry
             };
-            return Answer::new(outcome, root(&error.without_url()), Vec::new());
+            return Answer::new(outcome, root_cause(&error.without_url()), Vec::new());
         }
         Err(_) => {
             let result = format!(

@@ -1,6 +1,6 @@
-//! The one thread that writes.
+//! The thread that writes.
 //!
-//! Invariant: a write is answered with a success only after its transaction is committed.
+//! Invariant: a write succeeds only after its transaction is committed.
 
 use std::sync::mpsc;
 
@@ -10,25 +10,25 @@ use tokio::sync::oneshot;
 /// How many writes share a transaction at most.
 const BATCH: usize = 512;
 
-/// Says to whoever asked whether the transaction was committed.
-type Answer = Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>;
+/// Sends the result of a write, once it is known whether its transaction was committed.
+type SendResult = Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>;
 
-/// A write, within a transaction or told why there is none: whether it went well, and how to answer for it.
-type Job = Box<dyn FnOnce(Result<&Connection, rusqlite::Error>) -> (bool, Answer) + Send>;
+/// A write within a transaction, or the reason why there is none. Returns whether it succeeded, and how to send its result.
+type Job = Box<dyn FnOnce(Result<&Connection, rusqlite::Error>) -> (bool, SendResult) + Send>;
 
-enum Order {
+enum Request {
     Write(Job),
     /// Asks for `PRAGMA data_version`, which only other connections' commits change.
     Version(oneshot::Sender<rusqlite::Result<bool>>),
 }
 
-/// Hands writes to the thread; the thread ends with the last of its clones.
+/// Sends writes to the thread, which ends with the last clone.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Request>,
 }
 
-/// The thread is gone, which only a panic in it can do.
+/// The thread has ended, which only a panic can cause.
 fn gone() -> rusqlite::Error {
     rusqlite::Error::InvalidQuery
 }
@@ -49,31 +49,31 @@ impl Writer {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             let result = connection.and_then(work);
-            let is_well = result.is_ok();
-            let answer: Answer = Box::new(move |committed| {
+            let is_ok = result.is_ok();
+            let send: SendResult = Box::new(move |committed| {
                 let _ = answer.send(result.and_then(|value| committed.map(|()| value)));
             });
-            (is_well, answer)
+            (is_ok, send)
         });
-        (self.orders.send(Order::Write(job))).map_err(|_| gone())?;
+        (self.orders.send(Request::Write(job))).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 
     pub(super) async fn changed_by_another(&self) -> rusqlite::Result<bool> {
         let (answer, answered) = oneshot::channel();
-        (self.orders.send(Order::Version(answer))).map_err(|_| gone())?;
+        (self.orders.send(Request::Version(answer))).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
 
-fn run(connection: &Connection, orders: &mpsc::Receiver<Order>) {
+fn run(connection: &Connection, orders: &mpsc::Receiver<Request>) {
     let mut version = data_version(connection).unwrap_or_default();
     while let Ok(first) = orders.recv() {
         let mut jobs = Vec::new();
         for order in std::iter::once(first).chain(orders.try_iter().take(BATCH - 1)) {
             match order {
-                Order::Write(job) => jobs.push(job),
-                Order::Version(answer) => {
+                Request::Write(job) => jobs.push(job),
+                Request::Version(answer) => {
                     let now = data_version(connection);
                     let changed = now.map(|now| std::mem::replace(&mut version, now) != now);
                     let _ = answer.send(changed);
@@ -90,12 +90,12 @@ fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA data_version", [], |row| row.get(0))
 }
 
-/// Does all in one transaction, each in a savepoint of its own, and answers.
+/// Runs the writes in one transaction, each in a savepoint, and sends their results.
 fn commit(connection: &Connection, jobs: Vec<Job>) {
     let mut failure = connection
         .execute_batch("BEGIN IMMEDIATE")
         .err()
-        .map(Failure::new);
+        .map(TransactionError::new);
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         let (is_well, answer) = match &failure {
@@ -112,11 +112,16 @@ fn commit(connection: &Connection, jobs: Vec<Job>) {
             } else {
                 "ROLLBACK TO one; RELEASE one"
             });
-            // A full disk may end the whole transaction: then nothing of it is kept, and nothing more is tried.
-            failure = ended.err().map(Failure::new);
+            // A full disk may end the whole transaction. Then nothing of it is kept and nothing more is tried.
+            failure = ended.err().map(TransactionError::new);
         }
     }
-    let failure = failure.or_else(|| connection.execute_batch("COMMIT").err().map(Failure::new));
+    let failure = failure.or_else(|| {
+        connection
+            .execute_batch("COMMIT")
+            .err()
+            .map(TransactionError::new)
+    });
     if failure.is_some() && !connection.is_autocommit() {
         let _ = connection.execute_batch("ROLLBACK");
     }
@@ -129,13 +134,13 @@ fn commit(connection: &Connection, jobs: Vec<Job>) {
     }
 }
 
-/// An error that each of a transaction's writes is told.
-struct Failure {
+/// The error of all writes of a transaction.
+struct TransactionError {
     code: rusqlite::ffi::Error,
     text: String,
 }
 
-impl Failure {
+impl TransactionError {
     #[expect(clippy::needless_pass_by_value, reason = "it takes the error's place")]
     fn new(error: rusqlite::Error) -> Self {
         let unknown = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);

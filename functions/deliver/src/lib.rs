@@ -1,28 +1,29 @@
-//! A batch from the queue in, [`Deliver::batch`], the partial batch answer out.
+//! Translates a batch of the event source mapping, calls [`Deliver::batch`], and responds with the messages that failed.
 
 use std::collections::{BTreeMap, HashSet};
 
 use aws_lambda_events::sqs::SqsBatchResponse;
 use futures::join;
 use lambda_runtime::{Error, LambdaEvent};
+use protocol::clock::Clock;
 use relay::aws::Clients;
-use relay::clock::Clock;
-use relay::config::{ConfigError, DeliverConfig, Places, Settings, Uses, usable};
+use relay::config::{DeliverConfig, Deployment, Resources, Settings, verify_access};
 use relay::deliver::Deliver;
-use relay::queue::{Delivery, Message, Queue};
+use relay::delivery::Delivery;
+use relay::queue::{Message, Queue, UnreadablePart};
 use relay::table::Table;
 use serde::Deserialize;
 
-/// A batch of messages, as the event source mapping hands it over: what of it a delivery is read from.
+/// A batch of messages from the event source mapping, as far as a delivery is read from it.
 ///
 /// Source: the Lambda Developer Guide, "Using Lambda with Amazon SQS".
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Batch {
+pub struct SqsBatch {
     records: Vec<Record>,
 }
 
-/// SQS gives all of these to every message of a FIFO queue, whoever sent it: without one of them the batch fails.
+/// SQS gives all of these to every message of a FIFO queue. Without one of them, the batch fails.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {
@@ -34,7 +35,7 @@ struct Record {
     message_attributes: BTreeMap<String, MessageAttribute>,
 }
 
-/// Those that SQS itself gives to a message of a FIFO queue.
+/// The system attributes of a message on a FIFO queue.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SystemAttributes {
@@ -50,48 +51,56 @@ struct MessageAttribute {
     string_value: Option<String>,
 }
 
-/// What this function reads from its environment.
-pub fn config(settings: &mut Settings<'_>) -> (Places, DeliverConfig) {
-    let uses = Uses {
-        queue: true,
-        dead_letters: true,
-        ..Uses::default()
-    };
-    (Places::read(settings, uses), DeliverConfig::read(settings))
+/// The settings that this function reads from its environment.
+pub fn config(settings: &mut Settings<'_>) -> (Deployment, DeliverConfig) {
+    let deployment = Deployment::read(settings)
+        .with_queue(settings)
+        .with_dead_letters(settings);
+    (deployment, DeliverConfig::read(settings))
 }
 
-/// Everything that a batch needs, once it is known to be usable.
-pub async fn start(places: Places, config: DeliverConfig) -> Result<Deliver, Error> {
-    let clients = Clients::new(&places.aws);
-    let clock = Clock::system();
-    let table = Table::new(clients.dynamodb, places.table, clock.clone());
-    let queue = Queue::new(clients.sqs.clone(), places.queue);
-    let dead_letters = Queue::new(clients.sqs, places.dead_letters);
-    check(&table, &queue, &dead_letters).await?;
+/// Wires the function and verifies that its resources are accessible.
+///
+/// # Errors
+///
+/// A resource is not accessible, or the certificate authorities of this machine cannot be read.
+pub async fn start(
+    clients: Clients,
+    resources: Resources,
+    config: DeliverConfig,
+    clock: Clock,
+) -> Result<Deliver, Error> {
+    let table = Table::new(clients.dynamodb, resources.table, clock.clone());
+    let queue = Queue::new(clients.sqs.clone(), resources.queue);
+    let dead_letters = Queue::new(clients.sqs, resources.dead_letters);
+    let (table_access, queue_access, dead_letters_access) = join!(
+        table.verify_access(),
+        queue.verify_access(),
+        dead_letters.verify_access()
+    );
+    verify_access([
+        ("TABLE_NAME", table_access.map_err(Into::into)),
+        ("QUEUE_URL", queue_access.map_err(Into::into)),
+        ("DLQ_URL", dead_letters_access.map_err(Into::into)),
+    ])?;
     Ok(Deliver::new(config, table, queue, dead_letters, clock)?)
 }
 
-/// Whether everything can be used.
-pub async fn check(table: &Table, queue: &Queue, dead_letters: &Queue) -> Result<(), ConfigError> {
-    let (table, queue, dead_letters) = join!(table.check(), queue.check(), dead_letters.check());
-    usable([
-        ("TABLE_NAME", table),
-        ("QUEUE_URL", queue),
-        ("DLQ_URL", dead_letters),
-    ])
-}
-
-/// Delivers one batch; what cannot be read is left to SQS's own redrive.
+/// Delivers one batch. A message that cannot be read is left to SQS's redrive policy.
+///
+/// # Errors
+///
+/// The workers of the batch could not be read. Lambda retries the whole batch.
 pub async fn handle(
     deliver: &Deliver,
-    event: LambdaEvent<Batch>,
+    event: LambdaEvent<SqsBatch>,
 ) -> Result<SqsBatchResponse, Error> {
     let mut response = SqsBatchResponse::default();
     let mut deliveries = Vec::with_capacity(event.payload.records.len());
     let mut blocked = HashSet::new();
     for record in event.payload.records {
         if blocked.contains(&record.attributes.message_group_id) {
-            // Nothing overtakes in its group.
+            // A message in the same group cannot be read, and nothing may overtake it.
             response.add_failure(record.message_id);
             continue;
         }
@@ -99,10 +108,14 @@ pub async fn handle(
             record.message_id.clone(),
             record.attributes.message_group_id.clone(),
         );
-        match read(record) {
+        match parse(record) {
             Ok(delivery) => deliveries.push(delivery),
-            Err(part) => {
-                tracing::error!(message_id, part, "a message cannot be read");
+            Err(UnreadablePart(part)) => {
+                tracing::error!(
+                    message_id,
+                    part,
+                    "message {message_id} has no readable `{part}`"
+                );
                 response.add_failure(message_id);
                 blocked.insert(group);
             }
@@ -111,14 +124,15 @@ pub async fn handle(
     match deliver.batch(&deliveries).await {
         Ok(failed) => failed.into_iter().for_each(|id| response.add_failure(id)),
         Err(error) => {
-            tracing::error!(error = error.chain(), "a batch could not be begun");
+            let error = relay::Error::from(error);
+            tracing::error!(error = error.chain(), "a batch could not be processed");
             return Err(error.into());
         }
     }
     Ok(response)
 }
 
-fn read(record: Record) -> Result<Delivery, &'static str> {
+fn parse(record: Record) -> Result<Delivery, UnreadablePart> {
     let mut attributes = record.message_attributes;
     let message = Message {
         id: record.message_id,
@@ -129,5 +143,5 @@ fn read(record: Record) -> Result<Delivery, &'static str> {
         sent_at: record.attributes.sent_timestamp,
         received: record.attributes.approximate_receive_count,
     };
-    Delivery::read(message, |name| attributes.remove(name)?.string_value)
+    Delivery::parse(message, |name| attributes.remove(name)?.string_value)
 }

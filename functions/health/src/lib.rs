@@ -1,18 +1,18 @@
-//! A run of the schedule in, [`Health::tick`], how many workers there are out.
+//! Translates an event of the schedule, calls [`Health::run`], and responds with the number of workers.
 
 use lambda_runtime::{Error, LambdaEvent};
+use protocol::clock::Clock;
 use relay::aws::Clients;
-use relay::clock::Clock;
-use relay::config::{ConfigError, HealthConfig, Places, Settings, Uses, usable};
-use relay::health::{Health, Tick};
+use relay::config::{Deployment, HealthConfig, Resources, Settings, verify_access};
+use relay::health::{Health, ScheduledRun};
 use relay::table::Table;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// What the schedule says: its own moment, and which part of the shards this run is for.
+/// The schedule's event: its nominal time, and the part of the shards for this run.
 #[derive(Debug, Deserialize)]
-pub struct Scheduled {
+pub struct ScheduleEvent {
     /// RFC 3339; EventBridge Scheduler's `<aws.scheduler.scheduled-time>`.
     pub time: String,
     /// From 0.
@@ -21,48 +21,52 @@ pub struct Scheduled {
     pub of: u32,
 }
 
-/// What a run answers.
+/// The response: how many workers there are.
 #[derive(Debug, Serialize)]
-pub struct Answer {
+pub struct Counts {
     live: u64,
     away: u64,
     pull: u64,
     waiting: u64,
 }
 
-/// What this function reads from its environment.
-pub fn config(settings: &mut Settings<'_>) -> (Places, HealthConfig) {
-    (
-        Places::read(settings, Uses::default()),
-        HealthConfig::read(settings),
-    )
+/// The settings that this function reads from its environment.
+pub fn config(settings: &mut Settings<'_>) -> (Deployment, HealthConfig) {
+    (Deployment::read(settings), HealthConfig::read(settings))
 }
 
-/// Everything that a run needs, once it is known to be usable.
-pub async fn start(places: Places, config: HealthConfig) -> Result<Health, Error> {
-    let clients = Clients::new(&places.aws);
-    let clock = Clock::system();
-    let table = Table::new(clients.dynamodb, places.table, clock.clone());
-    check(&table).await?;
+/// Wires the function and verifies that its resources are accessible.
+///
+/// # Errors
+///
+/// A resource is not accessible, or the certificate authorities of this machine cannot be read.
+pub async fn start(
+    clients: Clients,
+    resources: Resources,
+    config: HealthConfig,
+    clock: Clock,
+) -> Result<Health, Error> {
+    let table = Table::new(clients.dynamodb, resources.table, clock.clone());
+    let access = table.verify_access().await.map_err(Into::into);
+    verify_access([("TABLE_NAME", access)])?;
     Ok(Health::new(&config, table, clock)?)
 }
 
-/// Whether everything can be used.
-pub async fn check(table: &Table) -> Result<(), ConfigError> {
-    usable([("TABLE_NAME", table.check().await)])
-}
-
 /// Runs once.
-pub async fn handle(health: &Health, event: LambdaEvent<Scheduled>) -> Result<Answer, Error> {
-    let Scheduled { time, part, of } = event.payload;
+///
+/// # Errors
+///
+/// The event is malformed, or the workers could not be read.
+pub async fn handle(health: &Health, event: LambdaEvent<ScheduleEvent>) -> Result<Counts, Error> {
+    let ScheduleEvent { time, part, of } = event.payload;
     let at = OffsetDateTime::parse(&time, &Rfc3339)
         .map_err(|_| "`time` has to be a moment in the form of RFC 3339")?;
-    let at = at.unix_timestamp() * 1000;
-    let roll = health.tick(Tick::new(at, part, of)?).await?;
-    Ok(Answer {
-        live: roll.live,
-        away: roll.away,
-        pull: roll.pull,
-        waiting: roll.waiting,
+    let run = ScheduledRun::new(at.unix_timestamp() * 1000, part, of)?;
+    let counts = health.run(run).await?;
+    Ok(Counts {
+        live: counts.live,
+        away: counts.away,
+        pull: counts.pull,
+        waiting: counts.waiting,
     })
 }

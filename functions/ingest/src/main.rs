@@ -3,21 +3,25 @@
 use std::process::ExitCode;
 
 use lambda_http::{Request, run, service_fn};
+use protocol::clock::Clock;
+use relay::aws::Clients;
 use relay::config::{Settings, environment};
 use relay::logging;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let mut settings = Settings::new(&environment);
-    let (places, config) = ingest::config(&mut settings);
-    logging::json(&places.stack);
+    let (deployment, config) = ingest::config(&mut settings);
+    logging::json(&deployment.stack);
     let serve = async {
-        let (places, config) = settings.finish((places, config))?;
-        let ingest = ingest::start(places, config).await?;
+        let (deployment, config) = settings.finish((deployment, config))?;
+        let clients = Clients::new(&deployment.aws);
+        let clock = Clock::system();
+        let ingest = ingest::start(clients, deployment.resources, config, clock).await?;
         run(service_fn(|request: Request| {
             ingest::handle(&ingest, request)
         }))
         .await
     };
-    logging::ended(serve.await)
+    logging::exit_code(serve.await)
 }

@@ -95,7 +95,7 @@ impl Journal {
     }
 
     /// Says a change; it is written later.
-    pub(super) fn say(&self, change: Change) {
+    pub(super) fn append(&self, change: Change) {
         // The writer is gone only after a failure, and `written` tells that.
         let _ = self.changes.send(change);
     }
@@ -103,13 +103,13 @@ impl Journal {
     /// Answers once all that was said before is on the disk.
     pub(super) fn written(&self) -> oneshot::Receiver<()> {
         let (done, written) = oneshot::channel();
-        self.say(Change::Written(done));
+        self.append(Change::Written(done));
         written
     }
 }
 
 /// Waits for [`Journal::written`].
-pub(super) async fn settled(written: Option<oneshot::Receiver<()>>) -> Result<(), SqsError> {
+pub(super) async fn committed(written: Option<oneshot::Receiver<()>>) -> Result<(), SqsError> {
     match written {
         None => Ok(()),
         Some(written) => written.await.map_err(|_| {
@@ -153,6 +153,42 @@ fn write(mut connection: Connection, changes: &mpsc::Receiver<Change>) {
     }
 }
 
+fn put_message(
+    connection: &Connection,
+    queue: &str,
+    sequence: u64,
+    message: &Message,
+) -> rusqlite::Result<()> {
+    let attributes = serde_json::to_string(&*message.attributes)
+        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+    let (visible_at, nonce) = message
+        .flight
+        .as_ref()
+        .map(|(at, nonce)| (at, nonce))
+        .unzip();
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            sequence,
+            queue,
+            message.id,
+            message.body,
+            attributes,
+            message.group,
+            message.deduplication_id,
+            message.sent_at,
+            message.received,
+            message.first_received_at,
+            message.source,
+            visible_at,
+            nonce,
+            message.received_at
+        ])
+        .map(drop)
+}
+
 fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         connection.prepare_cached(sql)?.execute(values).map(drop)
@@ -178,28 +214,7 @@ fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
             sent,
             replaces,
         } => {
-            let attributes = serde_json::to_string(&*message.attributes)
-                .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-            let (visible_at, nonce) = message.flight.unzip();
-            run(
-                "INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                params![
-                    sequence,
-                    queue,
-                    message.id,
-                    message.body,
-                    attributes,
-                    message.group,
-                    message.deduplication_id,
-                    message.sent_at,
-                    message.received,
-                    message.first_received_at,
-                    message.source,
-                    visible_at,
-                    nonce,
-                    message.received_at
-                ],
-            )?;
+            put_message(connection, &queue, sequence, &message)?;
             if let Some(sent) = sent {
                 run(
                     "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)",

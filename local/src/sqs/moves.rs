@@ -65,7 +65,7 @@ impl State {
         let Ok(queue) = self.queue(&from) else {
             return (0, true);
         };
-        queue.land(now);
+        queue.end_timeouts(now);
         let movable: Vec<_> = (queue.messages())
             .filter(|(_, message)| message.flight.is_none())
             .filter_map(|(sequence, message)| {

@@ -169,7 +169,7 @@ struct Group {
 
 /// A queue.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     pub(super) attributes: BTreeMap<String, String>,
     pub(super) settings: Settings,
     pub(super) created_at: i64,
@@ -215,7 +215,7 @@ impl Queue {
     }
 
     /// All messages, oldest first.
-    pub(super) fn messages(&self) -> impl Iterator<Item = (&u64, &Message)> {
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (&u64, &Message)> {
         self.messages.iter()
     }
 
@@ -322,7 +322,7 @@ impl Queue {
     }
 
     /// Makes what has been in flight for long enough visible again.
-    pub(super) fn land(&mut self, now: i64) {
+    pub(super) fn end_timeouts(&mut self, now: i64) {
         while let Some((until, sequence)) = self.in_flight.first().copied() {
             if until > now {
                 return;
@@ -339,7 +339,7 @@ impl Queue {
     }
 
     /// When the next message becomes visible again.
-    pub(super) fn next_landing(&self) -> Option<i64> {
+    pub(super) fn next_timeout(&self) -> Option<i64> {
         self.in_flight.first().map(|(until, _)| *until)
     }
 

@@ -1,84 +1,107 @@
-//! Linear's webhook secrets, kept in Secrets Manager.
+//! Linear's webhook secrets, which Secrets Manager stores.
 //!
-//! Invariant: read when the function starts, and again when a signature fails, so that a rotated secret counts
-//! without a deployment; but not more often than [`AGAIN_AFTER`], since anybody can post what no secret signed.
+//! Invariant: the secrets are read when the function starts, and again when a signature does not verify, so that a rotated
+//! secret takes effect without a deployment. They are read at most once in [`REFRESH_INTERVAL`], because anybody can post
+//! a body with a wrong signature.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::error::SdkError;
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
+use parking_lot::RwLock;
+use protocol::clock::Clock;
 
-use super::signature::{Signer, WebhookSecret, signer};
-use crate::Error;
-use crate::clock::Clock;
+use super::signer::{InvalidSecrets, Signer, WebhookSecret, find_signer};
 
-/// How soon after the last time the secrets are read again.
-pub const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// The shortest time between two reads.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
-const WHAT: &str = "read Linear's webhook secrets";
-
-#[derive(Debug, Default)]
-struct Known {
-    secrets: Arc<[WebhookSecret]>,
-    /// When they were asked for last, Unix milliseconds.
-    asked_at: i64,
+/// Why the webhook secrets could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretsError {
+    /// Secrets Manager failed.
+    #[error("could not read Linear's webhook secrets; try again")]
+    Call(#[from] Box<SdkError<GetSecretValueError>>),
+    /// What it stores is malformed.
+    #[error("could not read Linear's webhook secrets: the secret {0}")]
+    Malformed(InvalidSecrets),
 }
 
-/// The secrets that Linear signs with; clones share them.
+#[derive(Debug, Default)]
+struct Cached {
+    secrets: Arc<[WebhookSecret]>,
+    /// When the last read began, Unix milliseconds.
+    read_at: i64,
+}
+
+/// The secrets that Linear signs with. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     client: Client,
     id: String,
     clock: Clock,
-    known: Arc<RwLock<Known>>,
+    cached: Arc<RwLock<Cached>>,
 }
 
 impl Secrets {
-    /// The secrets kept under this name or ARN; none is known before [`Self::read`].
+    /// The secrets with this name or ARN. None is known before [`Self::verify_access`].
     pub fn new(client: Client, id: String, clock: Clock) -> Self {
         Self {
             client,
             id,
             clock,
-            known: Arc::default(),
+            cached: Arc::default(),
         }
     }
 
-    /// Reads them: one secret, or a JSON list of `{"secret","workspace"?}`.
-    pub async fn read(&self) -> Result<(), Error> {
-        self.write().asked_at = self.clock.millis();
-        let kept = (self.client.get_secret_value())
+    /// Verifies that the secrets can be read. They are known afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Secrets Manager failed, or what it stores is malformed.
+    pub async fn verify_access(&self) -> Result<(), SecretsError> {
+        self.read().await
+    }
+
+    /// Reads the secrets: one secret, or a JSON list of `{"secret","workspace"?}`. If that fails, the secrets from before
+    /// stay in use.
+    async fn read(&self) -> Result<(), SecretsError> {
+        self.cached.write().read_at = self.clock.millis();
+        let stored = (self.client.get_secret_value())
             .secret_id(&self.id)
             .send()
             .await
-            .map_err(|e| Error::storage(WHAT, e))?;
-        let text = kept.secret_string.unwrap_or_default();
-        let secrets = WebhookSecret::parse_list(&text)
-            .map_err(|wrong| Error::storage(WHAT, format!("the secret {wrong}")))?;
-        self.write().secrets = secrets.into();
+            .map_err(Box::new)?;
+        let text = stored.secret_string.unwrap_or_default();
+        let secrets = WebhookSecret::parse_list(&text).map_err(SecretsError::Malformed)?;
+        self.cached.write().secrets = secrets.into();
         Ok(())
     }
 
-    /// Finds who signed `body`; if nobody did, the secrets are read again, for one may have been rotated.
-    pub async fn signer(&self, body: &[u8], signature: &str) -> Result<Option<Signer>, Error> {
-        let (secrets, asked_at) = {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            (Arc::clone(&known.secrets), known.asked_at)
+    /// Finds whose secret signed `body`. If none did, the secrets are read again, because one may have been rotated.
+    ///
+    /// # Errors
+    ///
+    /// The secrets could not be read again.
+    pub(crate) async fn signer(
+        &self,
+        body: &[u8],
+        signature: &str,
+    ) -> Result<Option<Signer>, SecretsError> {
+        let (secrets, read_at) = {
+            let cached = self.cached.read();
+            (Arc::clone(&cached.secrets), cached.read_at)
         };
-        let found = signer(&secrets, body, signature);
-        let since = self.clock.millis() - asked_at;
-        if found.is_some() || u128::try_from(since).is_ok_and(|s| s < AGAIN_AFTER.as_millis()) {
+        let found = find_signer(&secrets, body, signature);
+        let since = self.clock.millis() - read_at;
+        let is_fresh = u128::try_from(since).is_ok_and(|s| s < REFRESH_INTERVAL.as_millis());
+        if found.is_some() || is_fresh {
             return Ok(found);
         }
         self.read().await?;
-        let secrets = {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(&known.secrets)
-        };
-        Ok(signer(&secrets, body, signature))
-    }
-
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Known> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner)
+        let secrets = Arc::clone(&self.cached.read().secrets);
+        Ok(find_signer(&secrets, body, signature))
     }
 }

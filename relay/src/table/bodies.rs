@@ -1,6 +1,6 @@
-//! Large bodies: stored once, compressed, in chunks that fit into an item, under the body's own digest.
+//! Large bodies: each is stored once under its digest, compressed, in chunks that fit into an item.
 //!
-//! Invariant: what `body` answers has the digest it was asked for.
+//! Invariant: `body` returns a body only if it has the digest that was asked for.
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
@@ -11,20 +11,15 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
+use protocol::envelope::digest;
 
-use super::{Item, Table, n, s};
-use crate::Error;
-use crate::event::digest;
-use crate::ingest::BODY_LIMIT;
+use super::{Item, Table, TableError, n, s};
+use crate::event::MAX_BODY_BYTES;
 
 /// An item holds 400 KB with its keys.
-const CHUNK: usize = 350 * 1024;
-/// BatchWriteItem takes 25 items.
-const BATCH: usize = 25;
-/// Of zlib: 1 leaves a third more of a payload, and what is above takes longer for next to nothing.
+const CHUNK_BYTES: usize = 350 * 1024;
+/// The zlib level. Level 1 leaves a third more of a payload; higher levels take longer and save next to nothing.
 const LEVEL: u32 = 2;
-/// How often items that DynamoDB did not get to are written again.
-const TRIES: u32 = 6;
 
 fn partition(workspace: &str, digest: &str) -> String {
     format!("WS#{workspace}#BODY#{digest}")
@@ -44,39 +39,38 @@ pub(super) fn decompress(compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
 }
 
 impl Table {
-    /// Stores a body under its digest, for `keep`.
-    pub async fn put_body(
+    /// Stores a body under its digest.
+    pub(crate) async fn put_body(
         &self,
         workspace: &str,
         digest: &str,
         body: &[u8],
         keep: Duration,
-    ) -> Result<(), Error> {
-        let expires_at = self.in_seconds(keep);
-        let compressed = compress(body);
-        let chunks: Vec<_> = compressed.chunks(CHUNK).enumerate().collect();
-        for chunks in chunks.chunks(BATCH) {
-            let writes = (chunks.iter())
-                .map(|(at, chunk)| {
-                    let item = Item::from([
-                        ("pk".to_owned(), s(partition(workspace, digest))),
-                        ("sk".to_owned(), s(format!("{at:04}"))),
-                        ("part".to_owned(), AttributeValue::B(Blob::new(*chunk))),
-                        ("expires_at".to_owned(), n(expires_at)),
-                    ]);
-                    let put = PutRequest::builder().set_item(Some(item)).build();
-                    WriteRequest::builder()
-                        .put_request(put.expect("an item is given"))
-                        .build()
-                })
-                .collect();
-            self.write(writes, "store the event's body").await?;
-        }
-        Ok(())
+    ) -> Result<(), TableError> {
+        let expires_at = self.expiry(keep);
+        let writes: Vec<_> = (compress(body).chunks(CHUNK_BYTES).enumerate())
+            .map(|(at, chunk)| {
+                let item = Item::from([
+                    ("pk".to_owned(), s(partition(workspace, digest))),
+                    ("sk".to_owned(), s(format!("{at:04}"))),
+                    ("part".to_owned(), AttributeValue::B(Blob::new(chunk))),
+                    ("expires_at".to_owned(), n(expires_at)),
+                ]);
+                let put = PutRequest::builder().set_item(Some(item)).build();
+                WriteRequest::builder()
+                    .put_request(put.expect("an item is given"))
+                    .build()
+            })
+            .collect();
+        self.write_batch(&writes, "store the event's body").await
     }
 
     /// Reads a stored body; none if it is absent, expired or damaged.
-    pub async fn body(&self, workspace: &str, expected: &str) -> Result<Option<Bytes>, Error> {
+    pub(crate) async fn body(
+        &self,
+        workspace: &str,
+        expected: &str,
+    ) -> Result<Option<Bytes>, TableError> {
         let mut compressed = Vec::new();
         let mut pages = (self.client.query())
             .table_name(&self.name)
@@ -86,7 +80,7 @@ impl Table {
             .into_paginator()
             .send();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| Error::storage("read an event's body", e))?;
+            let page = page.map_err(|e| TableError::call("read an event's body", e))?;
             for item in page.items() {
                 if let (true, Some(AttributeValue::B(part))) =
                     (self.is_alive(item), item.get("part"))
@@ -95,35 +89,10 @@ impl Table {
                 }
             }
         }
-        let body = decompress(&compressed, BODY_LIMIT);
+        let body = decompress(&compressed, MAX_BODY_BYTES);
         Ok(body
             .filter(|body| digest(body) == expected)
             .map(Bytes::from))
-    }
-
-    /// Writes up to 25 items, and those that DynamoDB did not get to once more.
-    pub(super) async fn write(
-        &self,
-        writes: Vec<WriteRequest>,
-        what: &'static str,
-    ) -> Result<(), Error> {
-        let mut left = Some(std::collections::HashMap::from([(
-            self.name.clone(),
-            writes,
-        )]));
-        for tries in 0..TRIES {
-            let written = (self.client.batch_write_item())
-                .set_request_items(left.take())
-                .send()
-                .await
-                .map_err(|e| Error::storage(what, e))?;
-            left = written.unprocessed_items.filter(|items| !items.is_empty());
-            if left.is_none() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(20 << tries)).await;
-        }
-        Err(Error::storage(what, "DynamoDB left items unprocessed"))
     }
 }
 
@@ -149,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_unpacked_than_was_accepted() {
+    fn no_more_is_decompressed_than_was_accepted() {
         assert_eq!(decompress(&compress(&[0; 5000]), 4096), None);
     }
 }

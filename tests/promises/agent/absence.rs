@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::messages::State;
+use protocol::messages::WorkerState;
 
 use crate::harness::agent::{Inside, free_port, worker};
 use crate::harness::{Receiver, eventually, issue, number, relay};
@@ -32,7 +32,7 @@ async fn what_happened_during_sleep_comes_within_ten_seconds_of_waking() {
     relay.post(&issue("i", 0)).await;
     handler.wait_for(1).await;
     // The relay has given it up while the lid was closed: what came is parked.
-    relay.goodbye(&worker(home.path())).await;
+    relay.go_offline(&worker(home.path())).await;
     for at in 1..4 {
         relay.post(&issue("i", at)).await;
     }
@@ -45,7 +45,7 @@ async fn what_happened_during_sleep_comes_within_ten_seconds_of_waking() {
     let numbers: Vec<_> = received.iter().map(|r| number(&r.body)).collect();
     assert_eq!(numbers, [0, 1, 2, 3]);
     eventually("it is live again", || async {
-        (relay.read(&worker(home.path())).await.state == State::Live).then_some(())
+        (relay.read(&worker(home.path())).await.state == WorkerState::Live).then_some(())
     })
     .await;
     agent.stop().await;

@@ -372,7 +372,7 @@ async fn doctor_checks_everything_and_says_what_to_do() {
     let home = tempfile::tempdir().unwrap();
     let handler = Receiver::start().await;
     let port = handler.address.port();
-    let relay_url = relay.machine.url();
+    let relay_url = relay.local.url();
     std::fs::write(
         home.path().join("edge-agent.toml"),
         format!("relay = '{relay_url}'\nname = 'laptop'\nto = '{port}'\n"),

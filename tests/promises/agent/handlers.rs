@@ -206,8 +206,8 @@ async fn events_of_one_issue_come_in_order_and_different_issues_side_by_side() {
         }
     }
     agent
-        .tell
-        .send(edge_agent::signal::Told::Reload)
+        .signal
+        .send(edge_agent::signal::Signal::Reload)
         .await
         .unwrap();
     let began = std::time::Instant::now();

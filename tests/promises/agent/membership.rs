@@ -131,11 +131,11 @@ async fn of_two_agents_with_one_name_the_second_says_so_and_the_first_does_not_f
     first
         .says("another edge-agent has registered this name")
         .await;
-    let asked = relay.linear.asked();
+    let asked = relay.linear.calls();
     relay.post(&issue("i", 1)).await;
     second.event().await;
     assert_eq!(
-        relay.linear.asked(),
+        relay.linear.calls(),
         asked,
         "the first one does not register again"
     );

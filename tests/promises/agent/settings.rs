@@ -24,7 +24,7 @@ async fn flags_go_before_variables_and_those_before_the_file() {
         let mut command = command(home.path());
         command
             .arg("up")
-            .env("EDGE_AGENT_RELAY", relay.machine.url())
+            .env("EDGE_AGENT_RELAY", relay.local.url())
             .env("EDGE_AGENT_POLL", "1s")
             .env("EDGE_AGENT_LISTEN", "127.0.0.1:0")
             .env("LINEAR_TOKEN", crate::harness::TOKEN);

@@ -1,7 +1,7 @@
 //! Without a handler: stored, answered, printed; once, in order, and over restarts.
 
 use local::samples::{FIVE_KINDS, WORKSPACE};
-use protocol::messages::State;
+use protocol::messages::WorkerState;
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PATIENCE, command, deliver, free_port, output, signed, worker};
@@ -43,7 +43,7 @@ async fn what_happened_while_it_was_away_comes_from_the_mailbox_in_order() {
     relay.post(&issue("i", 0)).await;
     agent.event().await;
     agent.stop().await;
-    let asked = relay.linear.asked();
+    let asked = relay.linear.calls();
     for at in 1..6 {
         relay.post(&issue("i", at)).await;
     }
@@ -57,7 +57,7 @@ async fn what_happened_while_it_was_away_comes_from_the_mailbox_in_order() {
         );
     }
     assert_eq!(
-        relay.linear.asked(),
+        relay.linear.calls(),
         asked,
         "the registration is kept: Linear is not asked again"
     );
@@ -205,7 +205,7 @@ async fn a_ping_that_says_something_waits_makes_it_pull() {
     let port = free_port().await;
     let mut agent = Agent::pushed(&relay, home.path(), port).await;
     let worker = worker(home.path());
-    relay.goodbye(&worker).await;
+    relay.go_offline(&worker).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
     let ping = r#"{"type":"edge.ping","waiting":true}"#;
@@ -220,7 +220,7 @@ async fn a_ping_that_says_something_waits_makes_it_pull() {
         1
     );
     crate::harness::eventually("it is live again", || async {
-        (relay.read(&worker).await.state == State::Live).then_some(())
+        (relay.read(&worker).await.state == WorkerState::Live).then_some(())
     })
     .await;
     agent.stop().await;
@@ -269,7 +269,7 @@ async fn it_ends_also_when_nobody_reads_what_it_prints() {
 #[tokio::test]
 async fn wrong_starts_are_told_what_is_wrong() {
     let relay = relay().start().await;
-    let url = relay.machine.url();
+    let url = relay.local.url();
     let run = |arguments: Vec<String>, token: Option<&'static str>, home: std::path::PathBuf| async move {
         let mut command = command(&home);
         command

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use protocol::messages::State;
+use protocol::messages::WorkerState;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, Command};
@@ -80,7 +80,7 @@ impl Programs {
 async fn is_live(relay: &Relay, home: &Path) {
     eventually("the relay has the address", || async {
         let is_registered = home.join("registration.json").exists();
-        (is_registered && relay.read(&worker(home)).await.state == State::Live).then_some(())
+        (is_registered && relay.read(&worker(home)).await.state == WorkerState::Live).then_some(())
     })
     .await;
 }
@@ -179,7 +179,7 @@ async fn clocked(
     let mut command = command(home);
     command
         .args(["clock", "up", "--name", "laptop", "--listen", "127.0.0.1:0"])
-        .args(["--relay", &relay.machine.url(), "--data"])
+        .args(["--relay", &relay.local.url(), "--data"])
         .arg(home)
         .arg("--linear-token-file")
         .arg(token)
@@ -260,7 +260,10 @@ async fn an_address_is_told_only_once_a_request_has_come_round() {
             .then_some(())
     })
     .await;
-    assert_eq!(relay.read(&worker(home.path())).await.state, State::Pull);
+    assert_eq!(
+        relay.read(&worker(home.path())).await.state,
+        WorkerState::Pull
+    );
     assert!(
         agent
             .unheard()

@@ -6,8 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use edge_agent::Failure;
-use edge_agent::signal::Told;
-use edge_agent::up::Surroundings;
+use edge_agent::signal::Signal;
+use edge_agent::up::Environment;
 use protocol::signature::{Secret, sign};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -112,7 +112,7 @@ impl Agent {
         let mut command = command(home);
         command
             .args(["up", "--name", "laptop"])
-            .env("EDGE_AGENT_RELAY", relay.machine.url())
+            .env("EDGE_AGENT_RELAY", relay.local.url())
             .env("LINEAR_TOKEN", TOKEN)
             .env("EDGE_AGENT_POLL", "1s")
             .env("EDGE_AGENT_LISTEN", "127.0.0.1:0");
@@ -212,7 +212,7 @@ impl Agent {
 /// `edge-agent up` as a task of this process, on the relay's clock.
 pub(crate) struct Inside {
     pub(crate) task: JoinHandle<Result<(), Failure>>,
-    pub(crate) tell: mpsc::Sender<Told>,
+    pub(crate) signal: mpsc::Sender<Signal>,
     pub(crate) home: PathBuf,
 }
 
@@ -227,7 +227,7 @@ impl Inside {
     pub(crate) async fn begin(relay: &Relay, home: &Path, arguments: &[&str]) -> Self {
         let token = home.join("linear-token");
         std::fs::write(&token, TOKEN).unwrap();
-        let url = relay.machine.url();
+        let url = relay.local.url();
         let given = [
             "edge-agent",
             "up",
@@ -254,16 +254,16 @@ impl Inside {
             all.extend(["--poll", "1s"].map(Into::into));
         }
         all.extend(arguments.iter().map(Into::into));
-        let (tell, told) = mpsc::channel(8);
-        let around = Surroundings {
+        let (signal, signals) = mpsc::channel(8);
+        let around = Environment {
             clock: relay.clock.clone(),
             route: Box::new(|| Some("one".to_owned())),
-            own_program: env!("CARGO_BIN_EXE_agent").into(),
-            told,
+            program: env!("CARGO_BIN_EXE_agent").into(),
+            signals,
         };
         Self {
             task: tokio::spawn(edge_agent::cli::up(all, around)),
-            tell,
+            signal,
             home: home.to_owned(),
         }
     }
@@ -284,7 +284,7 @@ impl Inside {
     }
 
     pub(crate) async fn stop(self) {
-        self.tell.send(Told::End).await.unwrap();
+        self.signal.send(Signal::Shutdown).await.unwrap();
         tokio::time::timeout(PATIENCE, self.task)
             .await
             .unwrap()

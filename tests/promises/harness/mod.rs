@@ -14,14 +14,15 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::time::Duration;
 
-use local::calls::Calls;
 use local::linear_api::LinearApi;
-use local::machine::{DEAD_LETTERS, Machine, Options, Place, QUEUE};
+use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE, Storage};
 use local::samples::{WORKSPACE, Webhook};
 use local::secrets::SECRET_ID;
 use local::sqs::Message;
-use protocol::messages::{Mailbox, Problem, Pull, Registered, Renew, Worker};
-use relay::clock::Clock;
+use local::testing::calls::Calls;
+use protocol::clock::Clock;
+use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker};
+use protocol::problem::Problem;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -59,7 +60,7 @@ pub(crate) fn is_running(pid: u32) -> bool {
 
 /// A relay with its surroundings.
 pub(crate) struct Relay {
-    pub(crate) machine: Machine,
+    pub(crate) local: LocalRelay,
     pub(crate) linear: LinearApi,
     pub(crate) clock: Clock,
     pub(crate) client: Client,
@@ -85,7 +86,7 @@ impl From<Registered> for Registration {
 
 pub(crate) struct Start<'a> {
     settings: HashMap<&'a str, String>,
-    place: Place,
+    storage: Storage,
 }
 
 impl<'a> Start<'a> {
@@ -95,7 +96,7 @@ impl<'a> Start<'a> {
     }
 
     pub(crate) fn keep(mut self, directory: &Path) -> Self {
-        self.place = Place::Directory(directory.to_owned());
+        self.storage = Storage::Directory(directory.to_owned());
         self
     }
 
@@ -107,12 +108,12 @@ impl<'a> Start<'a> {
         let clock = Clock::system();
         let mut options = Options::read(&|name| self.settings.get(name).cloned()).unwrap();
         options.clock = clock.clone();
-        options.place = self.place;
-        options.calls = Calls::watched(used::watcher());
+        options.storage = self.storage;
+        options.calls = Calls::observed(used::watcher());
         used::note_metrics();
-        let machine = Machine::start(options).await.unwrap();
+        let local = LocalRelay::start(options).await.unwrap();
         Relay {
-            machine,
+            local,
             linear,
             clock,
             client: Client::builder().no_proxy().build().unwrap(),
@@ -124,7 +125,7 @@ impl<'a> Start<'a> {
 pub(crate) fn relay<'a>() -> Start<'a> {
     Start {
         settings: HashMap::new(),
-        place: Place::Memory,
+        storage: Storage::Memory,
     }
     .set("LINEAR_WEBHOOK_SECRETS", SECRET)
     .set("REGISTRATIONS_PER_MINUTE", 100_000)
@@ -158,7 +159,7 @@ impl Relay {
     ) -> Response {
         let mut request = self
             .client
-            .request(method, format!("{}{path}", self.machine.url()))
+            .request(method, format!("{}{path}", self.local.url()))
             .json(body);
         if let Some(token) = token {
             request = request.bearer_auth(token);
@@ -236,7 +237,7 @@ impl Relay {
     }
 
     pub(crate) async fn send(&self, webhook: &Webhook) -> Response {
-        let url = format!("{}/webhooks/linear", self.machine.url());
+        let url = format!("{}/webhooks/linear", self.local.url());
         webhook.request(&self.client, &url).send().await.unwrap()
     }
 
@@ -255,7 +256,7 @@ impl Relay {
     async fn aws(&self, target: &str, request: &Value) -> (u16, Value) {
         let answer = (self
             .client
-            .post(format!("http://{}/", self.machine.aws_address)))
+            .post(format!("http://{}/", self.local.aws_address)))
         .header("content-type", "application/x-amz-json-1.0")
         .header("x-amz-target", target)
         .body(request.to_string())
@@ -266,13 +267,13 @@ impl Relay {
     }
 
     pub(crate) fn dead_letters(&self) -> Vec<Message> {
-        self.machine.sqs.peek(DEAD_LETTERS).unwrap()
+        self.local.sqs.peek(DEAD_LETTERS).unwrap()
     }
 
     /// Waits until nothing is on the queue.
     pub(crate) async fn settled(&self) {
         eventually("the queue is empty", || async {
-            let depth = self.machine.sqs.depth(QUEUE).unwrap();
+            let depth = self.local.sqs.depth(QUEUE).unwrap();
             (depth.visible + depth.in_flight == 0).then_some(())
         })
         .await;
@@ -290,7 +291,7 @@ impl Relay {
     /// Whether every message's next attempt has been scheduled: one that is being tried is invisible for the
     /// queue's own visibility timeout.
     fn is_waiting(&self) -> bool {
-        let messages = self.machine.sqs.peek(QUEUE).unwrap();
+        let messages = self.local.sqs.peek(QUEUE).unwrap();
         let now = self.clock.millis();
         messages
             .iter()
@@ -299,9 +300,9 @@ impl Relay {
     }
 
     /// Turns a worker away, by its own goodbye.
-    pub(crate) async fn goodbye(&self, worker: &Registration) {
+    pub(crate) async fn go_offline(&self, worker: &Registration) {
         let away = Renew {
-            state: Some(protocol::messages::State::Away),
+            state: Some(protocol::messages::WorkerState::Away),
             ..Renew::default()
         };
         self.renew(worker, &away).await;

@@ -12,7 +12,7 @@ use futures::stream;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use protocol::messages::{ChallengeAnswer, Control};
+use protocol::messages::{ChallengeResponse, Control};
 use protocol::signature::{Secret, Signed, verify};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -153,7 +153,7 @@ impl Receiver {
                 let request = String::from_utf8_lossy(&request[..length]);
                 let body = request.split("\r\n\r\n").nth(1).unwrap_or_default();
                 if let Ok(Control::Challenge { challenge }) = serde_json::from_str(body) {
-                    let answer = serde_json::to_string(&ChallengeAnswer { challenge }).unwrap();
+                    let answer = serde_json::to_string(&ChallengeResponse { challenge }).unwrap();
                     let length = answer.len();
                     let answer = format!(
                         "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{answer}"
@@ -258,7 +258,7 @@ async fn receive(
                 panic!("an unsigned delivery is a challenge");
             };
             Some(orders.challenge.clone().unwrap_or_else(|| {
-                let answer = serde_json::to_string(&ChallengeAnswer { challenge }).unwrap();
+                let answer = serde_json::to_string(&ChallengeResponse { challenge }).unwrap();
                 Answer::With(200, "x-body", answer)
             }))
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use local::samples::Webhook;
-use relay::clock::Clock;
+use protocol::clock::Clock;
 use serde_json::Value;
 
 use super::{SECRET, issue};

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 
-use local::calls::Watcher;
+use local::testing::calls::Observer;
 use relay::logging;
 use serde_json::{Value, json};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -58,7 +58,7 @@ impl Book {
 }
 
 /// Writes down each action, on each resource, by each function.
-pub(crate) fn watcher() -> Watcher {
+pub(crate) fn watcher() -> Observer {
     static SHARED: std::sync::LazyLock<Book> = std::sync::LazyLock::new(|| Book::new(USED));
     Arc::new(|function, target, body| {
         let request: Value = serde_json::from_slice(body).unwrap_or_default();

@@ -1,53 +1,54 @@
-//! Mailboxes: what waits for a worker that is away, or that has no address.
+//! Mailboxes: the parked events of workers that are away or pull.
 //!
-//! Invariant: an event is parked only while the worker is away or a pull worker, in one transaction that also
-//! changes the worker's `parked`; `wake` demands the `parked` that was read before the mailbox was seen empty.
-//! So nothing can be parked behind a worker that has just become live.
+//! Invariant: an event is parked only while its worker is away or a pull worker, in one transaction that also changes the
+//! worker's `parked`. `mark_live` requires the `parked` that was read before the mailbox was found empty. So nothing is
+//! parked behind a worker that has just become live.
 //!
-//! A body is kept compressed, as `packed`: DynamoDB bills each KB three times, twice for the transaction and once for
-//! the delete. A version that did not compress wrote `body`, and may do so beside this one.
+//! A body is stored compressed, as `packed`, because DynamoDB bills each KB three times: twice for the transaction and
+//! once for the delete. A version that did not compress wrote `body`, and may run beside this one.
 
 use std::time::Duration;
 
 use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, Select, TransactWriteItem, Update};
+use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
-use protocol::messages::State;
+use protocol::messages::WorkerState;
 
-use super::{Item, Table, bodies, n, number, s, text, unreadable, worker_partition, workers};
-use crate::Error;
-use crate::event::EventId;
-use crate::ingest::BODY_LIMIT;
-use crate::queue::{Body, Delivery};
-use crate::schedule::jitter;
+use super::{Item, Table, TableError, bodies, n, number, s, text, worker_key, worker_partition};
+use crate::delivery::{Body, Delivery};
+use crate::event::{EventId, MAX_BODY_BYTES};
 
 const PREFIX: &str = "MAIL#";
 /// A SequenceNumber has up to 128 bits.
 const SEQUENCE_DIGITS: usize = 39;
-/// How often a transaction that met another one is tried again.
-const TRIES: u32 = 8;
-
 /// A parked event.
 #[derive(Debug)]
-pub struct Mail {
-    /// Names it in an `ack`.
-    pub id: String,
-    /// The event.
-    pub event: EventId,
+pub(crate) struct ParkedEvent {
+    /// Names the event in an `ack`.
+    pub(crate) id: String,
+    /// The event's id.
+    pub(crate) event: EventId,
     /// The event's type.
-    pub kind: String,
-    /// The number of the attempt that handing it over is.
-    pub attempt: u64,
-    /// The event's body, or where it is.
-    pub body: Body,
+    pub(crate) kind: String,
+    /// The number of its next attempt.
+    pub(crate) attempt: u64,
+    /// The event's body, or where it is stored.
+    pub(crate) body: Body,
 }
 
-/// The worker is live, or it is gone: nothing was parked.
-#[derive(Debug)]
-pub struct NotAway;
+/// What came of parking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parking {
+    /// All deliveries are in the mailbox.
+    Parked,
+    /// None is, because the worker is live or removed.
+    NotAway,
+}
 
-/// Sequence numbers grow within a group: padded, they sort as they grow.
+/// Sequence numbers grow within a group. Padded, they sort in that order.
 fn id(delivery: &Delivery) -> String {
     format!(
         "{:0>SEQUENCE_DIGITS$}-{}",
@@ -55,8 +56,8 @@ fn id(delivery: &Delivery) -> String {
     )
 }
 
-/// Whether a text has the form of a mail's id.
-pub(crate) fn is_id(text: &str) -> bool {
+/// Whether a text has the form of a parked event's id.
+pub(crate) fn is_mail_id(text: &str) -> bool {
     text.split_once('-').is_some_and(|(sequence, event)| {
         sequence.len() == SEQUENCE_DIGITS
             && sequence.bytes().all(|b| b.is_ascii_digit())
@@ -71,16 +72,16 @@ fn key(partition: &str, id: &str) -> Item {
     ])
 }
 
-fn read(item: &Item) -> Option<Mail> {
+fn parse(item: &Item) -> Option<ParkedEvent> {
     let bytes = |name| item.get(name)?.as_b().ok().map(AsRef::<[u8]>::as_ref);
     let body = if let Some(packed) = bytes("packed") {
-        Body::Inline(bodies::decompress(packed, BODY_LIMIT)?.into())
+        Body::Inline(bodies::decompress(packed, MAX_BODY_BYTES)?.into())
     } else if let Some(body) = bytes("body") {
         Body::Inline(Bytes::copy_from_slice(body))
     } else {
         Body::Stored(text(item, "stored")?.to_owned())
     };
-    Some(Mail {
+    Some(ParkedEvent {
         id: text(item, "sk")?.strip_prefix(PREFIX)?.to_owned(),
         event: EventId::parse(text(item, "event")?)?,
         kind: text(item, "type")?.to_owned(),
@@ -89,95 +90,98 @@ fn read(item: &Item) -> Option<Mail> {
     })
 }
 
+/// The item of a parked delivery.
+fn item(partition: &str, delivery: &Delivery, attempt: u64, expires_at: i64) -> Item {
+    let mut item = key(partition, &id(delivery));
+    item.insert("event".to_owned(), s(delivery.event.as_str()));
+    item.insert("type".to_owned(), s(&delivery.kind));
+    item.insert("attempt".to_owned(), n(attempt));
+    item.insert("expires_at".to_owned(), n(expires_at));
+    match &delivery.body {
+        Body::Inline(bytes) => {
+            let packed = Blob::new(bodies::compress(bytes));
+            item.insert("packed".to_owned(), AttributeValue::B(packed));
+        }
+        Body::Stored(digest) => {
+            item.insert("stored".to_owned(), s(digest));
+        }
+    }
+    item
+}
+
+/// Whether a transaction was cancelled for a reason of this code.
+fn is_cancelled_by(error: &SdkError<TransactWriteItemsError>, code: &str) -> bool {
+    match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+            (cancelled.cancellation_reasons().iter()).any(|reason| reason.code() == Some(code))
+        }
+        _ => false,
+    }
+}
+
 impl Table {
     /// Parks up to ten deliveries of one worker, each with the number of its next attempt: all or none.
-    pub async fn park(
+    pub(crate) async fn park(
         &self,
         workspace: &str,
         worker: &str,
         deliveries: &[(&Delivery, u64)],
         keep: Duration,
-    ) -> Result<Result<(), NotAway>, Error> {
-        let what = "park the event";
+    ) -> Result<Parking, TableError> {
+        let operation = "park the event";
         let partition = worker_partition(workspace, worker);
         let grow = Update::builder()
             .table_name(&self.name)
-            .set_key(Some(workers::key(workspace, worker)))
+            .set_key(Some(worker_key::key(workspace, worker)))
             .update_expression("ADD parked :count SET waiting = :yes")
             .condition_expression("#state IN (:away, :pull)")
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":count", n(deliveries.len()))
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
-            .expression_attribute_values(":away", s(State::Away.as_str()))
-            .expression_attribute_values(":pull", s(State::Pull.as_str()))
+            .expression_attribute_values(":away", s(WorkerState::Away.as_str()))
+            .expression_attribute_values(":pull", s(WorkerState::Pull.as_str()))
             .build()
             .expect("a key and an expression are given");
         let mut writes = vec![TransactWriteItem::builder().update(grow).build()];
         for (delivery, attempt) in deliveries {
-            let mut item = key(&partition, &id(delivery));
-            item.insert("event".to_owned(), s(delivery.event.as_str()));
-            item.insert("type".to_owned(), s(&delivery.kind));
-            item.insert("attempt".to_owned(), n(attempt));
-            item.insert("expires_at".to_owned(), n(self.in_seconds(keep)));
-            match &delivery.body {
-                Body::Inline(bytes) => {
-                    let packed = Blob::new(bodies::compress(bytes));
-                    item.insert("packed".to_owned(), AttributeValue::B(packed));
-                }
-                Body::Stored(digest) => {
-                    item.insert("stored".to_owned(), s(digest));
-                }
-            }
+            let item = item(&partition, delivery, *attempt, self.expiry(keep));
             let put = Put::builder().table_name(&self.name).set_item(Some(item));
             let put = put.build().expect("an item is given");
             writes.push(TransactWriteItem::builder().put(put).build());
         }
-        for tries in 0..TRIES {
+        let park = || async {
             let parked = (self.client.transact_write_items())
                 .set_transact_items(Some(writes.clone()))
                 .send()
                 .await;
-            let error = match parked {
-                Ok(_) => return Ok(Ok(())),
-                Err(error) => error,
-            };
-            let SdkError::ServiceError(refused) = &error else {
-                return Err(Error::storage(what, error));
-            };
-            let has_reason = |code: &str| {
-                use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError as E;
-                match refused.err() {
-                    E::TransactionCanceledException(cancelled) => {
-                        (cancelled.cancellation_reasons().iter()).any(|r| r.code() == Some(code))
-                    }
-                    _ => false,
+            match parked {
+                Ok(_) => Ok(Parking::Parked),
+                Err(e) if is_cancelled_by(&e, "ConditionalCheckFailed") => Ok(Parking::NotAway),
+                Err(e) if is_cancelled_by(&e, "TransactionConflict") => {
+                    Err(TableError::Conflict { operation })
                 }
-            };
-            if has_reason("ConditionalCheckFailed") {
-                return Ok(Err(NotAway));
+                Err(e) => Err(TableError::call(operation, e)),
             }
-            if !has_reason("TransactionConflict") {
-                return Err(Error::storage(what, error));
-            }
-            // Other groups of the same worker are being parked: not all of them again at the same moment.
-            let wait = Duration::from_millis(10 << tries);
-            tokio::time::sleep(wait.mul_f64(1.0 + 0.9 * jitter())).await;
-        }
-        Err(Error::storage(
-            what,
-            "other transactions kept the worker busy",
-        ))
+        };
+        // A conflict means that other groups of the same worker are being parked. The jitter keeps them apart.
+        let backoff = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(10))
+            .with_max_times(7)
+            .with_jitter();
+        park.retry(backoff)
+            .when(|error| matches!(error, TableError::Conflict { .. }))
+            .await
     }
 
-    /// The oldest parked events: `limit` at most, and no more once `bytes` of bodies are together.
-    pub async fn mail(
+    /// The oldest parked events: at most `limit`, and none after their bodies have reached `bytes`.
+    pub(crate) async fn oldest_parked(
         &self,
         workspace: &str,
         worker: &str,
         limit: usize,
         bytes: usize,
-    ) -> Result<Vec<Mail>, Error> {
-        let what = "read the mailbox";
+    ) -> Result<Vec<ParkedEvent>, TableError> {
+        let operation = "read the mailbox";
         let mut found = Vec::new();
         let mut together = 0;
         let mut from = None;
@@ -192,12 +196,12 @@ impl Table {
                 .set_exclusive_start_key(from)
                 .send()
                 .await
-                .map_err(|e| Error::storage(what, e))?;
+                .map_err(|e| TableError::call(operation, e))?;
             for item in page.items.unwrap_or_default() {
                 if !self.is_alive(&item) {
                     continue;
                 }
-                let mail = read(&item).ok_or_else(|| unreadable(what))?;
+                let mail = parse(&item).ok_or(TableError::Malformed { operation })?;
                 if let Body::Inline(body) = &mail.body {
                     together += body.len();
                 }
@@ -214,7 +218,7 @@ impl Table {
     }
 
     /// Whether anything is parked.
-    pub async fn has_mail(&self, workspace: &str, worker: &str) -> Result<bool, Error> {
+    pub(crate) async fn has_mail(&self, workspace: &str, worker: &str) -> Result<bool, TableError> {
         let mut pages = (self.client.query())
             .table_name(&self.name)
             .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
@@ -229,7 +233,7 @@ impl Table {
             .send();
         while let Some(page) = pages.next().await {
             if page
-                .map_err(|e| Error::storage("look into the mailbox", e))?
+                .map_err(|e| TableError::call("look into the mailbox", e))?
                 .count
                 > 0
             {
@@ -240,19 +244,19 @@ impl Table {
     }
 
     /// Deletes exactly these parked events.
-    pub async fn delete_mail(
+    pub(crate) async fn delete_parked(
         &self,
         workspace: &str,
         worker: &str,
         ids: &[String],
-    ) -> Result<(), Error> {
+    ) -> Result<(), TableError> {
         let partition = worker_partition(workspace, worker);
         let mut ids: Vec<_> = ids.iter().collect();
         // BatchWriteItem refuses a key that is given twice.
         ids.sort_unstable();
         ids.dedup();
         let keys = ids.iter().map(|id| key(&partition, id)).collect();
-        self.delete(keys, "delete acknowledged events").await
+        self.delete_batch(keys, "delete acknowledged events").await
     }
 }
 
@@ -261,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_is_read_packed_and_as_it_is() {
+    fn a_body_is_read_compressed_and_plain() {
         let body = b"{\"type\":\"Issue\"}";
         for (name, kept) in [("packed", bodies::compress(body)), ("body", body.to_vec())] {
             let item = Item::from([
@@ -272,16 +276,16 @@ mod tests {
                 (name.to_owned(), AttributeValue::B(Blob::new(kept))),
             ]);
             assert_eq!(
-                read(&item).unwrap().body,
+                parse(&item).unwrap().body,
                 Body::Inline(Bytes::from_static(body))
             );
         }
     }
 
     #[test]
-    fn an_id_names_a_place_and_an_event() {
+    fn an_id_holds_a_sequence_number_and_an_event() {
         let id = format!("{:0>39}-evt_x-y", "18849496460467696128");
-        assert!(is_id(&id));
+        assert!(is_mail_id(&id));
         for wrong in [
             "",
             "evt_x",
@@ -289,7 +293,7 @@ mod tests {
             &id.replace("evt_", ""),
             &format!("{id}."),
         ] {
-            assert!(!is_id(wrong), "{wrong}");
+            assert!(!is_mail_id(wrong), "{wrong}");
         }
     }
 }

@@ -1,19 +1,18 @@
-//! Whose token it is: asked of Linear's GraphQL API.
+//! Linear's GraphQL API: finds the user and the workspace of a token.
 //!
-//! Invariant: "Linear refuses this token" and "Linear could not be asked" never become one another. Only a
-//! `viewer` and an `organization` in the answer prove a token: public queries succeed without one.
+//! Invariant: "Linear refuses this token" and "Linear could not be asked" are never confused. Only a `viewer` and an
+//! `organization` in the answer prove a token, because public queries succeed without one.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use protocol::envelope::is_identifier;
 use protocol::messages::Workspace;
 use serde::Deserialize;
 use url::Url;
 
-use crate::Error;
-use crate::event::is_token;
-use crate::outbound::{self, Outbound};
+use crate::outbound::{self, ClientError, FailedCall, Outbound};
 
 /// The endpoint of Linear's API.
 pub const API_URL: &str = "https://api.linear.app/graphql";
@@ -24,24 +23,58 @@ const QUERY: &str =
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: usize = 64 * 1024;
 
+/// When a registration may be tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// The same after Linear's rate limit.
+const RATE_LIMIT_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Why a token was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum LinearError {
+    /// Linear does not accept the token.
+    #[error("Linear does not accept this token: it may be mistyped, revoked or expired")]
+    TokenInvalid,
+    /// The token lacks a scope.
+    #[error("Linear accepts this token but not for reading: it needs the `read` scope")]
+    TokenForbidden,
+    /// The token has no form that Linear knows.
+    #[error(
+        "Linear could not read this token: use an API key (`lin_api_…`) or an OAuth access token"
+    )]
+    TokenMalformed,
+    /// The user may not register.
+    #[error("the token belongs to a guest or to a user who is not active in this workspace")]
+    UserRefused,
+    /// Linear could not be asked.
+    #[error("the token could not be checked: Linear's API {reason}; try again")]
+    Unavailable {
+        /// What Linear's API did.
+        reason: String,
+        /// When to try again.
+        retry_after: Duration,
+        /// Why there was no answer.
+        source: Option<FailedCall>,
+    },
+}
+
 /// A Linear user in a workspace.
 #[derive(Debug)]
-pub struct Member {
+pub(crate) struct Member {
     /// The user's id, unique in the workspace.
-    pub user: String,
+    pub(crate) user: String,
     /// The workspace that the token belongs to.
-    pub workspace: Workspace,
+    pub(crate) workspace: Workspace,
 }
 
 /// Linear's GraphQL API.
 #[derive(Debug)]
-pub struct Linear {
+pub(crate) struct Linear {
     client: Outbound,
     url: Url,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct GraphqlResponse {
     #[serde(default)]
     data: Option<Data>,
     #[serde(default)]
@@ -79,7 +112,7 @@ struct Extensions {
     kind: Option<String>,
 }
 
-impl Answer {
+impl GraphqlResponse {
     fn has_error(&self, code: &str, kind: &str) -> bool {
         self.errors
             .iter()
@@ -94,25 +127,37 @@ impl Answer {
 
 impl Linear {
     /// A client for the API at `url`.
-    pub fn new(url: Url) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// The certificate authorities of this machine cannot be read.
+    pub(crate) fn new(url: Url) -> Result<Self, ClientError> {
         let client = Outbound::new(None, TIMEOUT)?;
         Ok(Self { client, url })
     }
 
-    /// Finds who the token belongs to; inactive users and guests are refused.
-    pub async fn member(&self, token: &str) -> Result<Member, Error> {
-        let headers = outbound::headers([("authorization", authorization(token))])?;
+    /// Finds the user and the workspace of a token.
+    ///
+    /// # Errors
+    ///
+    /// Linear refuses the token, it belongs to a guest or an inactive user, or Linear could not be asked.
+    pub(crate) async fn member(&self, token: &str) -> Result<Member, LinearError> {
+        let headers = outbound::headers([("authorization", authorization(token))])
+            .map_err(|_| LinearError::TokenMalformed)?;
         let query = Bytes::from_static(QUERY.as_bytes());
         let asked = self
             .client
             .ask(self.url.as_str(), headers, query, ANSWER_LIMIT);
-        let (status, body) =
-            (asked.await).map_err(|e| unavailable("could not be reached").caused_by(e))?;
+        let (status, body) = asked.await.map_err(|source| LinearError::Unavailable {
+            reason: "could not be reached".to_owned(),
+            retry_after: RETRY_AFTER,
+            source: Some(source),
+        })?;
         decide(status, &body)
     }
 }
 
-/// A personal key goes as it is, everything else as a bearer token.
+/// The value of `Authorization`: a personal key as it is, every other token as a bearer token.
 fn authorization(token: &str) -> String {
     let token = token.trim();
     let bare = match token.split_at_checked(7) {
@@ -126,49 +171,42 @@ fn authorization(token: &str) -> String {
     }
 }
 
-fn unavailable(what: &str) -> Error {
-    Error::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "linear_unavailable",
-        format!("the token could not be checked: Linear's API {what}; try again"),
-    )
-    .retry_after(Duration::from_secs(30))
+fn unavailable(reason: impl Into<String>) -> LinearError {
+    LinearError::Unavailable {
+        reason: reason.into(),
+        retry_after: RETRY_AFTER,
+        source: None,
+    }
 }
 
-fn decide(status: StatusCode, body: &[u8]) -> Result<Member, Error> {
-    let answer: Option<Answer> = serde_json::from_slice(body).ok();
+fn decide(status: StatusCode, body: &[u8]) -> Result<Member, LinearError> {
+    let answer: Option<GraphqlResponse> = serde_json::from_slice(body).ok();
     let has_error = |code, kind| answer.as_ref().is_some_and(|a| a.has_error(code, kind));
     if has_error("AUTHENTICATION_ERROR", "authentication error")
         || status == StatusCode::UNAUTHORIZED
     {
-        return Err(Error::unauthorized(
-            "linear_token_invalid",
-            "Linear does not accept this token: it may be mistyped, revoked or expired",
-        ));
+        return Err(LinearError::TokenInvalid);
     }
     if has_error("RATELIMITED", "ratelimited") || status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(unavailable("asks to wait").retry_after(Duration::from_secs(60)));
+        return Err(LinearError::Unavailable {
+            reason: "asks to wait".to_owned(),
+            retry_after: RATE_LIMIT_RETRY_AFTER,
+            source: None,
+        });
     }
-    // A 403 that is not GraphQL comes from something in front of Linear, and says nothing about the token.
+    // A 403 that is not GraphQL comes from something in front of Linear and says nothing about the token.
     if has_error("FORBIDDEN", "forbidden") || (status == StatusCode::FORBIDDEN && answer.is_some())
     {
-        return Err(Error::new(
-            StatusCode::FORBIDDEN,
-            "linear_token_forbidden",
-            "Linear accepts this token but not for reading: it needs the `read` scope",
-        ));
+        return Err(LinearError::TokenForbidden);
     }
     if status.is_server_error() || status.is_redirection() {
-        return Err(unavailable(&format!("answered {}", status.as_u16())));
+        return Err(unavailable(format!("answered {}", status.as_u16())));
     }
     let Some(answer) = answer else {
         return Err(unavailable("answered something that is not GraphQL"));
     };
     if status.is_client_error() {
-        return Err(Error::bad_request(
-            "linear_token_malformed",
-            "Linear could not read this token: use an API key (`lin_api_…`) or an OAuth access token",
-        ));
+        return Err(LinearError::TokenMalformed);
     }
     let Some(Data {
         viewer: Some(viewer),
@@ -177,17 +215,13 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<Member, Error> {
     else {
         return Err(unavailable("answered without a viewer and an organization"));
     };
-    if !is_token(&workspace.id) || viewer.id.is_empty() {
+    if !is_identifier(&workspace.id) || viewer.id.is_empty() {
         return Err(unavailable(
             "answered with an identifier of an unknown form",
         ));
     }
     if viewer.active == Some(false) || viewer.guest == Some(true) {
-        return Err(Error::new(
-            StatusCode::FORBIDDEN,
-            "linear_user_refused",
-            "the token belongs to a guest or to a user who is not active in this workspace",
-        ));
+        return Err(LinearError::UserRefused);
     }
     Ok(Member {
         user: viewer.id,
@@ -198,6 +232,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<Member, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     const REFUSED: &str = r#"{"errors":[{"message":"Authentication required, not authenticated","extensions":{"type":"authentication error","code":"AUTHENTICATION_ERROR","statusCode":401}}]}"#;
     const LIMITED: &str =
@@ -210,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_of_linear_gets_its_own() {
+    fn every_answer_of_linear_has_its_error() {
         let member = valid(r#""active":true,"guest":false"#);
         let null = member.replacen('{', r#"{"errors":null,"#, 1);
         let partial = member.replacen('{', r#"{"errors":[{"message":"x"}],"#, 1);
@@ -270,13 +305,7 @@ mod tests {
                     assert_eq!(member.user, "u");
                     "valid"
                 }
-                Err(error) => {
-                    assert_eq!(
-                        error.status == StatusCode::SERVICE_UNAVAILABLE,
-                        error.retry_after.is_some()
-                    );
-                    error.code
-                }
+                Err(error) => Error::from(error).code().as_str(),
             };
             assert_eq!(code, expected, "{status} {body}");
         }

@@ -1,16 +1,16 @@
-//! Whose secret signed a webhook, and for which workspaces it speaks.
+//! The secret that signed a webhook, and the workspaces that it is valid for.
 
 use std::fmt;
 
 use protocol::linear_signature::verify;
 use serde::Deserialize;
 
-/// A webhook secret, and the workspace it may speak for.
+/// A webhook secret, and the workspace that it is valid for.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookSecret {
     secret: String,
-    /// A workspace's own webhook can only speak for that workspace; an OAuth app's secret serves all.
+    /// The secret of a workspace's webhook is valid for that workspace; that of an OAuth app is valid for all.
     #[serde(default)]
     workspace: Option<String>,
 }
@@ -32,42 +32,56 @@ impl WebhookSecret {
         }
     }
 
-    /// Reads one secret, or a JSON list of `{"secret","workspace"?}`.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
+    /// Parses one secret, or a JSON list of `{"secret","workspace"?}`.
+    ///
+    /// # Errors
+    ///
+    /// The list is malformed, or a secret is empty.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidSecrets> {
         let text = text.trim();
         let secrets = if text.starts_with('[') {
-            // The parser's own words could quote a part of a secret.
-            serde_json::from_str::<Vec<Self>>(text).map_err(|error| {
-                format!(
-                    "is not a JSON list of {{\"secret\",\"workspace\"?}} (line {}, column {})",
-                    error.line(),
-                    error.column()
-                )
+            serde_json::from_str::<Vec<Self>>(text).map_err(|error| InvalidSecrets::NotAList {
+                line: error.line(),
+                column: error.column(),
             })?
         } else {
             vec![Self::any(text)]
         };
         if secrets.is_empty() || secrets.iter().any(|s| s.secret.trim().is_empty()) {
-            return Err(
-                "holds an empty secret: paste what Linear shows for the webhook".to_owned(),
-            );
+            return Err(InvalidSecrets::Empty);
         }
         Ok(secrets)
     }
 }
 
+/// What is wrong with the webhook secrets, without quoting them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSecrets {
+    /// The text begins as a list, but is not one.
+    #[error("is not a JSON list of {{\"secret\",\"workspace\"?}} (line {line}, column {column})")]
+    NotAList {
+        /// The line of the first error, from 1.
+        line: usize,
+        /// Its column.
+        column: usize,
+    },
+    /// There is no secret, or one is empty.
+    #[error("holds an empty secret: paste what Linear shows for the webhook")]
+    Empty,
+}
+
 /// Whose secret signed a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Signer {
-    /// One that speaks for all workspaces.
+    /// One that is valid for all workspaces.
     Any,
-    /// One that speaks for these alone.
+    /// One that is valid for these workspaces.
     Only(Vec<String>),
 }
 
 impl Signer {
-    /// Whether the signer may speak for `workspace`.
-    pub fn speaks_for(&self, workspace: &str) -> bool {
+    /// Whether the signer's secret is valid for `workspace`.
+    pub fn is_valid_for(&self, workspace: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Only(workspaces) => workspaces.iter().any(|w| w == workspace),
@@ -75,8 +89,8 @@ impl Signer {
     }
 }
 
-/// Finds who signed `body`, if any of `secrets` did; hex of either case is taken.
-pub fn signer(secrets: &[WebhookSecret], body: &[u8], signature: &str) -> Option<Signer> {
+/// Finds whose secret signed `body`. The signature may be hex of either case.
+pub fn find_signer(secrets: &[WebhookSecret], body: &[u8], signature: &str) -> Option<Signer> {
     let mut only = Vec::new();
     for secret in secrets {
         if verify(&secret.secret, body, signature) {
@@ -100,9 +114,9 @@ mod tests {
     fn hex_of_either_case_is_taken_and_nothing_else() {
         let secrets = [WebhookSecret::any("one"), WebhookSecret::any("two")];
         let signature = sign("two", b"{}");
-        assert_eq!(signer(&secrets, b"{}", &signature), Some(Signer::Any));
+        assert_eq!(find_signer(&secrets, b"{}", &signature), Some(Signer::Any));
         let upper = signature.to_uppercase();
-        assert_eq!(signer(&secrets, b"{}", &upper), Some(Signer::Any));
+        assert_eq!(find_signer(&secrets, b"{}", &upper), Some(Signer::Any));
         for wrong in [
             "",
             "sha256=",
@@ -110,21 +124,21 @@ mod tests {
             &format!("{signature}00"),
             &"g".repeat(64),
         ] {
-            assert_eq!(signer(&secrets, b"{}", wrong), None);
+            assert_eq!(find_signer(&secrets, b"{}", wrong), None);
         }
-        assert_eq!(signer(&secrets, b"{ }", &signature), None);
+        assert_eq!(find_signer(&secrets, b"{ }", &signature), None);
     }
 
     #[test]
-    fn a_workspaces_secret_speaks_for_it_alone() {
+    fn a_workspaces_secret_is_valid_for_it_alone() {
         let secrets =
             WebhookSecret::parse_list(r#"[{"secret":"s","workspace":"a"},{"secret":"t"}]"#)
                 .unwrap();
-        let bound = signer(&secrets, b"{}", &sign("s", b"{}")).unwrap();
-        assert!(bound.speaks_for("a"));
-        assert!(!bound.speaks_for("b"));
-        let any = signer(&secrets, b"{}", &sign("t", b"{}")).unwrap();
-        assert!(any.speaks_for("b"));
+        let bound = find_signer(&secrets, b"{}", &sign("s", b"{}")).unwrap();
+        assert!(bound.is_valid_for("a"));
+        assert!(!bound.is_valid_for("b"));
+        let any = find_signer(&secrets, b"{}", &sign("t", b"{}")).unwrap();
+        assert!(any.is_valid_for("b"));
     }
 
     #[test]
@@ -138,7 +152,7 @@ mod tests {
             "[\"hush\"]",
             "[{\"secret\":hush}]",
         ] {
-            let message = WebhookSecret::parse_list(wrong).unwrap_err();
+            let message = WebhookSecret::parse_list(wrong).unwrap_err().to_string();
             assert!(!message.contains("hush"), "{message}");
         }
         assert!(!format!("{:?}", WebhookSecret::any("hush")).contains("hush"));
@@ -153,10 +167,10 @@ mod tests {
         ) {
             let secrets = [WebhookSecret::any("secret")];
             let signature = sign("secret", &body);
-            prop_assert_eq!(signer(&secrets, &body, &signature), Some(Signer::Any));
+            prop_assert_eq!(find_signer(&secrets, &body, &signature), Some(Signer::Any));
             let mut changed = body.clone();
             changed[at.index(body.len())] ^= 1 << bit;
-            prop_assert_eq!(signer(&secrets, &changed, &signature), None);
+            prop_assert_eq!(find_signer(&secrets, &changed, &signature), None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The directory of one agent: its registration, its events, what it says of itself, and its lock.
+//! The data directory of one agent: its registration, its events, its status and its lock.
 //!
 //! Invariant: only its owner can enter it, and only one `up` runs in it.
 
@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use crate::failure::Failure;
 
-/// How often the lock is tried before somebody else is said to have it.
-const LOOKS: u32 = 10;
+/// How often the lock is tried.
+const LOCK_TRIES: u32 = 10;
 
-/// The directory.
+/// A data directory.
 #[derive(Debug, Clone)]
-pub(crate) struct Home {
+pub(crate) struct DataDirectory {
     directory: PathBuf,
 }
 
-/// Held for as long as `up` runs; the system lets go of it however `up` ends.
+/// Held while `up` runs. The system releases it however `up` ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// The events in it are nobody else's.
+/// Makes the directory accessible to its owner only, because the events in it are confidential.
 #[cfg(unix)]
 fn make_private(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
@@ -35,7 +35,7 @@ fn make_private(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-impl Home {
+impl DataDirectory {
     /// The platform's data directory, unless another one is given.
     pub(crate) fn new(directory: Option<&Path>) -> Result<Self, Failure> {
         use etcetera::BaseStrategy as _;
@@ -48,8 +48,8 @@ impl Home {
         Ok(Self { directory })
     }
 
-    /// Makes the directory and takes its lock.
-    pub(crate) fn take(&self) -> Result<Lock, Failure> {
+    /// Creates the directory and takes its lock.
+    pub(crate) fn lock(&self) -> Result<Lock, Failure> {
         let failed = |error: std::io::Error| {
             Failure::Configuration(format!(
                 "cannot use `{}`: {error}",
@@ -61,11 +61,11 @@ impl Home {
             .map_err(failed)?;
         let file = File::create(self.directory.join("lock")).map_err(failed)?;
         let mut locked = file.try_lock();
-        for _ in 0..LOOKS {
+        for _ in 0..LOCK_TRIES {
             if !matches!(locked, Err(fs::TryLockError::WouldBlock)) {
                 break;
             }
-            // `status` may just be looking.
+            // `status` takes the lock for a moment, too.
             std::thread::sleep(Duration::from_millis(20));
             locked = file.try_lock();
         }
@@ -79,7 +79,7 @@ impl Home {
         }
     }
 
-    /// Whether an `up` runs in it.
+    /// Whether an `up` uses the directory.
     pub(crate) fn is_in_use(&self) -> bool {
         File::open(self.directory.join("lock")).is_ok_and(|file| file.try_lock_shared().is_err())
     }
@@ -108,18 +108,18 @@ mod tests {
     #[test]
     fn two_agents_do_not_share_a_directory() {
         let directory = tempfile::tempdir().unwrap();
-        let home = Home::new(Some(directory.path())).unwrap();
-        assert!(!home.is_in_use());
-        let first = home.take().unwrap();
+        let data = DataDirectory::new(Some(directory.path())).unwrap();
+        assert!(!data.is_in_use());
+        let first = data.lock().unwrap();
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
             let mode = fs::metadata(directory.path()).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o700);
         }
-        assert!(home.take().unwrap_err().to_string().contains("--data"));
-        assert!(home.is_in_use());
+        assert!(data.lock().unwrap_err().to_string().contains("--data"));
+        assert!(data.is_in_use());
         drop(first);
-        assert!(!home.is_in_use());
+        assert!(!data.is_in_use());
     }
 }

@@ -1,13 +1,15 @@
-//! The calls at the embedded servers: counted by action, metered as AWS bills them, and shown to who watches.
+//! The calls to the embedded servers: counted by action, metered as AWS bills them, and passed to an observer.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-/// Is shown each call: the function, the SDK's target (`DynamoDB_20120810.GetItem`), the request's body.
-pub type Watcher = Arc<dyn Fn(&'static str, &str, &[u8]) + Send + Sync>;
+use parking_lot::Mutex;
 
-/// What AWS bills for calls.
+/// Called for each call with the function, the SDK's target (`DynamoDB_20120810.GetItem`) and the request's body.
+pub type Observer = Arc<dyn Fn(&'static str, &str, &[u8]) + Send + Sync>;
+
+/// What AWS bills for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Units {
     /// DynamoDB: read request units.
@@ -21,12 +23,12 @@ pub struct Units {
 /// SQS bills each 64 KB of a payload as a request (Amazon SQS pricing).
 const SQS_REQUEST: usize = 64 * 1024;
 
-/// Counts calls; clones count together.
+/// Records calls. Clones record together.
 #[derive(Clone, Default)]
 pub struct Calls {
     counted: Arc<Mutex<BTreeMap<String, u64>>>,
     units: Option<Arc<Mutex<Units>>>,
-    watcher: Option<Watcher>,
+    observer: Option<Observer>,
 }
 
 impl fmt::Debug for Calls {
@@ -38,15 +40,15 @@ impl fmt::Debug for Calls {
 }
 
 impl Calls {
-    /// Shows each call to `watcher`.
-    pub fn watched(watcher: Watcher) -> Self {
+    /// Passes each call to `observer`.
+    pub fn observed(observer: Observer) -> Self {
         Self {
-            watcher: Some(watcher),
+            observer: Some(observer),
             ..Self::default()
         }
     }
 
-    /// Meters what AWS would bill, too; it costs the embedded DynamoDB some work.
+    /// Also meters what AWS would bill, which costs the embedded DynamoDB some work.
     pub fn metered() -> Self {
         Self {
             units: Some(Arc::default()),
@@ -54,18 +56,16 @@ impl Calls {
         }
     }
 
-    /// What was used since the last time, if it is metered.
+    /// The units since the last time, if they are metered.
     pub fn take_units(&self) -> Option<Units> {
         let units = self.units.as_ref()?;
-        Some(std::mem::take(
-            &mut *units.lock().unwrap_or_else(PoisonError::into_inner),
-        ))
+        Some(std::mem::take(&mut *units.lock()))
     }
 
-    /// Adds to what was used, if it is metered.
-    pub(crate) fn used(&self, add: impl FnOnce(&mut Units)) {
+    /// Adds units, if they are metered.
+    pub(crate) fn record_units(&self, add: impl FnOnce(&mut Units)) {
         if let Some(units) = &self.units {
-            add(&mut units.lock().unwrap_or_else(PoisonError::into_inner));
+            add(&mut units.lock());
         }
     }
 
@@ -75,19 +75,19 @@ impl Calls {
 
     /// How often each action was called since the last time.
     pub fn take(&self) -> BTreeMap<String, u64> {
-        std::mem::take(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.counted.lock())
     }
 
-    /// Counts a call to SQS that carried so many bytes.
-    pub(crate) fn carried(&self, payload: usize) {
-        self.used(|units| units.sqs += payload.div_ceil(SQS_REQUEST).max(1) as u64);
+    /// Meters a call to SQS with a payload of this many bytes.
+    pub(crate) fn record_payload(&self, payload: usize) {
+        self.record_units(|units| units.sqs += payload.div_ceil(SQS_REQUEST).max(1) as u64);
     }
 
     /// Counts one call.
-    pub(crate) fn saw(&self, function: &'static str, target: &str, body: &[u8]) {
+    pub(crate) fn record(&self, function: &'static str, target: &str, body: &[u8]) {
         let action = target.rsplit('.').next().unwrap_or(target);
         {
-            let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut counted = self.counted.lock();
             match counted.get_mut(action) {
                 Some(count) => *count += 1,
                 None => {
@@ -95,8 +95,8 @@ impl Calls {
                 }
             }
         }
-        if let Some(watcher) = &self.watcher {
-            watcher(function, target, body);
+        if let Some(observer) = &self.observer {
+            observer(function, target, body);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Holds a program: `edge-agent hold -- PROGRAM…` ends it when its own stdin ends.
+//! Supervises a program: `edge-agent supervise -- PROGRAM…` ends it when its own stdin ends.
 //!
-//! Whoever starts it keeps the other end of that pipe, which the system closes even when nothing else can be done
-//! any more: after `kill -9`, say. Invariant: then the whole process group ends.
+//! The agent that starts it keeps the write end of that pipe. The system closes it however the agent ends, also after
+//! `kill -9`. Invariant: then the whole process group ends.
 
 use std::io::Read as _;
 use std::process::{Command, ExitCode, Stdio};
 
 /// Runs the program until it ends, or stdin does.
-pub(crate) fn hold(command: &[String]) -> ExitCode {
+pub(crate) fn supervise(command: &[String]) -> ExitCode {
     let [program, arguments @ ..] = command else {
         return ExitCode::from(2);
     };
@@ -18,7 +18,7 @@ pub(crate) fn hold(command: &[String]) -> ExitCode {
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
-            crate::talk::error(format_args!("cannot start `{program}`: {error}"));
+            crate::output::error(format_args!("cannot start `{program}`: {error}"));
             return ExitCode::from(1);
         }
     };
@@ -32,7 +32,7 @@ pub(crate) fn hold(command: &[String]) -> ExitCode {
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
-/// Ends the group if this process leads it, and the child alone if somebody else does.
+/// Ends the process group if this process leads it, else the child alone.
 #[cfg(unix)]
 fn end(child: u32) {
     use rustix::process::{Pid, Signal, getpgrp, getpid, kill_process, kill_process_group};

@@ -1,4 +1,4 @@
-//! Whether the machine was away: asleep, or in another network.
+//! Detects that the machine was asleep, or has moved to another network.
 //!
 //! Wall-clock gaps reveal sleep: a monotonic clock stands still while the machine is suspended, on Linux and macOS.
 
@@ -8,41 +8,41 @@ use std::time::{Duration, Instant};
 use protocol::clock::Clock;
 use tokio::sync::Notify;
 
-use crate::talk::say;
+use crate::output::info;
 
-/// How often is looked.
-const EVERY: Duration = Duration::from_secs(1);
-/// How far the wall clock may run ahead of the monotonic one.
+/// How often the clocks and the route are compared.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// By how much the wall clock may advance more than the monotonic one.
 const GAP: Duration = Duration::from_secs(5);
 
-/// Tells `returned` whenever the machine was away; `route` tells the default route, if there is one.
+/// Notifies `resumed` whenever the machine was asleep or has moved. `route` returns the default route, if there is one.
 pub(crate) async fn watch<const N: usize>(
     clock: Clock,
     route: impl Fn() -> Option<String>,
-    returned: [Arc<Notify>; N],
+    resumed: [Arc<Notify>; N],
 ) {
     let mut route_before = route();
     let mut wall = clock.millis();
     let mut monotonic = Instant::now();
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(INTERVAL).await;
         let passed = i64::try_from(monotonic.elapsed().as_millis()).unwrap_or(i64::MAX);
         let gap = clock.millis() - wall - passed;
         (wall, monotonic) = (clock.millis(), Instant::now());
         let route_now = route();
-        // Without a network there is nothing to be done yet.
+        // Without a network there is nothing to do yet.
         let has_moved = route_now.is_some() && route_now != route_before;
         let was_asleep = u64::try_from(gap).is_ok_and(|gap| Duration::from_millis(gap) > GAP);
         if was_asleep {
-            say(format_args!("back after {} s of sleep", gap / 1000));
+            info(format_args!("back after {} s of sleep", gap / 1000));
         } else if has_moved {
-            say("back in a network");
+            info("back in a network");
         }
         if route_now != route_before {
             route_before = route_now;
         }
         if was_asleep || has_moved {
-            for one in &returned {
+            for one in &resumed {
                 one.notify_one();
             }
         }
@@ -71,11 +71,11 @@ pub(crate) fn default_route() -> Option<String> {
     })
 }
 
-/// The address that packets to the outside would leave with: no packet is sent for it.
+/// The source address of packets to the internet. No packet is sent to find it.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn default_route() -> Option<String> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    // TEST-NET-1 (RFC 5737): nobody is there.
+    // TEST-NET-1 (RFC 5737) is not assigned to anybody.
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip().to_string())
 }
@@ -86,30 +86,31 @@ mod tests {
 
     use super::*;
 
-    async fn is_told(notify: &Notify, within: Duration) -> bool {
+    async fn is_notified(notify: &Notify, within: Duration) -> bool {
         tokio::time::timeout(within, notify.notified())
             .await
             .is_ok()
     }
 
     #[tokio::test]
-    async fn sleep_and_another_network_are_noticed_and_nothing_else_is() {
+    async fn sleep_and_another_network_are_detected_and_nothing_else_is() {
         let clock = Clock::system();
-        let told = Arc::new(Notify::new());
+        let notified = Arc::new(Notify::new());
         let route = Arc::new(Mutex::new(Some("wlan0 1".to_owned())));
         let watching = tokio::spawn({
-            let (clock, told, route) = (clock.clone(), Arc::clone(&told), Arc::clone(&route));
-            watch(clock, move || route.lock().unwrap().clone(), [told])
+            let (clock, notified, route) =
+                (clock.clone(), Arc::clone(&notified), Arc::clone(&route));
+            watch(clock, move || route.lock().unwrap().clone(), [notified])
         });
         let long = Duration::from_secs(5);
         let quiet = Duration::from_millis(1_500);
-        assert!(!is_told(&told, quiet).await);
+        assert!(!is_notified(&notified, quiet).await);
         clock.advance(Duration::from_secs(3600));
-        assert!(is_told(&told, long).await);
+        assert!(is_notified(&notified, long).await);
         *route.lock().unwrap() = None;
-        assert!(!is_told(&told, quiet).await, "no network yet");
+        assert!(!is_notified(&notified, quiet).await, "no network yet");
         *route.lock().unwrap() = Some("wlan0 2".to_owned());
-        assert!(is_told(&told, long).await);
+        assert!(is_notified(&notified, long).await);
         watching.abort();
     }
 }

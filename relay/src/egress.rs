@@ -1,6 +1,6 @@
-//! Where workers may be: on the public internet, by https.
+//! The egress policy: workers are on the public internet and are reached by https.
 //!
-//! Invariant: an address is judged by what is connected to, in whatever notation it is written.
+//! Invariant: an address is checked as the one that is connected to, whatever its notation.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
@@ -10,17 +10,15 @@ use http::uri::Scheme;
 use ipnet::IpNet;
 use url::{Host, Url};
 
-use crate::Error;
-
 /// The longest address of a worker.
 pub const MAX_URL: usize = 2048;
 
-/// Where workers may be.
+/// Which addresses a connection to a worker may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum EgressPolicy {
     /// On the public internet, by https.
     Public,
-    /// There, or on this machine's loopback interface, by http too.
+    /// Also on the loopback interface of this machine, by http or https.
     Loopback,
 }
 
@@ -63,12 +61,12 @@ static SPECIAL: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
     .collect()
 });
 
-/// IPv6 addresses that are given out for the public internet.
+/// The IPv6 addresses that are assigned on the public internet.
 static GLOBAL_UNICAST: LazyLock<IpNet> =
     LazyLock::new(|| "2000::/3".parse().expect("this is a network"));
 
-impl Reach {
-    pub(crate) fn allows(self, address: IpAddr) -> bool {
+impl EgressPolicy {
+    pub(crate) fn allows_ip(self, address: IpAddr) -> bool {
         let address = innermost(address);
         if address.is_loopback() {
             return self == Self::Loopback;
@@ -77,14 +75,14 @@ impl Reach {
             && !SPECIAL.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether a connection may be made for this, as far as it can be told before a name is resolved.
-    pub(crate) fn admits(self, uri: &Uri) -> bool {
+    /// Whether a connection to this URI may be made, as far as that is known before its name is resolved.
+    pub(crate) fn allows_uri(self, uri: &Uri) -> bool {
         let host = uri.host().unwrap_or_default();
         let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
         let on_loopback = host == "localhost" || literal.is_some_and(is_loopback);
         let is_https = uri.scheme() == Some(&Scheme::HTTPS);
         (is_https || (self == Self::Loopback && on_loopback))
-            && literal.is_none_or(|address| self.allows(address))
+            && literal.is_none_or(|address| self.allows_ip(address))
     }
 }
 
@@ -107,57 +105,78 @@ fn innermost(address: IpAddr) -> IpAddr {
     }
 }
 
-/// One answer for all addresses that are not allowed, so that nobody can map a network with it.
-pub(crate) fn blocked() -> Error {
-    Error::bad_request(
-        "address_blocked",
-        "`webhookUrl` has to be a public https address",
-    )
-}
-
-/// Why an address is not connected to.
+/// The egress policy does not allow the address.
 #[derive(Debug, thiserror::Error)]
 #[error("the address is not allowed")]
 pub(crate) struct Blocked;
 
-/// Reads a worker's address: https on port 443 or above 1023, a name or a public address, no user, no fragment.
-/// Answers with it as it is kept and connected to.
-pub fn check_url(text: &str, reach: Reach) -> Result<String, Error> {
-    let wrong = |detail: &str| Error::bad_request("invalid_webhook_url", detail);
-    let no_address = || wrong("`webhookUrl` has to be a whole https address");
-    let url = Url::parse(text).map_err(|_| no_address())?;
+/// Why a `webhookUrl` is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// One error for all addresses that the egress policy does not allow, so that a caller cannot map a network with it.
+    #[error("`webhookUrl` has to be a public https address")]
+    Blocked,
+    /// It is not an absolute URL.
+    #[error("`webhookUrl` has to be a whole https address")]
+    NotAbsolute,
+    /// It is too long.
+    #[error("`webhookUrl` has to be at most {MAX_URL} bytes long, percent-encoded")]
+    TooLong,
+    /// It has no host.
+    #[error("`webhookUrl` has to name a host")]
+    NoHost,
+    /// Its scheme is not https.
+    #[error("`webhookUrl` has to begin with `https://`")]
+    NotHttps,
+    /// It holds credentials.
+    #[error("`webhookUrl` must not hold a user or a password")]
+    Credentials,
+    /// It has a fragment.
+    #[error("`webhookUrl` must not hold a fragment (`#…`)")]
+    Fragment,
+    /// Its port is reserved for another service.
+    #[error("`webhookUrl` has to use port 443 or one above 1023")]
+    Port,
+}
+
+/// Parses a worker's address: https on port 443 or above 1023, a name or a public address, no user, no fragment. Returns
+/// the form that is stored and connected to.
+///
+/// # Errors
+///
+/// The first rule that the address breaks.
+pub(crate) fn parse_webhook_url(text: &str, policy: EgressPolicy) -> Result<String, UrlError> {
+    let url = Url::parse(text).map_err(|_| UrlError::NotAbsolute)?;
     if url.as_str().len() > MAX_URL {
-        return Err(wrong(
-            "`webhookUrl` has to be at most 2048 bytes long, percent-encoded",
-        ));
+        return Err(UrlError::TooLong);
     }
     let literal = match url.host() {
         Some(Host::Ipv4(v4)) => Some(IpAddr::from(v4)),
         Some(Host::Ipv6(v6)) => Some(IpAddr::from(v6)),
         Some(Host::Domain("localhost")) => Some(Ipv4Addr::LOCALHOST.into()),
         Some(Host::Domain(_)) => None,
-        None => return Err(wrong("`webhookUrl` has to name a host")),
+        None => return Err(UrlError::NoHost),
     };
     let on_loopback = literal.is_some_and(is_loopback);
     match url.scheme() {
         "https" => {}
-        "http" if reach == Reach::Loopback && on_loopback => {}
-        "http" if on_loopback => return Err(blocked()),
-        _ => return Err(wrong("`webhookUrl` has to begin with `https://`")),
+        "http" if policy == EgressPolicy::Loopback && on_loopback => {}
+        "http" if on_loopback => return Err(UrlError::Blocked),
+        _ => return Err(UrlError::NotHttps),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("`webhookUrl` must not hold a user or a password"));
+        return Err(UrlError::Credentials);
     }
     if url.fragment().is_some() {
-        return Err(wrong("`webhookUrl` must not hold a fragment (`#…`)"));
+        return Err(UrlError::Fragment);
     }
     if url.port().is_some_and(|port| port < 1024) && !on_loopback {
-        return Err(wrong("`webhookUrl` has to use port 443 or one above 1023"));
+        return Err(UrlError::Port);
     }
-    if literal.is_some_and(|address| !reach.allows(address)) {
-        return Err(blocked());
+    if literal.is_some_and(|address| !policy.allows_ip(address)) {
+        return Err(UrlError::Blocked);
     }
-    Uri::try_from(url.as_str()).map_err(|_| no_address())?;
+    Uri::try_from(url.as_str()).map_err(|_| UrlError::NotAbsolute)?;
     Ok(url.into())
 }
 
@@ -206,8 +225,9 @@ mod tests {
             "[fec0::1]",
             "[ff02::1]",
         ] {
-            let error = check_url(&format!("https://{host}/"), Reach::Public).unwrap_err();
-            assert_eq!(error.code, "address_blocked", "{host}");
+            let error =
+                parse_webhook_url(&format!("https://{host}/"), EgressPolicy::Public).unwrap_err();
+            assert_eq!(error, UrlError::Blocked, "{host}");
         }
     }
 
@@ -222,7 +242,8 @@ mod tests {
             "example.com:8443",
         ] {
             assert!(
-                check_url(&format!("https://{host}/hook?x=1"), Reach::Public).is_ok(),
+                parse_webhook_url(&format!("https://{host}/hook?x=1"), EgressPolicy::Public)
+                    .is_ok(),
                 "{host}"
             );
         }
@@ -247,9 +268,10 @@ mod tests {
                 "percent-encoded",
             ),
         ] {
-            let error = check_url(url, Reach::Public).unwrap_err();
-            assert!(error.detail.contains(part), "{url}: {}", error.detail);
-            assert!(!error.detail.contains("hush"));
+            let error = parse_webhook_url(url, EgressPolicy::Public)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(part), "{url}: {error}");
         }
     }
 
@@ -260,14 +282,15 @@ mod tests {
             "http://localhost:1/",
             "http://[::1]:9/",
         ] {
-            assert!(check_url(url, Reach::Loopback).is_ok(), "{url}");
-            assert_eq!(
-                check_url(url, Reach::Public).unwrap_err().code,
-                "address_blocked"
+            assert!(
+                parse_webhook_url(url, EgressPolicy::Loopback).is_ok(),
+                "{url}"
             );
+            let blocked = Err(UrlError::Blocked);
+            assert_eq!(parse_webhook_url(url, EgressPolicy::Public), blocked);
         }
-        assert!(check_url("http://10.0.0.1/", Reach::Loopback).is_err());
-        assert!(check_url("https://10.0.0.1/", Reach::Loopback).is_err());
+        assert!(parse_webhook_url("http://10.0.0.1/", EgressPolicy::Loopback).is_err());
+        assert!(parse_webhook_url("https://10.0.0.1/", EgressPolicy::Loopback).is_err());
     }
 
     #[test]
@@ -284,10 +307,13 @@ mod tests {
                 "https://example.com/%7Ba%7D|^%60'%22%3C%3E?{a}|^`%27%22%3C%3E",
             ),
         ] {
-            let address = check_url(text, Reach::Public).unwrap();
+            let address = parse_webhook_url(text, EgressPolicy::Public).unwrap();
             assert_eq!(address, kept);
-            assert_eq!(check_url(&address, Reach::Public).unwrap(), kept);
-            assert!(Reach::Public.admits(&Uri::try_from(address).unwrap()));
+            assert_eq!(
+                parse_webhook_url(&address, EgressPolicy::Public).unwrap(),
+                kept
+            );
+            assert!(EgressPolicy::Public.allows_uri(&Uri::try_from(address).unwrap()));
         }
     }
 
@@ -307,8 +333,8 @@ mod tests {
             ("/relative", false, false),
         ] {
             let uri: Uri = uri.parse().unwrap();
-            assert_eq!(Reach::Public.admits(&uri), public, "{uri}");
-            assert_eq!(Reach::Loopback.admits(&uri), loopback, "{uri}");
+            assert_eq!(EgressPolicy::Public.allows_uri(&uri), public, "{uri}");
+            assert_eq!(EgressPolicy::Loopback.allows_uri(&uri), loopback, "{uri}");
         }
     }
 

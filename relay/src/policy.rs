@@ -10,25 +10,35 @@ pub const SHORTEST: Duration = Duration::from_secs(1);
 /// See [`SHORTEST`].
 pub const LONGEST: Duration = Duration::from_secs(3600);
 
-/// How many unreachable attempts in a row turn a worker away, if they lie [`AWAY_OVER`] apart.
-pub const AWAY_AFTER: u64 = 3;
-/// The least time between the first and the last of them.
-pub const AWAY_OVER: Duration = Duration::from_secs(10);
+/// How many unreachable attempts in a row mark a worker away, if they are at least [`AWAY_OVER`] apart.
+const AWAY_AFTER: u64 = 3;
+/// The shortest time between the first and the last of them.
+const AWAY_OVER: Duration = Duration::from_secs(10);
 
-/// The wait until the next attempt of a message of this `age`: the age itself between [`SHORTEST`] and
-/// [`LONGEST`], moved by `jitter` in -1..=1 fifths, and never less than what the worker asked for.
-pub fn wait(age: Duration, retry_after: Option<Duration>, jitter: f64) -> Duration {
-    let backoff = age.clamp(SHORTEST, LONGEST).mul_f64(1.0 + 0.2 * jitter);
-    backoff.max(retry_after.unwrap_or_default().min(LONGEST))
+/// The unreachable attempts of a worker in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnreachableAttempts {
+    /// How many there were.
+    pub count: u64,
+    /// The time from the first to the last.
+    pub over: Duration,
 }
 
-/// A jitter for [`wait`], from the system's random source.
-pub fn jitter() -> f64 {
-    let random = getrandom::u32().expect("the system's random source works");
-    f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0
+impl UnreachableAttempts {
+    /// Whether the worker is away.
+    pub fn mark_away(self) -> bool {
+        self.count >= AWAY_AFTER && self.over >= AWAY_OVER
+    }
 }
 
-/// How long a message may be tried.
+/// The wait until the next attempt of a message of this `age`: the age itself between [`SHORTEST`] and [`LONGEST`],
+/// plus or minus `jitter` fifths (-1 to 1), and at least what the worker asked for.
+pub fn backoff(age: Duration, retry_after: Option<Duration>, jitter: f64) -> Duration {
+    let wait = age.clamp(SHORTEST, LONGEST).mul_f64(1.0 + 0.2 * jitter);
+    wait.max(retry_after.unwrap_or_default().min(LONGEST))
+}
+
+/// How long a delivery is retried.
 #[derive(Debug, Clone, Copy)]
 pub struct GiveUp {
     /// After failures that may pass.
@@ -38,7 +48,7 @@ pub struct GiveUp {
 }
 
 impl GiveUp {
-    /// Whether a message of this age, answered with this status, is tried no more.
+    /// Whether a delivery of this age, answered with this status, is not retried any more.
     pub fn is_due(&self, age: Duration, status: Option<u16>) -> bool {
         let plain_4xx = status.is_some_and(|status| {
             (400..500).contains(&status) && !matches!(status, 408 | 409 | 425 | 429)
@@ -61,16 +71,16 @@ mod tests {
 
     #[test]
     fn waits_double_the_age_between_a_second_and_an_hour() {
-        assert_eq!(wait(Duration::ZERO, None, 0.0), SECOND);
-        assert_eq!(wait(8 * SECOND, None, 0.0), 8 * SECOND);
-        assert_eq!(wait(9999 * SECOND, None, 0.0), LONGEST);
+        assert_eq!(backoff(Duration::ZERO, None, 0.0), SECOND);
+        assert_eq!(backoff(8 * SECOND, None, 0.0), 8 * SECOND);
+        assert_eq!(backoff(9999 * SECOND, None, 0.0), LONGEST);
     }
 
     #[test]
-    fn a_workers_wish_is_a_lower_bound_of_an_hour_at_most() {
-        assert_eq!(wait(SECOND, Some(30 * SECOND), 0.0), 30 * SECOND);
-        assert_eq!(wait(60 * SECOND, Some(SECOND), 0.0), 60 * SECOND);
-        assert_eq!(wait(SECOND, Some(99_999 * SECOND), 0.0), LONGEST);
+    fn a_workers_retry_after_is_a_lower_bound_of_an_hour_at_most() {
+        assert_eq!(backoff(SECOND, Some(30 * SECOND), 0.0), 30 * SECOND);
+        assert_eq!(backoff(60 * SECOND, Some(SECOND), 0.0), 60 * SECOND);
+        assert_eq!(backoff(SECOND, Some(99_999 * SECOND), 0.0), LONGEST);
     }
 
     #[test]
@@ -79,9 +89,17 @@ mod tests {
         let mut attempts = 0;
         while age < Duration::from_secs(6 * 3600) {
             attempts += 1;
-            age += wait(age, None, -1.0);
+            age += backoff(age, None, -1.0);
         }
         assert!(attempts < 40, "{attempts}");
+    }
+
+    #[test]
+    fn three_unreachable_attempts_over_ten_seconds_mark_a_worker_away() {
+        for (count, seconds, expected) in [(2, 99, false), (3, 9, false), (3, 10, true)] {
+            let over = Duration::from_secs(seconds);
+            assert_eq!(UnreachableAttempts { count, over }.mark_away(), expected);
+        }
     }
 
     #[test]
@@ -112,8 +130,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn waits_stay_in_bounds(age in 0_u64..1_000_000, wish in 0_u64..1_000_000, jitter in -1.0..=1.0) {
-            let wait = wait(Duration::from_secs(age), Some(Duration::from_secs(wish)), jitter);
+        fn waits_stay_in_bounds(age in 0_u64..1_000_000, retry_after in 0_u64..1_000_000, jitter in -1.0..=1.0) {
+            let wait = backoff(Duration::from_secs(age), Some(Duration::from_secs(retry_after)), jitter);
             prop_assert!(wait >= SHORTEST.mul_f64(0.8));
             prop_assert!(wait <= LONGEST.mul_f64(1.2));
         }

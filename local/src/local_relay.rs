@@ -1,4 +1,4 @@
-//! One machine: everything started, wired as the template wires it, and stopped again.
+//! The whole relay in one process: everything is started, wired as the template wires it, and stopped.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,29 +10,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::serve::ListenerExt as _;
-use relay::aws::Clients;
-use relay::clock::Clock;
+use protocol::clock::Clock;
 use relay::config::{
-    ConfigError, DeliverConfig, HealthConfig, IngestConfig, RegisterConfig, Settings,
+    ConfigError, DeliverConfig, HealthConfig, IngestConfig, RegisterConfig, Resources, Settings,
     webhook_secrets,
 };
-use relay::deliver::Deliver;
-use relay::health::{Health, Roll, Tick};
-use relay::ingest::Ingest;
-use relay::queue::Queue;
-use relay::reach::Reach;
-use relay::register::Register;
-use relay::table::Table;
+use relay::egress::EgressPolicy;
+use relay::health::{Health, ScheduledRun, WorkerCounts};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::aws::{self, Servers};
-use crate::calls::Calls;
 use crate::dynamodb::DynamoDb;
 use crate::gateway::{self, Functions};
 use crate::secrets::{self, Secrets};
 use crate::sqs::{self, Sqs};
+use crate::testing::calls::Calls;
 use crate::{dynamodb, event_source, schedule, sdk};
 
 /// The queue of deliveries.
@@ -42,87 +37,102 @@ pub const DEAD_LETTERS: &str = "edge-relay-dead-letters.fifo";
 
 /// Longer than a batch can take.
 pub const VISIBILITY_SECONDS: u32 = 90;
-/// Well above what the backoff can reach: only what `deliver` cannot finish is received this often.
+/// More receives than the backoff can lead to. Only a message that `deliver` cannot process is received this often.
 pub const MAX_RECEIVE_COUNT: u32 = 200;
 /// Longer than a batch takes.
-const DRAIN: Duration = Duration::from_secs(45);
-/// As long as SQS keeps anything.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(45);
+/// The longest retention of SQS.
 pub const RETENTION_SECONDS: u32 = 14 * 24 * 3600;
 
-/// Where everything is kept.
+/// Where the queues and the table are stored.
 #[derive(Debug, Clone)]
-pub enum Place {
-    /// Gone when the process ends.
+pub enum Storage {
+    /// In memory, until the process ends.
     Memory,
     /// In files in this directory.
     Directory(PathBuf),
 }
 
-/// What a machine is started with.
+/// The options of a local relay.
 #[derive(Debug)]
 pub struct Options {
     /// Where the HTTP API listens.
     pub listen: SocketAddr,
     /// Where SQS, DynamoDB and Secrets Manager listen for other clients.
     pub aws_listen: SocketAddr,
-    /// Where everything is kept.
-    pub place: Place,
-    /// The time.
+    /// Where the queues and the table are stored.
+    pub storage: Storage,
+    /// The clock.
     pub clock: Clock,
-    /// The calls at the embedded servers.
+    /// Observes the calls to the embedded servers.
     pub calls: Calls,
-    /// What Secrets Manager keeps: Linear's webhook secrets.
+    /// The webhook secrets in Secrets Manager.
     pub webhook_secrets: String,
-    /// What `ingest` needs to know.
+    /// The settings of the functions.
+    pub configs: Configs,
+}
+
+/// The settings of the functions.
+#[derive(Debug)]
+pub struct Configs {
+    /// Those of `ingest`.
     pub ingest: IngestConfig,
-    /// What `register` needs to know.
+    /// Those of `register`.
     pub register: RegisterConfig,
-    /// What `deliver` needs to know.
+    /// Those of `deliver`.
     pub deliver: DeliverConfig,
-    /// What `health` needs to know.
+    /// Those of `health`.
     pub health: HealthConfig,
 }
 
 impl Options {
-    /// Settings from `lookup`; on free ports of loopback and in memory, unless that is changed.
+    /// Options with the settings from `lookup`, on free ports of loopback and in memory.
+    ///
+    /// # Errors
+    ///
+    /// The names of all invalid settings.
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings::new(lookup);
         let mut options = Self {
             listen: anywhere,
             aws_listen: anywhere,
-            place: Place::Memory,
+            storage: Storage::Memory,
             clock: Clock::system(),
             calls: Calls::default(),
             webhook_secrets: webhook_secrets(&mut settings),
-            ingest: IngestConfig::read(&mut settings),
-            register: RegisterConfig::read(&mut settings),
-            deliver: DeliverConfig::read(&mut settings),
-            health: HealthConfig::read(&mut settings),
+            configs: Configs {
+                ingest: IngestConfig::read(&mut settings),
+                register: RegisterConfig::read(&mut settings),
+                deliver: DeliverConfig::read(&mut settings),
+                health: HealthConfig::read(&mut settings),
+            },
         };
-        options.register.reach = Reach::Loopback;
-        options.deliver.reach = Reach::Loopback;
-        options.health.reach = Reach::Loopback;
+        options.configs.register.egress = EgressPolicy::Loopback;
+        options.configs.deliver.egress = EgressPolicy::Loopback;
+        options.configs.health.egress = EgressPolicy::Loopback;
         settings.finish(options)
     }
 }
 
 /// A running relay.
 #[derive(Debug)]
-pub struct Machine {
+pub struct LocalRelay {
     /// Where the HTTP API listens.
     pub address: SocketAddr,
     /// Where SQS, DynamoDB and Secrets Manager listen.
     pub aws_address: SocketAddr,
     /// The queues.
     pub sqs: Sqs,
-    /// The calls that were made.
+    /// The calls to the embedded servers.
     pub calls: Calls,
     health: Arc<Health>,
     clock: Clock,
-    ticks: Arc<AtomicU64>,
-    stop: watch::Sender<bool>,
-    serving: Vec<JoinHandle<()>>,
+    health_runs: Arc<AtomicU64>,
+    shutdown: CancellationToken,
+    /// The tasks that end when they have finished what they began.
+    serving: TaskTracker,
+    /// The tasks that are aborted after those.
     background: Vec<JoinHandle<()>>,
     _lock: Option<File>,
 }
@@ -135,7 +145,7 @@ async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)
     Ok((listener, address))
 }
 
-/// A directory that only its owner can enter: the files in it hold secrets and events.
+/// Creates a directory that only its owner can enter, because its files hold secrets and events.
 fn private_directory(directory: &Path) -> std::io::Result<()> {
     fs::create_dir_all(directory)?;
     #[cfg(unix)]
@@ -146,7 +156,7 @@ fn private_directory(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The directory's lock: two relays must not share their files.
+/// Takes the lock of the directory, since two relays must not share their files.
 fn lock(directory: &Path) -> anyhow::Result<File> {
     private_directory(directory)
         .with_context(|| format!("cannot use `{}`", directory.display()))?;
@@ -188,7 +198,7 @@ async fn create_queues(sqs: &Sqs) -> anyhow::Result<()> {
     .await
 }
 
-/// Creates a queue; one that is there from before gets the attributes that it has to have now.
+/// Creates a queue. A queue from an earlier start gets the current attributes.
 async fn create_queue(
     sqs: &Sqs,
     name: &str,
@@ -203,90 +213,120 @@ async fn create_queue(
     }
 }
 
-impl Machine {
-    /// Starts everything; every listener is bound when this answers.
+/// The three functions behind the gateway and the event source, and `health`.
+struct Started {
+    functions: Functions,
+    deliver: relay::deliver::Deliver,
+    health: Arc<Health>,
+}
+
+/// Starts each function as its bootstrap does, with clients of the embedded servers.
+async fn start_functions(
+    servers: &Servers,
+    configs: Configs,
+    calls: &Calls,
+    clock: &Clock,
+) -> anyhow::Result<Started> {
+    let resources = || Resources {
+        table: dynamodb::TABLE.to_owned(),
+        queue: servers.sqs.url(QUEUE),
+        dead_letters: servers.sqs.url(DEAD_LETTERS),
+        webhook_secrets: secrets::SECRET_ID.to_owned(),
+    };
+    let clients = |function| sdk::clients(servers, calls, function);
+    let start = ingest::start(
+        clients("ingest"),
+        resources(),
+        configs.ingest,
+        clock.clone(),
+    );
+    let ingest = Arc::new(start.await?);
+    let start = register::start(
+        clients("register"),
+        resources(),
+        configs.register,
+        clock.clone(),
+    );
+    let register = Arc::new(start.await.map_err(anyhow::Error::from_boxed)?);
+    let start = deliver::start(
+        clients("deliver"),
+        resources(),
+        configs.deliver,
+        clock.clone(),
+    );
+    let deliver = start.await.map_err(anyhow::Error::from_boxed)?;
+    let start = health::start(
+        clients("health"),
+        resources(),
+        configs.health,
+        clock.clone(),
+    );
+    let health = Arc::new(start.await.map_err(anyhow::Error::from_boxed)?);
+    Ok(Started {
+        functions: Functions {
+            ingest,
+            register,
+            clock: clock.clone(),
+        },
+        deliver,
+        health,
+    })
+}
+
+impl LocalRelay {
+    /// Starts everything. Every listener is bound when this returns.
+    ///
+    /// # Errors
+    ///
+    /// An address is in use, or the data directory cannot be used.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let (held, queues, table) = match &options.place {
-            Place::Memory => (None, None, None),
-            Place::Directory(directory) => (
+        let (lock, queues, table) = match &options.storage {
+            Storage::Memory => (None, None, None),
+            Storage::Directory(directory) => (
                 Some(lock(directory)?),
                 Some(directory.join("sqs.db")),
                 Some(directory.join("dynamodb.db")),
             ),
         };
-        let clock = options.clock;
+        let (clock, calls) = (options.clock, options.calls);
         let (listener, address) = listen(options.listen).await?;
         let (aws_listener, aws_address) = listen(options.aws_listen).await?;
         let dynamodb = DynamoDb::open(table.as_deref(), clock.clone())?;
         let endpoint = format!("http://{aws_address}");
         let sqs = Sqs::open(queues.as_deref(), endpoint, clock.clone())?;
         create_queues(&sqs).await?;
-        let calls = options.calls;
         let servers = Servers {
             dynamodb: dynamodb.clone(),
             sqs: sqs.clone(),
             secrets: Secrets::new(options.webhook_secrets),
         };
+        let Started {
+            functions,
+            deliver,
+            health,
+        } = start_functions(&servers, options.configs, &calls, &clock).await?;
 
-        // Each function as its own `start` puts it together, with the embedded servers for AWS.
-        let clients = |function| sdk::clients(&servers, &calls, function);
-        let table = |clients: &Clients| {
-            let name = dynamodb::TABLE.to_owned();
-            Table::new(clients.dynamodb.clone(), name, clock.clone())
-        };
-        let queue = |clients: &Clients, name| Queue::new(clients.sqs.clone(), sqs.url(name));
-        let ingest = {
-            let clients = clients("ingest");
-            let id = secrets::SECRET_ID.to_owned();
-            let secrets =
-                relay::linear::secrets::Secrets::new(clients.secrets.clone(), id, clock.clone());
-            let (table, queue) = (table(&clients), queue(&clients, QUEUE));
-            ingest::check(&secrets, &table, &queue).await?;
-            Ingest::new(options.ingest, secrets, table, queue, clock.clone())
-        };
-        let register = {
-            let table = table(&clients("register"));
-            register::check(&table).await?;
-            Register::new(options.register, table, clock.clone())?
-        };
-        let deliver = {
-            let clients = clients("deliver");
-            let (table, queue, dead_letters) = (
-                table(&clients),
-                queue(&clients, QUEUE),
-                queue(&clients, DEAD_LETTERS),
-            );
-            deliver::check(&table, &queue, &dead_letters).await?;
-            Deliver::new(options.deliver, table, queue, dead_letters, clock.clone())?
-        };
-        let health = {
-            let table = table(&clients("health"));
-            health::check(&table).await?;
-            Arc::new(Health::new(&options.health, table, clock.clone())?)
-        };
-
-        let (stop, stopped) = watch::channel(false);
-        let functions = Functions {
-            ingest: Arc::new(ingest),
-            register: Arc::new(register),
-            clock: clock.clone(),
-        };
-        let front = serve(listener, gateway::router(functions), stopped.clone());
-        let source = event_source::run(
+        let (shutdown, serving) = (CancellationToken::new(), TaskTracker::new());
+        let health_runs = Arc::default();
+        serving.spawn(serve(
+            listener,
+            gateway::router(functions),
+            shutdown.clone(),
+        ));
+        serving.spawn(event_source::run(
             sqs.clone(),
             QUEUE,
             Arc::new(deliver),
             calls.clone(),
-            stopped.clone(),
-        );
-        let ticks = Arc::default();
-        let schedule = schedule::run(
+            shutdown.clone(),
+        ));
+        serving.spawn(schedule::run(
             Arc::clone(&health),
             clock.clone(),
-            Arc::clone(&ticks),
-            stopped.clone(),
-        );
-        let aws_server = serve(aws_listener, aws::router(servers), stopped);
+            Arc::clone(&health_runs),
+            shutdown.clone(),
+        ));
+        let aws_server = serve(aws_listener, aws::router(servers), shutdown.clone());
         Ok(Self {
             address,
             aws_address,
@@ -294,15 +334,11 @@ impl Machine {
             calls,
             health,
             clock,
-            ticks,
-            stop,
-            serving: vec![
-                tokio::spawn(front),
-                tokio::spawn(source),
-                tokio::spawn(schedule),
-            ],
+            health_runs,
+            shutdown,
+            serving,
             background: vec![tokio::spawn(aws_server), tokio::spawn(dynamodb.sweep())],
-            _lock: held,
+            _lock: lock,
         })
     }
 
@@ -311,29 +347,32 @@ impl Machine {
         format!("http://{}", self.address)
     }
 
-    /// How often the schedule of `health` has run.
-    pub fn ticks(&self) -> u64 {
-        self.ticks.load(Ordering::Acquire)
+    /// How often the schedule has run `health`.
+    pub fn health_runs(&self) -> u64 {
+        self.health_runs.load(Ordering::Acquire)
     }
 
-    /// Runs `health` once more, now.
-    pub async fn run_health(&self) -> anyhow::Result<Roll> {
-        let tick = Tick::new(self.clock.millis(), 0, 1)?;
-        Ok(self.health.tick(tick).await?)
+    /// Runs `health` once, now.
+    ///
+    /// # Errors
+    ///
+    /// The workers could not be read.
+    pub async fn run_health(&self) -> anyhow::Result<WorkerCounts> {
+        let run = ScheduledRun::new(self.clock.millis(), 0, 1)?;
+        Ok(self.health.run(run).await?)
     }
 
-    /// Takes nothing more, finishes what was begun, and ends.
+    /// Shuts down gracefully: accepts nothing new and finishes what was begun.
     pub async fn stop(self) {
-        self.stop.send_replace(true);
-        let drained = async {
-            for task in self.serving {
-                let _ = task.await;
-            }
-        };
-        // A client that has sent half a request would hold this up for ever.
-        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        self.shutdown.cancel();
+        self.serving.close();
+        // A client that has sent half a request would delay this without end.
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.serving.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!(
-                "ended before everything was finished: what is on the queue is there at the next start"
+                "shut down before everything was finished: messages on the queue are delivered after the next start"
             );
         }
         for task in self.background {
@@ -342,17 +381,16 @@ impl Machine {
     }
 }
 
-async fn serve(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+async fn serve(listener: TcpListener, router: axum::Router, shutdown: CancellationToken) {
     let listener = listener.tap_io(|stream| {
-        // Answers are small: waiting to fill a packet would only delay them.
+        // Responses are small. Waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
     });
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let until = async move { drop(stopped.wait_for(|stop| *stop).await) };
     if let Err(error) = axum::serve(listener, service)
-        .with_graceful_shutdown(until)
+        .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
     {
-        tracing::error!(%error, "a listener ended");
+        tracing::error!(%error, "a listener stopped");
     }
 }

@@ -1,0 +1,149 @@
+//! The settings as one source has them, and how sources are merged.
+//!
+//! Invariant: a setting is written once, as a field of [`Settings`], which makes it a flag, a variable and a key of the file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::Args;
+use serde::Deserialize;
+
+use super::values::{Address, Span, TunnelChoice, parsed};
+use crate::target::Target;
+
+/// All settings that flags, variables and the file can have.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct Settings {
+    /// Where the events go: `3000`, `:3000/path` or a URL. Without it and without --exec: NDJSON on stdout
+    #[arg(value_name = "TARGET")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) to: Option<Target>,
+    /// A command for each event, its body on stdin; takes the rest of the line
+    #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
+    pub(crate) exec: Option<Vec<String>>,
+    /// The relay's address
+    #[arg(long, value_name = "URL")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) relay: Option<Address>,
+    /// What this worker is called; one name, one worker [default: the host's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
+    #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
+    #[serde(rename = "type")]
+    pub(crate) types: Option<Vec<String>>,
+    /// Open a tunnel, so that events are POSTed here at once [default: none]
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["public_url", "pull"])]
+    pub(crate) tunnel: Option<TunnelChoice>,
+    /// Where the relay can POST to, through something of your own that leads to --listen
+    #[arg(long, value_name = "URL", conflicts_with = "pull")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) public_url: Option<Address>,
+    /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) pull: Option<bool>,
+    /// How often a pull worker asks [default: 3s]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) poll: Option<Span>,
+    /// Where to listen for deliveries [default: 127.0.0.1:4747]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// How many events are handled side by side; those of one issue never are [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) concurrency: Option<usize>,
+    /// How long a handler may take for one event [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) time_limit: Option<Span>,
+    /// A file with the webhook secret that your code gives to Linear's SDK: events are stamped and signed for it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) linear_secret_file: Option<PathBuf>,
+    /// A file that holds a Linear API key or OAuth token; else the environment's LINEAR_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub(crate) linear_token_file: Option<PathBuf>,
+    /// How long handled events are kept [default: 7d]
+    #[arg(long, value_name = "TIME")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) keep: Option<Span>,
+    /// How much room they may take; the oldest go first [default: 1GB]
+    #[arg(long, value_name = "SIZE")]
+    #[serde(deserialize_with = "parsed")]
+    pub(crate) keep_size: Option<ByteSize>,
+    /// Where the registration and the events are kept; see the general options
+    #[arg(skip)]
+    pub(crate) data: Option<PathBuf>,
+    /// Handlers by type; the first that matches has the event
+    #[arg(skip)]
+    pub(crate) handler: Vec<HandlerTable>,
+}
+
+/// A `[[handler]]` of the file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct HandlerTable {
+    pub(super) r#type: Option<String>,
+    #[serde(deserialize_with = "parsed")]
+    pub(super) to: Option<Target>,
+    pub(super) exec: Option<Vec<String>>,
+    #[serde(deserialize_with = "parsed")]
+    pub(super) time_limit: Option<Span>,
+}
+
+impl Settings {
+    /// Refuses settings of one source that exclude each other.
+    pub(super) fn validate_exclusions(&self) -> Result<(), String> {
+        if self.to.is_some() && self.exec.is_some() {
+            return Err("`to` and `exec` exclude each other".to_owned());
+        }
+        let routes = [
+            self.pull == Some(true),
+            self.public_url.is_some(),
+            self.tunnel.is_some(),
+        ];
+        if routes.iter().filter(|given| **given).count() > 1 {
+            return Err("`pull`, `public-url` and `tunnel` exclude each other".to_owned());
+        }
+        Ok(())
+    }
+
+    /// These settings, and those of `file` where these have none.
+    pub(crate) fn over(self, file: Self) -> Self {
+        // A target or a command replaces all handlers of the file.
+        let (to, exec, handler) = if self.to.is_some() || self.exec.is_some() {
+            (self.to, self.exec, Vec::new())
+        } else {
+            (file.to, file.exec, file.handler)
+        };
+        let has_route =
+            self.tunnel.is_some() || self.public_url.is_some() || self.pull == Some(true);
+        let (tunnel, public_url, pull) = if has_route {
+            (self.tunnel, self.public_url, self.pull)
+        } else {
+            (file.tunnel, file.public_url, file.pull)
+        };
+        Self {
+            to,
+            exec,
+            handler,
+            tunnel,
+            public_url,
+            pull,
+            relay: self.relay.or(file.relay),
+            name: self.name.or(file.name),
+            types: self.types.or(file.types),
+            poll: self.poll.or(file.poll),
+            listen: self.listen.or(file.listen),
+            concurrency: self.concurrency.or(file.concurrency),
+            time_limit: self.time_limit.or(file.time_limit),
+            linear_secret_file: self.linear_secret_file.or(file.linear_secret_file),
+            linear_token_file: self.linear_token_file.or(file.linear_token_file),
+            keep: self.keep.or(file.keep),
+            keep_size: self.keep_size.or(file.keep_size),
+            data: self.data.or(file.data),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Settings from `EDGE_AGENT_*` variables.
+
+use super::keys;
+use super::settings::Settings;
+use crate::failure::Failure;
+
+/// The prefix of a setting's variable: `keep-size` is `EDGE_AGENT_KEEP_SIZE`.
+const PREFIX: &str = "EDGE_AGENT_";
+/// Variables of the general options, which clap reads.
+const NOT_SETTINGS: [&str; 2] = ["config", "data"];
+
+/// Reads the variables. An empty one counts as absent.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the variables of all settings are read here alone"
+)]
+pub(crate) fn environment() -> Result<Settings, Failure> {
+    parse(
+        std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }),
+    )
+}
+
+pub(super) fn parse(all: impl Iterator<Item = (String, String)>) -> Result<Settings, Failure> {
+    let mut table = toml::Table::new();
+    for (name, value) in all {
+        let Some(key) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        let key = key.to_ascii_lowercase().replace('_', "-");
+        if value.is_empty() || NOT_SETTINGS.contains(&key.as_str()) {
+            continue;
+        }
+        let wrong = |text: &str| Failure::Configuration(format!("`{name}`: {text}"));
+        let value = match key.as_str() {
+            "exec" | "handler" => {
+                return Err(wrong(
+                    "a command cannot be a variable: use a flag or the file",
+                ));
+            }
+            "type" => value
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .collect::<Vec<_>>()
+                .into(),
+            "pull" => {
+                toml::Value::Boolean(value.parse().map_err(|_| wrong("use `true` or `false`"))?)
+            }
+            "concurrency" => {
+                toml::Value::Integer(value.parse().map_err(|_| wrong("use a number"))?)
+            }
+            _ => toml::Value::String(value),
+        };
+        if let Some(unknown) = keys::unknown_setting(&key) {
+            return Err(wrong(&unknown));
+        }
+        // Each variable is read alone, so that the error can name it.
+        let one = toml::Table::from_iter([(key.clone(), value.clone())]);
+        one.try_into::<Settings>()
+            .map_err(|error| wrong(error.message().lines().next().unwrap_or_default()))?;
+        table.insert(key, value);
+    }
+    let settings: Settings = (table.try_into())
+        .map_err(|error: toml::de::Error| Failure::Configuration(error.message().to_owned()))?;
+    settings
+        .validate_exclusions()
+        .map_err(|text| Failure::Configuration(format!("the `{PREFIX}*` variables: {text}")))?;
+    Ok(settings)
+}

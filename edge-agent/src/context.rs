@@ -1,0 +1,66 @@
+//! What the commands share: the data directory, the settings and the clock.
+
+use std::path::{Path, PathBuf};
+
+use protocol::clock::Clock;
+
+use crate::config::{self, Settings};
+use crate::data_directory::DataDirectory;
+use crate::failure::Failure;
+use crate::registration::Registration;
+use crate::store::Store;
+
+/// What a command works with.
+pub(crate) struct Context {
+    pub(crate) directory: DataDirectory,
+    /// The file of settings, if there is one.
+    pub(crate) file: Option<PathBuf>,
+    /// Its settings, and the variables over them.
+    pub(crate) settings: Settings,
+    pub(crate) json: bool,
+    pub(crate) clock: Clock,
+}
+
+impl Context {
+    /// Reads the file of settings and the variables. `file` and `data` are the paths from the general options.
+    pub(crate) fn read(
+        file: Option<&Path>,
+        data: Option<&Path>,
+        json: bool,
+    ) -> Result<Self, Failure> {
+        let file = config::find(file);
+        let settings = match &file {
+            Some(file) => config::environment()?.over(config::read(file)?),
+            None => config::environment()?,
+        };
+        let data = data.or(settings.data.as_deref());
+        Ok(Self {
+            directory: DataDirectory::new(data)?,
+            file,
+            settings,
+            json,
+            clock: Clock::system(),
+        })
+    }
+
+    /// The events, if any were ever stored.
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        let path = self.directory.events();
+        if !path.exists() {
+            return Err(Failure::Unhealthy(format!(
+                "there are no events in `{}`: `edge-agent up` receives them",
+                self.directory.directory().display()
+            )));
+        }
+        Ok(Store::open_existing(&path)?)
+    }
+
+    pub(crate) fn registration(&self) -> Result<Registration, Failure> {
+        Registration::read(&self.directory.registration())?.ok_or_else(|| {
+            Failure::Unhealthy(format!(
+                "there is no registration in `{}`: `edge-agent up` registers",
+                self.directory.directory().display()
+            ))
+        })
+    }
+}

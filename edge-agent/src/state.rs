@@ -1,0 +1,121 @@
+//! What the tasks of a running agent share.
+
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::{Mutex, RwLock};
+use protocol::clock::Clock;
+use protocol::signature::Secret;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::output::{info, warn};
+use crate::problem::Problem;
+use crate::registration::Registration;
+use crate::store::{Store, is_damage};
+
+/// The state of a running agent.
+#[derive(Debug)]
+pub(crate) struct AgentState {
+    pub(crate) clock: Clock,
+    pub(crate) store: Store,
+    registration: RwLock<Option<Registration>>,
+    /// A challenge of the relay is answered only while this agent registers, so that nobody else can register its address
+    /// for another worker.
+    pub(crate) is_registering: AtomicBool,
+    /// The agent's own challenge, on its way through the tunnel.
+    own_challenge: Mutex<Option<String>>,
+    /// Cancelled when the agent shuts down: it accepts no more deliveries and begins no more events.
+    pub(crate) shutdown: CancellationToken,
+    /// Something was stored.
+    pub(crate) stored: Notify,
+    /// The mailbox is not empty.
+    pub(crate) mail_waits: Notify,
+    /// The store is damaged, and the agent has to shut down.
+    pub(crate) store_is_damaged: Notify,
+    store_problem: Mutex<Problem>,
+}
+
+impl AgentState {
+    pub(crate) fn new(clock: Clock, store: Store, registration: Option<Registration>) -> Self {
+        Self {
+            clock,
+            store,
+            registration: RwLock::new(registration),
+            is_registering: AtomicBool::new(false),
+            own_challenge: Mutex::new(None),
+            shutdown: CancellationToken::new(),
+            stored: Notify::new(),
+            mail_waits: Notify::new(),
+            store_is_damaged: Notify::new(),
+            store_problem: Mutex::new(Problem::none()),
+        }
+    }
+
+    /// The registration, if there is one.
+    pub(crate) fn registration(&self) -> Option<Registration> {
+        self.registration.read().clone()
+    }
+
+    pub(crate) fn set_registration(&self, registration: Registration) {
+        *self.registration.write() = Some(registration);
+    }
+
+    /// Every secret that deliveries may be signed with at `now` (Unix milliseconds).
+    pub(crate) fn secrets(&self, now: i64) -> Vec<Secret> {
+        let registration = self.registration.read();
+        (registration.iter().flat_map(|r| r.secrets.valid_at(now)))
+            .cloned()
+            .collect()
+    }
+
+    /// Expects this challenge, or none.
+    pub(crate) fn expect_challenge(&self, challenge: Option<String>) {
+        *self.own_challenge.lock() = challenge;
+    }
+
+    /// Whether a challenge is the expected one.
+    pub(crate) fn expects(&self, challenge: &str) -> bool {
+        self.own_challenge.lock().as_deref() == Some(challenge)
+    }
+
+    /// Records the result of using the store. Reports a failure once, and once that the store works again.
+    pub(crate) fn record_store_result(&self, result: Result<(), &anyhow::Error>) {
+        let mut problem = self.store_problem.lock();
+        match result {
+            Ok(()) => {
+                if problem.ends() {
+                    info("events can be stored again");
+                }
+            }
+            Err(error) => {
+                if is_damage(error) {
+                    self.store_is_damaged.notify_one();
+                }
+                let text = format!("{error:#}");
+                problem.occurs(&text, || {
+                    warn(format_args!(
+                        "events cannot be stored, and wait at the relay: {text}"
+                    ));
+                });
+            }
+        }
+    }
+
+    /// Repeats a write to the store until it succeeds, because what it records has already happened.
+    pub(crate) async fn write_until_stored<W>(&self, write: impl Fn() -> W)
+    where
+        W: Future<Output = anyhow::Result<()>>,
+    {
+        loop {
+            let written = write().await;
+            self.record_store_result(written.as_ref().copied());
+            if written.is_ok() {
+                return;
+            }
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+}
+
+/// The wait before a write to the store is tried again.
+const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(1);

@@ -1,0 +1,88 @@
+//! The log lines and the metrics of a batch's attempts.
+
+use parking_lot::Mutex;
+
+use crate::delivery::Delivery;
+use crate::metrics;
+use crate::outcome::Outcome;
+
+/// The outcomes of a batch's attempts, each with the time since its event was queued, in milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Report(Mutex<Vec<(Outcome, i64)>>);
+
+impl Report {
+    /// Logs an attempt, which ended at `now` (Unix milliseconds), and keeps its outcome for the metrics.
+    pub(super) fn attempt(&self, delivery: &Delivery, attempt: u64, outcome: Outcome, now: i64) {
+        let is_delivered = outcome == Outcome::Delivered;
+        let latency = (now - delivery.sent_at).max(0);
+        tracing::info!(
+            event = %delivery.event,
+            workspace = delivery.workspace,
+            worker = delivery.worker,
+            attempt,
+            outcome = outcome.name(),
+            reason = (!is_delivered).then(|| outcome.reason()),
+            latency = is_delivered.then_some(latency),
+            "{} event {}",
+            if is_delivered { "delivered" } else { "could not deliver" },
+            delivery.event
+        );
+        self.0.lock().push((outcome, latency));
+    }
+
+    /// Emits the metrics: one line for each outcome, since the metadata of a metric is longer than the rest of a line, and
+    /// CloudWatch bills by the byte. A batch that Lambda ends has its log lines, and no metrics.
+    pub(super) fn emit(self) {
+        let mut attempts = self.0.into_inner();
+        attempts.sort_by_key(|(outcome, _)| outcome.name());
+        for same in attempts.chunk_by(|(one, _), (other, _)| one.name() == other.name()) {
+            let (outcome, _) = same[0];
+            let is_delivered = outcome == Outcome::Delivered;
+            let is_final = is_delivered || outcome == Outcome::Gone;
+            let latencies: Vec<_> = same.iter().map(|(_, latency)| latency).collect();
+            tracing::info!(
+                target: metrics::TARGET,
+                Attempts = same.len(),
+                Deliveries = is_final.then_some(same.len()),
+                Outcome = outcome.name(),
+                DeliveryLatency = is_delivered.then(|| tracing::field::debug(&latencies)),
+                "metrics of a batch"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use serde_json::json;
+
+    use super::*;
+    use crate::logging::tests::lines;
+
+    #[test]
+    fn each_outcome_of_a_batch_has_one_line_with_the_latencies_of_its_deliveries() {
+        let rejected = |status| Outcome::Rejected {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: None,
+        };
+        let attempts = vec![
+            (Outcome::Delivered, 12),
+            (rejected(500), 13),
+            (Outcome::Gone, 14),
+            (Outcome::Delivered, 15),
+            (rejected(404), 16),
+        ];
+        let lines = lines(|| Report(Mutex::new(attempts)).emit());
+        let found = lines.iter().map(|line| {
+            ["Outcome", "Attempts", "Deliveries", "DeliveryLatency"].map(|name| line[name].clone())
+        });
+        let none = json!(null);
+        let expected = [
+            [json!("delivered"), json!(2), json!(2), json!([12, 15])],
+            [json!("gone"), json!(1), json!(1), none.clone()],
+            [json!("rejected"), json!(2), none.clone(), none],
+        ];
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+}

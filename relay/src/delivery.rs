@@ -1,0 +1,65 @@
+//! A delivery: one event for one worker, as it is on the queue.
+
+use bytes::Bytes;
+
+use crate::event::EventId;
+
+/// An event's body, or where it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// The raw body.
+    Inline(Bytes),
+    /// The digest under which the table holds the body.
+    Stored(String),
+}
+
+/// One event for one worker, received from the queue.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// SQS's id of the message, which names it in a partial batch response.
+    pub message_id: String,
+    /// The receipt handle of this receive.
+    pub receipt_handle: String,
+    /// The FIFO group: worker and ordering key.
+    pub group: String,
+    /// The FIFO sequence number, which grows within a group.
+    pub sequence: String,
+    /// When the message was put on the queue, Unix milliseconds.
+    pub sent_at: i64,
+    /// Whether there may be earlier attempts: the message was received before, or was redriven.
+    pub may_be_tried: bool,
+    /// The event's id.
+    pub event: EventId,
+    /// Linear's `organizationId`.
+    pub workspace: String,
+    /// The worker's id.
+    pub worker: String,
+    /// The event's type.
+    pub kind: String,
+    /// The event's action; may be empty.
+    pub action: String,
+    /// The event's body, or where it is stored.
+    pub body: Body,
+}
+
+/// The failed attempts of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedAttempts {
+    /// How many there were.
+    pub count: u64,
+    /// When the first was made, Unix milliseconds.
+    pub first_at: i64,
+}
+
+/// Why a delivery is dead-lettered.
+#[derive(Debug, Clone)]
+pub struct DeadLetterReason {
+    /// In words.
+    pub text: String,
+    /// The last status, if the worker answered.
+    pub status: Option<u16>,
+    /// Unix milliseconds.
+    pub first_attempt_at: i64,
+    /// Unix milliseconds.
+    pub last_attempt_at: i64,
+}

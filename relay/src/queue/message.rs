@@ -1,0 +1,243 @@
+//! A delivery as an SQS message: the event's raw body, and in attributes what the relay needs beside it.
+//!
+//! Invariant: [`Delivery::parse`] reads what [`OutgoingEvent::entry`] and [`dead_letter`] write, body bytes included.
+
+use std::borrow::Cow;
+
+use aws_sdk_sqs::operation::send_message::builders::SendMessageFluentBuilder;
+use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use memchr::memmem;
+use protocol::clock::rfc3339;
+
+use crate::delivery::{Body, DeadLetterReason, Delivery};
+use crate::event::{Event, EventId};
+
+/// The largest body that travels in the message. A larger one is stored in the table.
+pub const INLINE_LIMIT: usize = 60 * 1024;
+
+mod attribute {
+    pub(super) const EVENT: &str = "event";
+    pub(super) const WORKSPACE: &str = "workspace";
+    pub(super) const WORKER: &str = "worker";
+    pub(super) const TYPE: &str = "type";
+    pub(super) const ACTION: &str = "action";
+    pub(super) const BODY: &str = "body";
+    pub(super) const REASON: &str = "reason";
+    pub(super) const LAST_STATUS: &str = "lastStatus";
+    pub(super) const FIRST_ATTEMPT: &str = "firstAttempt";
+    pub(super) const LAST_ATTEMPT: &str = "lastAttempt";
+}
+
+/// SQS accepts `#x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF` (SendMessage, API reference).
+fn is_allowed(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    // Without an early end, so that many bytes are compared at once.
+    let has_control = (bytes.iter()).fold(false, |found, b| {
+        found | (*b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r'))
+    });
+    let has = |character: &str| memmem::find(bytes, character.as_bytes()).is_some();
+    !(has_control || has("\u{fffe}") || has("\u{ffff}"))
+}
+
+/// The value of the `body` attribute, and the text of the message: the body as it is, in base64 where SQS forbids one of
+/// its characters, or the digest of a stored one.
+fn encode(body: &Body) -> (&'static str, Cow<'_, str>) {
+    match body {
+        Body::Stored(digest) => ("stored", digest.into()),
+        Body::Inline(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) if is_allowed(text) => ("raw", text.into()),
+            _ => ("base64", BASE64.encode(bytes).into()),
+        },
+    }
+}
+
+fn decode(encoding: &str, text: String) -> Option<Body> {
+    match encoding {
+        "raw" => Some(Body::Inline(text.into())),
+        "base64" => BASE64
+            .decode(text)
+            .ok()
+            .map(|bytes| Body::Inline(bytes.into())),
+        "stored" => Some(Body::Stored(text)),
+        _ => None,
+    }
+}
+
+/// A message as the event source mapping passes it on, without its message attributes.
+#[derive(Debug)]
+pub struct Message {
+    /// SQS's id of the message.
+    pub id: String,
+    /// The receipt handle of this receive.
+    pub receipt_handle: String,
+    /// The message's body.
+    pub body: String,
+    /// `MessageGroupId`
+    pub group: String,
+    /// `SequenceNumber`
+    pub sequence: String,
+    /// `SentTimestamp`
+    pub sent_at: String,
+    /// `ApproximateReceiveCount`
+    pub received: String,
+}
+
+/// A part of a message is missing or malformed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the message has no readable `{0}`")]
+pub struct UnreadablePart(pub &'static str);
+
+impl Delivery {
+    /// Reads a message; `take` removes and returns a message attribute.
+    ///
+    /// # Errors
+    ///
+    /// The first part that is missing or malformed.
+    pub fn parse(
+        message: Message,
+        mut take: impl FnMut(&str) -> Option<String>,
+    ) -> Result<Self, UnreadablePart> {
+        let mut text = |name: &'static str| take(name).ok_or(UnreadablePart(name));
+        let event =
+            EventId::parse(&text(attribute::EVENT)?).ok_or(UnreadablePart(attribute::EVENT))?;
+        let encoding = text(attribute::BODY)?;
+        let sent_at = message.sent_at.parse();
+        Ok(Self {
+            message_id: message.id,
+            receipt_handle: message.receipt_handle,
+            group: message.group,
+            sequence: message.sequence,
+            sent_at: sent_at.map_err(|_| UnreadablePart("SentTimestamp"))?,
+            may_be_tried: message.received != "1" || text(attribute::REASON).is_ok(),
+            event,
+            workspace: text(attribute::WORKSPACE)?,
+            worker: text(attribute::WORKER)?,
+            kind: text(attribute::TYPE)?,
+            action: text(attribute::ACTION).unwrap_or_default(),
+            body: decode(&encoding, message.body).ok_or(UnreadablePart(attribute::BODY))?,
+        })
+    }
+}
+
+fn string(value: impl Into<String>) -> MessageAttributeValue {
+    MessageAttributeValue::builder()
+        .data_type("String")
+        .string_value(value)
+        .build()
+        .expect("a data type is given")
+}
+
+/// An event on its way to the queue: what its messages have in common.
+#[derive(Debug)]
+pub struct OutgoingEvent<'a> {
+    event: &'a Event,
+    encoding: &'static str,
+    text: Cow<'a, str>,
+}
+
+impl<'a> OutgoingEvent<'a> {
+    /// Encodes the body once for all messages.
+    pub fn new(event: &'a Event, body: &'a Body) -> Self {
+        let (encoding, text) = encode(body);
+        Self {
+            event,
+            encoding,
+            text,
+        }
+    }
+
+    /// The message for a worker. Its `id` in the batch is `at`.
+    pub fn entry(&self, worker: &str, at: usize) -> SendMessageBatchRequestEntry {
+        let event = self.event;
+        let mut entry = SendMessageBatchRequestEntry::builder()
+            .id(at.to_string())
+            .message_body(&*self.text)
+            .message_group_id(format!("{worker}:{}", event.ordering_key))
+            .message_deduplication_id(format!("{}:{worker}", event.id))
+            .message_attributes(attribute::EVENT, string(event.id.as_str()))
+            .message_attributes(attribute::WORKSPACE, string(&event.workspace))
+            .message_attributes(attribute::WORKER, string(worker))
+            .message_attributes(attribute::TYPE, string(&event.kind))
+            .message_attributes(attribute::BODY, string(self.encoding));
+        if !event.action.is_empty() {
+            entry = entry.message_attributes(attribute::ACTION, string(&event.action));
+        }
+        entry.build().expect("an id and a body are given")
+    }
+}
+
+/// Adds a delivery and the reason to a call that sends it to the dead-letter queue.
+pub(super) fn dead_letter(
+    call: SendMessageFluentBuilder,
+    delivery: &Delivery,
+    reason: &DeadLetterReason,
+) -> SendMessageFluentBuilder {
+    let (encoding, text) = encode(&delivery.body);
+    let status = reason.status.map_or("none".to_owned(), |s| s.to_string());
+    let call = call
+        .message_body(text)
+        .message_group_id(&delivery.group)
+        .message_deduplication_id(&delivery.message_id);
+    let attributes = [
+        (attribute::EVENT, delivery.event.as_str()),
+        (attribute::WORKSPACE, &delivery.workspace),
+        (attribute::WORKER, &delivery.worker),
+        (attribute::TYPE, &delivery.kind),
+        (attribute::ACTION, &delivery.action),
+        (attribute::BODY, encoding),
+        (attribute::REASON, &reason.text),
+        (attribute::LAST_STATUS, &status),
+        (attribute::FIRST_ATTEMPT, &rfc3339(reason.first_attempt_at)),
+        (attribute::LAST_ATTEMPT, &rfc3339(reason.last_attempt_at)),
+    ];
+    (attributes.into_iter())
+        .filter(|(_, value)| !value.is_empty())
+        .fold(call, |call, (name, value)| {
+            call.message_attributes(name, string(value))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::queue::BATCH_SIZE;
+
+    #[test]
+    fn characters_that_sqs_forbids_travel_in_base64() {
+        for (text, expected) in [
+            ("{}\r\n\t", "raw"),
+            ("{\"a\":\"é\u{1f600}\u{fffd}\u{7f}\"}", "raw"),
+            ("{\"a\":\"\u{ffff}\"}", "base64"),
+            ("{\"a\":\"\u{fffe}\"}", "base64"),
+            ("\u{1}", "base64"),
+        ] {
+            let body = Body::Inline(Bytes::from(text));
+            let (encoding, message) = encode(&body);
+            assert_eq!(encoding, expected, "{text:?}");
+            assert!(is_allowed(&message));
+            assert_eq!(decode(encoding, message.into_owned()), Some(body.clone()));
+        }
+    }
+
+    #[test]
+    fn ten_of_the_largest_messages_fit_into_one_batch() {
+        let body = Body::Inline(Bytes::from("\u{ffff}".repeat(INLINE_LIMIT / 3)));
+        let (_, text) = encode(&body);
+        assert!(BATCH_SIZE * (text.len() + 2048) < 1024 * 1024);
+    }
+
+    proptest! {
+        #[test]
+        fn a_decoded_body_is_the_encoded_one(text in "\\PC{0,100}[\u{0}-\u{20}\u{fff0}-\u{ffff}]{0,4}") {
+            let body = Body::Inline(Bytes::from(text));
+            let (encoding, message) = encode(&body);
+            prop_assert!(is_allowed(&message));
+            prop_assert_eq!(decode(encoding, message.into_owned()), Some(body.clone()));
+        }
+    }
+}

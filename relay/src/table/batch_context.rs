@@ -1,0 +1,122 @@
+//! What a batch of deliveries needs from the table: its workers, and the failed attempts of its messages.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::ReturnValue;
+
+use super::{Item, Table, TableError, n, number, s, text, worker_key, worker_partition, workers};
+use crate::delivery::{Delivery, FailedAttempts};
+use crate::worker::Worker;
+
+const PREFIX: &str = "TRY#";
+
+/// The workers and failed attempts of a batch. A batch is small, so lookups are linear.
+#[derive(Debug, Default)]
+pub(crate) struct BatchContext {
+    workers: Vec<Worker>,
+    /// By worker and event.
+    attempts: Vec<(String, String, FailedAttempts)>,
+}
+
+impl BatchContext {
+    /// The delivery's worker; none if it is absent or its lease has ended.
+    pub(crate) fn worker(&self, delivery: &Delivery) -> Option<&Worker> {
+        (self.workers.iter()).find(|w| w.id == delivery.worker && w.workspace == delivery.workspace)
+    }
+
+    /// The delivery's failed attempts, if there were any.
+    pub(crate) fn attempts(&self, delivery: &Delivery) -> Option<FailedAttempts> {
+        (self.attempts.iter())
+            .find(|(worker, event, _)| {
+                *worker == delivery.worker && event == delivery.event.as_str()
+            })
+            .map(|(_, _, attempts)| *attempts)
+    }
+
+    fn add(&mut self, item: Item) -> Option<()> {
+        let partition = text(&item, "pk")?.strip_prefix("WS#")?;
+        match partition.split_once("#WORKER#") {
+            None => self.workers.push(workers::parse(item)?),
+            Some((_, worker)) => {
+                let event = text(&item, "sk")?.strip_prefix(PREFIX)?.to_owned();
+                let worker = worker.to_owned();
+                self.attempts.push((worker, event, parse(&item)?));
+            }
+        }
+        Some(())
+    }
+}
+
+fn key(delivery: &Delivery) -> Item {
+    let partition = worker_partition(&delivery.workspace, &delivery.worker);
+    Item::from([
+        ("pk".to_owned(), s(partition)),
+        ("sk".to_owned(), s(format!("{PREFIX}{}", delivery.event))),
+    ])
+}
+
+fn parse(item: &Item) -> Option<FailedAttempts> {
+    Some(FailedAttempts {
+        count: number(item, "attempts")?,
+        first_at: number(item, "first_attempt")?,
+    })
+}
+
+/// The keys to read for a batch: each worker once, and the attempts of messages that may have had any.
+fn keys(deliveries: &[Delivery]) -> Vec<Item> {
+    let mut keys = Vec::new();
+    for (at, delivery) in deliveries.iter().enumerate() {
+        let mut earlier = (deliveries[..at].iter())
+            .filter(|d| d.worker == delivery.worker && d.workspace == delivery.workspace)
+            .peekable();
+        if earlier.peek().is_none() {
+            keys.push(worker_key::key(&delivery.workspace, &delivery.worker));
+        }
+        // BatchGetItem refuses a key that is given twice.
+        if delivery.may_be_tried && !earlier.any(|d| d.may_be_tried && d.event == delivery.event) {
+            keys.push(key(delivery));
+        }
+    }
+    keys
+}
+
+impl Table {
+    /// Reads what a batch needs, in one call.
+    pub(crate) async fn batch_context(
+        &self,
+        deliveries: &[Delivery],
+    ) -> Result<BatchContext, TableError> {
+        let operation = "read the workers";
+        let mut context = BatchContext::default();
+        for item in self.get_batch(keys(deliveries), operation).await? {
+            context
+                .add(item)
+                .ok_or(TableError::Malformed { operation })?;
+        }
+        Ok(context)
+    }
+
+    /// Records a failed attempt of a delivery and returns all of them.
+    pub(crate) async fn record_attempt(
+        &self,
+        delivery: &Delivery,
+        keep: Duration,
+    ) -> Result<FailedAttempts, TableError> {
+        let operation = "record a failed attempt";
+        let recorded = (self.client.update_item())
+            .table_name(&self.name)
+            .set_key(Some(key(delivery)))
+            .update_expression(
+                "ADD attempts :one SET expires_at = :until, \
+                 first_attempt = if_not_exists(first_attempt, :now)",
+            )
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":until", n(self.expiry(keep)))
+            .return_values(ReturnValue::AllNew)
+            .send()
+            .await
+            .map_err(|e| TableError::call(operation, e))?;
+        (recorded.attributes.as_ref().and_then(parse)).ok_or(TableError::Malformed { operation })
+    }
+}

@@ -1,0 +1,132 @@
+//! What attempts, health checks and pulls change about a worker: its state, its failures, and its last answer.
+//!
+//! Invariant: as in `workers.rs`, every change requires what it was decided from.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use protocol::messages::WorkerState;
+
+use super::workers::conditional;
+use super::{Table, TableError, n, number, s};
+use crate::policy::UnreachableAttempts;
+use crate::worker::Worker;
+
+impl Table {
+    /// Marks an away worker live, unless anything was parked since it was read. Returns whether it is live now.
+    pub(crate) async fn mark_live(&self, worker: &Worker) -> Result<bool, TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression(
+                "SET #state = :live REMOVE failures, failing_since, away_since, waiting",
+            )
+            .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
+            .expression_attribute_values(":away", s(WorkerState::Away.as_str()));
+        let update = if worker.parked > 0 {
+            update
+                .condition_expression("#state = :away AND parked = :parked")
+                .expression_attribute_values(":parked", n(worker.parked))
+        } else {
+            update.condition_expression("#state = :away AND attribute_not_exists(parked)")
+        };
+        Ok(conditional(update.send().await, "mark the worker live")?.is_some())
+    }
+
+    /// Marks a live worker away, if its address still is the one that was unreachable. Returns whether it is away now.
+    pub(crate) async fn mark_away(&self, worker: &Worker) -> Result<bool, TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression(
+                "SET #state = :away, away_since = :now REMOVE failures, failing_since",
+            )
+            .condition_expression("#state = :live AND #url = :url")
+            .expression_attribute_names("#url", "url")
+            .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":away", s(WorkerState::Away.as_str()))
+            .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
+            .expression_attribute_values(":url", s(worker.url.as_deref().unwrap_or_default()));
+        Ok(conditional(update.send().await, "mark the worker away")?.is_some())
+    }
+
+    /// Records that the mailbox of a worker was found empty, unless anything was parked since the worker was read.
+    pub(crate) async fn clear_waiting(&self, worker: &Worker) -> Result<(), TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression("REMOVE waiting")
+            .condition_expression("#state = :state AND parked = :parked")
+            .expression_attribute_values(":state", s(worker.state.as_str()))
+            .expression_attribute_values(":parked", n(worker.parked));
+        conditional(update.send().await, "record that the mailbox is empty").map(drop)
+    }
+
+    /// Records that the worker answered a health check, so that earlier unreachable attempts do not count any more.
+    pub(crate) async fn clear_failures(&self, worker: &Worker) -> Result<(), TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression("REMOVE failures, failing_since")
+            .condition_expression("attribute_exists(#state)");
+        conditional(update.send().await, "record that the worker is reachable").map(drop)
+    }
+
+    /// Counts an unreachable attempt at the worker's address. Returns all of them in a row, or none if the worker has
+    /// changed since it was read.
+    pub(crate) async fn count_unreachable(
+        &self,
+        worker: &Worker,
+        reason: &str,
+    ) -> Result<Option<UnreachableAttempts>, TableError> {
+        let now = self.clock.millis();
+        let update = self
+            .update_worker(worker)
+            .update_expression(
+                "ADD failures :one SET failing_since = if_not_exists(failing_since, :now), \
+                 last_error = :reason, last_error_at = :now",
+            )
+            .condition_expression("#state = :live AND #url = :url")
+            .expression_attribute_names("#url", "url")
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":now", n(now))
+            .expression_attribute_values(":reason", s(reason))
+            .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
+            .expression_attribute_values(":url", s(worker.url.as_deref().unwrap_or_default()))
+            .return_values(ReturnValue::AllNew);
+        let counted = conditional(update.send().await, "count an unreachable attempt")?;
+        Ok(counted.and_then(|done| done.attributes).and_then(|item| {
+            let since: i64 = number(&item, "failing_since")?;
+            Some(UnreachableAttempts {
+                count: number(&item, "failures")?,
+                over: Duration::from_millis(u64::try_from(now - since).unwrap_or_default()),
+            })
+        }))
+    }
+
+    /// Records that the worker accepted a delivery.
+    pub(crate) async fn record_success(&self, worker: &Worker) -> Result<(), TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression(
+                "SET delivered_at = :now, has_delivered = :yes REMOVE failures, failing_since",
+            )
+            .condition_expression("attribute_exists(#state)")
+            .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":yes", AttributeValue::Bool(true));
+        conditional(update.send().await, "record the worker's success").map(drop)
+    }
+
+    /// Records that the worker rejected a delivery or a health check.
+    pub(crate) async fn record_rejection(
+        &self,
+        worker: &Worker,
+        reason: &str,
+    ) -> Result<(), TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression(
+                "SET last_error = :reason, last_error_at = :now REMOVE failures, failing_since",
+            )
+            .condition_expression("attribute_exists(#state)")
+            .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":reason", s(reason));
+        conditional(update.send().await, "record the worker's rejection").map(drop)
+    }
+}
