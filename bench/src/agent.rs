@@ -13,7 +13,6 @@ use protocol::signature::{Secret, sign};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::format::{grouped, ms, table};
 use crate::one_machine::{self, TOKEN};
 use crate::payload;
 use crate::programs::{self, Program};
@@ -92,36 +91,6 @@ pub(crate) struct Flood {
     pub(crate) before: f64,
     pub(crate) after: f64,
     pub(crate) peak: f64,
-}
-
-impl Found {
-    pub(crate) fn markdown(&self) -> String {
-        let row = |how: &str, flood: &Flood| {
-            format!(
-                "{how} | {} | {:.1} | {:.1} | {:.1}",
-                grouped(flood.rate.round() as usize),
-                flood.before,
-                flood.after,
-                flood.peak
-            )
-        };
-        format!(
-            "Listening {} ms after its start, ready (renewed at a relay on the same machine) after {} ms, medians. Then {} \
-             deliveries of 2 KB, {SIDE_BY_SIDE} at once, kept in files, the agent held to one core; the handler over HTTP had \
-             taken all after {:.1} s.\n\n",
-            ms(self.listening),
-            ms(self.ready),
-            grouped(self.events),
-            self.all_handled
-        ) + &table(
-            "events go | verified and stored a second | MB before | MB after | MB at most",
-            "l r r r r",
-            [
-                row("to stdout", &self.printed),
-                row("to a handler over HTTP", &self.handled),
-            ],
-        )
-    }
 }
 
 fn secret(home: &Path) -> anyhow::Result<Secret> {

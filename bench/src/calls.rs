@@ -11,7 +11,6 @@ use protocol::messages::Registered;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::format::table;
 use crate::load::Load;
 use crate::receiver::Receiver;
 use crate::{logs, one_machine};
@@ -87,52 +86,6 @@ impl Found {
     pub(crate) fn event(&self, workers: usize, asleep: usize, body: usize) -> Option<&Event> {
         (self.events.iter())
             .find(|event| (event.workers, event.asleep, event.body) == (workers, asleep, body))
-    }
-
-    pub(crate) fn markdown(&self) -> String {
-        let row = |what: String, used: &Used| {
-            let of: Vec<_> = (used.calls.iter())
-                .map(|(action, count)| format!("{action} {count:.2}"))
-                .collect();
-            format!(
-                "{what} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {}",
-                used.total(),
-                used.sqs,
-                used.read_units,
-                used.write_units,
-                used.log,
-                of.join(", ")
-            )
-        };
-        let head = "| calls | SQS requests billed | read units | write units | bytes of log | of the calls";
-        let events = self.events.iter().map(|event| {
-            let what = format!(
-                "{} | {} | {} KB",
-                event.workers,
-                event.asleep,
-                event.body / 1024
-            );
-            row(what, &event.used)
-        });
-        let idle = [
-            row(
-                format!("`health`, {} live workers", self.enrolled),
-                &self.health,
-            ),
-            row("a renewal of a fresh lease".to_owned(), &self.renewal),
-            row("a look into an empty mailbox".to_owned(), &self.look),
-        ];
-        "For one event, counted at the embedded SQS and DynamoDB, one event at a time; polls that find nothing are not \
-         an event's. Workers that are asleep have what waits parked, and pull it in one go when all events have come. \
-         An SQS request is billed for each 64 KB of its payload, here taken with its escapes.\n\n"
-            .to_owned()
-            + &table(
-                &format!("workers | asleep | body {head}"),
-                "r r r r r r r r l",
-                events,
-            )
-            + "\nWhile nothing happens:\n\n"
-            + &table(&format!("what {head}"), "l r r r r r l", idle)
     }
 }
 

@@ -28,7 +28,6 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::events;
-use crate::format::{grouped, table};
 use crate::programs::{self, FUNCTIONS, Program};
 
 const SECRET: &str = "the bench's webhook secret";
@@ -303,27 +302,4 @@ pub(crate) async fn measure(times: usize, progress: &ProgressBar) -> anyhow::Res
     }
     aws.local.stop().await;
     Ok(rows)
-}
-
-pub(crate) fn markdown(rows: &[Row]) -> String {
-    let head = "function | bytes | spawn to first `next`, ms | same over TLS | first event, ms | same over TLS | peak memory, MB";
-    "Cold starts of the bootstraps, medians: a process each time, the Runtime API and AWS on the same machine, the \
-     checks of table, queue and secret included.\n\n"
-        .to_owned()
-        + &table(
-            head,
-            "l r r r r r r",
-            rows.iter().map(|row| {
-                format!(
-                    "{} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1}",
-                    row.function,
-                    grouped(row.bytes as usize),
-                    row.next,
-                    row.next_tls,
-                    row.first,
-                    row.first_tls,
-                    row.memory
-                )
-            }),
-        )
 }

@@ -1,16 +1,4 @@
-//! Numbers and tables as the pages show them.
-
-/// A Markdown table; `sides` has an `l` or an `r` for each column.
-pub(crate) fn table(head: &str, sides: &str, rows: impl IntoIterator<Item = String>) -> String {
-    let sides: Vec<_> = (sides.split(' '))
-        .map(|side| if side == "r" { "---:" } else { "---" })
-        .collect();
-    let mut out = format!("| {head} |\n|{}|\n", sides.join("|"));
-    for row in rows {
-        out += &format!("| {row} |\n");
-    }
-    out
-}
+//! Numbers as the pages and plots show them.
 
 /// Milliseconds, to three digits.
 pub(crate) fn ms(value: f64) -> String {

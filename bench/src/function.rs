@@ -18,7 +18,6 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::format::{grouped, table};
 use crate::logs;
 
 pub(crate) use handlers::handle;
@@ -61,35 +60,6 @@ impl Found {
             .filter(|row| row.function == function && row.step == HANDLER && row.body == body)
             .min_by_key(|row| row.workers.abs_diff(workers))
             .map(|row| row.micros)
-    }
-
-    pub(crate) fn markdown(&self) -> String {
-        let mut out = String::from(
-            "CPU time of the thread, median by criterion, and what is allocated, for one event in `ingest` and one \
-             batch in `deliver`, whose rows have the number of messages. The whole handlers start from the JSON that \
-             Lambda hands over; `deliver` POSTs over loopback, which is in its time.\n",
-        );
-        for function in ["ingest", "deliver"] {
-            out += &format!("\n### {function}\n\n");
-            let rows = self.rows.iter().filter(|row| row.function == function);
-            out += &table(
-                "step | body | workers | µs | allocations | bytes allocated | times the body",
-                "l r r r r r r",
-                rows.map(|row| {
-                    format!(
-                        "{} | {} KB | {} | {:.2} | {} | {} | {:.2}",
-                        row.step,
-                        row.body / 1024,
-                        grouped(row.workers),
-                        row.micros,
-                        grouped(row.allocations as usize),
-                        grouped(row.allocated as usize),
-                        row.allocated as f64 / row.body as f64
-                    )
-                }),
-            );
-        }
-        out
     }
 }
 

@@ -19,6 +19,7 @@ mod load;
 mod logs;
 mod money;
 mod one_machine;
+mod pages;
 mod payload;
 mod peers;
 mod plots;
@@ -189,7 +190,7 @@ impl Run {
     /// After each part: what was measured is not lost when a later one fails.
     fn keep(&self, results: &Results) -> anyhow::Result<()> {
         results.write(&self.out)?;
-        if let Some(scale) = results.scale() {
+        if let Some(scale) = results.scale()? {
             std::fs::write(self.docs.join("scale.md"), scale)?;
         }
         println!("written: {}", shown(&self.out.join("results.md")));

@@ -3,11 +3,11 @@
 
 use std::sync::LazyLock;
 
+use minijinja::{Value, context};
 use relay::metrics::METRICS;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::calls::{Event, Found as Calls, Used};
-use crate::format::table;
 use crate::function::Found as Function;
 
 /// The list of prices.
@@ -20,7 +20,7 @@ struct PriceList {
 }
 
 /// A price: dollars for one of the unit.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Price {
     name: String,
     of: String,
@@ -30,7 +30,7 @@ struct Price {
 }
 
 /// What another service publishes.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Other {
     of: String,
     dollars: String,
@@ -93,13 +93,18 @@ fn lambda(seconds: f64, invocations: f64) -> f64 {
 }
 
 /// What a million events cost, by service.
+#[derive(Serialize)]
 struct Bill {
+    workers: usize,
+    asleep: usize,
+    body: usize,
     http: f64,
     lambda: f64,
     sqs: f64,
     dynamodb: f64,
     log: f64,
     out: f64,
+    total: f64,
 }
 
 impl Bill {
@@ -113,18 +118,20 @@ impl Bill {
             + used.batches * deliver_seconds(function, event.body, per_batch)
             + pulls * 3.0 * ROUND;
         let million = 1e6;
-        Self {
+        let mut bill = Self {
+            workers: event.workers,
+            asleep: event.asleep,
+            body: event.body,
             http: million * used.http * price("http"),
             lambda: million * lambda(seconds, 1.0 + used.batches + pulls),
             sqs: million * used.sqs * price("sqs"),
             dynamodb: million * dynamodb(used),
             log: million * used.log / GB * price("log"),
             out: million * (live * event.body) as f64 / GB * price("out"),
-        }
-    }
-
-    fn total(&self) -> f64 {
-        self.http + self.lambda + self.sqs + self.dynamodb + self.log + self.out
+            total: 0.0,
+        };
+        bill.total = bill.http + bill.lambda + bill.sqs + bill.dynamodb + bill.log + bill.out;
+        bill
     }
 }
 
@@ -137,114 +144,55 @@ fn call(used: &Used) -> f64 {
     price("http") + lambda(2.0 * ROUND, 1.0) + dynamodb(used) + used.log / GB * price("log")
 }
 
-pub(crate) fn markdown(calls: &Calls, function: &Function) -> String {
-    let mut out = format!(
-        "In {}, by a list of prices of {}, free tiers not counted. Lambda's time is the measured CPU time of the whole \
-         handler at the template's {MEMORY:.0} MB ({MEMORY:.0}/{WHOLE_CPU:.0} of a CPU), and stated waits: {:.0} ms for each round of \
-         calls (three for a pull of a mailbox), {:.0} ms for a POST to a worker. Batches as they were counted here; if the queue handed out one message \
-         at a time, `deliver` would be invoked once for each. Data out is bodies alone, headers not counted.\n\n",
-        LIST.region,
-        LIST.read,
-        ROUND * 1e3,
-        POST * 1e3
-    );
-    let head = "workers | asleep | body | HTTP API | Lambda | SQS | DynamoDB | logs | data out | a million events | a million deliveries";
-    out += &table(
-        head,
-        "r r r r r r r r r r r",
-        calls.events.iter().map(|event| {
-            let bill = Bill::of(event, function);
-            format!(
-                "{} | {} | {} KB | {} | {} | {} | {} | {} | {} | **{}** | **{}**",
-                event.workers,
-                event.asleep,
-                event.body / 1024,
-                dollars(bill.http),
-                dollars(bill.lambda),
-                dollars(bill.sqs),
-                dollars(bill.dynamodb),
-                dollars(bill.log),
-                dollars(bill.out),
-                dollars(bill.total()),
-                dollars(bill.total() / event.workers as f64),
-            )
-        }),
-    );
-    out += "\n### While nothing happens, a month\n\n";
-    out += &idle(calls);
-    out += "\n### What others publish, for a million deliveries a month\n\n";
-    out += &table(
-        "what | dollars | for | source",
-        "l r l l",
-        (LIST.other.iter()).map(|o| format!("{} | {} | {} | {}", o.of, o.dollars, o.why, o.source)),
-    );
-    out += &format!("\n### The prices, {}, {}\n\n", LIST.region, LIST.read);
-    out += &table(
-        "of | unit | dollars | source and its date",
-        "l l r l",
-        LIST.price.iter().map(|price| {
-            format!(
-                "{} | {} | {} | {}",
-                price.of, price.unit, price.dollars, price.source
-            )
-        }),
-    );
-    out
-}
-
 /// What a deployment costs in a month in which nothing happens.
-fn idle(calls: &Calls) -> String {
-    let polls = 5.0 * SECONDS_A_MONTH / 20.0 * price("sqs");
-    let ticks = SECONDS_A_MONTH / 300.0;
-    let health = &calls.health;
-    let tick =
-        lambda(health.total() * ROUND, 1.0) + dynamodb(health) + health.log / GB * price("log");
-    // A name with a dimension is a metric for each of its values.
-    let metrics: usize = (METRICS.iter())
-        .map(|metric| if metric.dimension.is_some() { 4 } else { 1 })
-        .sum();
-    let rows = [
-        (
-            "ten alarms and a secret".to_owned(),
-            10.0 * price("alarm") + price("secret"),
-        ),
-        (
-            format!(
-                "our own metrics, were all {metrics} published all month, four values to a dimension"
-            ),
-            metrics as f64 * price("metric"),
-        ),
-        (
-            "five pollers of the event source mapping, every 20 s each".to_owned(),
-            polls,
-        ),
-        (
-            format!("`health`, every 5 min, {} workers", calls.enrolled),
-            ticks * tick,
-        ),
-        (
-            "a worker with an address: a renewal every 5 min".to_owned(),
-            ticks * call(&calls.renewal),
-        ),
-        (
-            "a worker without an address: the same, and a look every 3 s".to_owned(),
-            ticks * call(&calls.renewal) + SECONDS_A_MONTH / 3.0 * call(&calls.look),
-        ),
-    ];
-    table(
-        "what | dollars",
-        "l r",
-        rows.iter()
-            .map(|(what, cost)| format!("{what} | {}", dollars(*cost))),
-    )
+#[derive(Serialize)]
+struct Idle {
+    alarms: f64,
+    metric_count: usize,
+    metrics: f64,
+    pollers: f64,
+    health: f64,
+    worker: f64,
+    pull_worker: f64,
 }
 
-/// To the cent, and smaller sums to two digits.
-fn dollars(sum: f64) -> String {
-    if sum < 0.1 {
-        format!("${sum:.3}")
-    } else {
-        format!("${sum:.2}")
+impl Idle {
+    fn of(calls: &Calls) -> Self {
+        let runs = SECONDS_A_MONTH / 300.0;
+        let health = &calls.health;
+        let run =
+            lambda(health.total() * ROUND, 1.0) + dynamodb(health) + health.log / GB * price("log");
+        // A name with a dimension is a metric for each of its values.
+        let metric_count: usize = (METRICS.iter())
+            .map(|metric| if metric.dimension.is_some() { 4 } else { 1 })
+            .sum();
+        let worker = runs * call(&calls.renewal);
+        Self {
+            alarms: 10.0 * price("alarm") + price("secret"),
+            metric_count,
+            metrics: metric_count as f64 * price("metric"),
+            pollers: 5.0 * SECONDS_A_MONTH / 20.0 * price("sqs"),
+            health: runs * run,
+            worker,
+            pull_worker: worker + SECONDS_A_MONTH / 3.0 * call(&calls.look),
+        }
+    }
+}
+
+/// What the page on money shows.
+pub(crate) fn context(calls: &Calls, function: &Function) -> Value {
+    let bills = calls.events.iter().map(|event| Bill::of(event, function));
+    context! {
+        region => LIST.region,
+        read => LIST.read,
+        price => LIST.price,
+        other => LIST.other,
+        memory => MEMORY,
+        whole_cpu => WHOLE_CPU,
+        round_ms => ROUND * 1e3,
+        post_ms => POST * 1e3,
+        bills => bills.collect::<Vec<_>>(),
+        idle => Idle::of(calls),
     }
 }
 

@@ -90,7 +90,7 @@ fn draw_burst(file: &Path, bursts: &[Played]) -> Result<(), Box<dyn std::error::
         let points = points.map(|(second, waiting)| (second as f64, *waiting));
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(played.name)
+            .label(played.setup.name.as_str())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(2)));
     }
     chart

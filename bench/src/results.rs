@@ -6,10 +6,11 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use minijinja::context;
 use serde::{Deserialize, Serialize};
 
-use crate::taken::{Part, Taken};
-use crate::{agent, calls, cold_start, function, money, plots, scale, whole_way};
+use crate::taken::Part;
+use crate::{agent, calls, cold_start, function, money, pages, plots, scale, whole_way};
 
 /// All parts that were measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -40,7 +41,7 @@ impl Results {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
         std::fs::write(directory.join("results.json"), json)?;
-        std::fs::write(directory.join("results.md"), self.markdown())?;
+        std::fs::write(directory.join("results.md"), self.markdown()?)?;
         if let Some(rows) = &self.whole_way {
             plots::whole_way(&rows.found, directory)?;
         }
@@ -52,60 +53,29 @@ impl Results {
     }
 
     /// Everything that was measured, as a page.
-    pub(crate) fn markdown(&self) -> String {
-        let mut out = String::from(
-            "# What was measured\n\nMade by `cargo run --release -p bench -- all`; a part by its name. Not to be edited.\n",
-        );
-        if let Some(part) = &self.whole_way {
-            section(
-                &mut out,
-                "Whole way",
-                &part.taken,
-                &whole_way::markdown(&part.found),
-            );
-        }
-        if let Some(part) = &self.function {
-            section(
-                &mut out,
-                "In the function",
-                &part.taken,
-                &part.found.markdown(),
-            );
-        }
-        if let Some(part) = &self.calls {
-            section(&mut out, "Calls", &part.taken, &part.found.markdown());
-        }
-        if let (Some(calls), Some(function)) = (&self.calls, &self.function) {
-            section(
-                &mut out,
-                "Money",
-                &calls.taken,
-                &money::markdown(&calls.found, &function.found),
-            );
-        }
-        if let Some(part) = &self.cold_start {
-            section(
-                &mut out,
-                "Start-up",
-                &part.taken,
-                &cold_start::markdown(&part.found),
-            );
-        }
-        if let Some(part) = &self.agent {
-            section(&mut out, "The agent", &part.taken, &part.found.markdown());
-        }
-        out
+    pub(crate) fn markdown(&self) -> anyhow::Result<String> {
+        let money = (self.calls.as_ref().zip(self.function.as_ref()))
+            .map(|(calls, function)| money::context(&calls.found, &function.found));
+        let context = context! {
+            whole_way => self.whole_way.as_ref().map(Part::context),
+            function => self.function.as_ref().map(Part::context),
+            calls => self.calls.as_ref().map(Part::context),
+            cold_start => self.cold_start.as_ref().map(Part::context),
+            agent => self.agent.as_ref().map(Part::context),
+            money,
+        };
+        pages::render("results", context)
     }
 
     /// The page on scale; none before what it is made from was measured.
-    pub(crate) fn scale(&self) -> Option<String> {
-        let (calls, function) = (self.calls.as_ref()?, self.function.as_ref()?);
-        scale::markdown(&calls.found, function)
+    pub(crate) fn scale(&self) -> anyhow::Result<Option<String>> {
+        let (Some(calls), Some(function)) = (&self.calls, &self.function) else {
+            return Ok(None);
+        };
+        scale::context(&calls.found, function)
+            .map(|context| pages::render("scale", context))
+            .transpose()
     }
-}
-
-fn section(out: &mut String, title: &str, taken: &Taken, text: &str) {
-    *out += &format!("\n## {title}\n\n{}\n\n{text}", taken.line());
 }
 
 #[cfg(test)]
@@ -124,8 +94,8 @@ mod tests {
     #[test]
     fn what_is_shown_is_what_was_measured() {
         let results = committed();
-        assert_eq!(file("results/results.md"), results.markdown());
-        assert_eq!(Some(file("../docs/scale.md")), results.scale());
+        assert_eq!(file("results/results.md"), results.markdown().unwrap());
+        assert_eq!(Some(file("../docs/scale.md")), results.scale().unwrap());
     }
 
     /// Each row of a table under "Figures" is one of those that were measured, and the plot is there.

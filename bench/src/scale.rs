@@ -3,13 +3,12 @@
 //! A model, not a measurement: every limit is AWS's documented quota or the template's setting, every cost one of
 //! those measured here, and what is only stated is named as such on the page.
 
-use std::ops::Deref;
 use std::sync::LazyLock;
 
-use serde::Deserialize;
+use minijinja::{Value, context};
+use serde::{Deserialize, Serialize};
 
 use crate::calls::Found as Calls;
-use crate::format::{grouped, table};
 use crate::function::Found as Function;
 use crate::money::{POST, ROUND, deliver_seconds, ingest_seconds};
 use crate::taken::Part;
@@ -23,6 +22,7 @@ const USUAL: f64 = 1.0 / 60.0;
 const WITHOUT_ADDRESS: f64 = 0.1;
 
 /// What the events cost.
+#[derive(Serialize)]
 struct Cost {
     /// Lambda's time for an event in `ingest`, seconds.
     ingest: f64,
@@ -72,7 +72,7 @@ struct Model {
 }
 
 /// A limit as deployed, and raised.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Limit {
     name: String,
     limit: String,
@@ -82,9 +82,9 @@ struct Limit {
 }
 
 /// What a burst meets.
-#[derive(Deserialize)]
-struct Setup {
-    name: String,
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) name: String,
     rate: f64,
     burst: f64,
     concurrency: f64,
@@ -93,7 +93,7 @@ struct Setup {
 }
 
 /// Where a limit is documented.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Source {
     limit: String,
     source: String,
@@ -104,16 +104,17 @@ static MODEL: LazyLock<Model> = LazyLock::new(|| {
 });
 
 /// A limit, and how much of it is asked for.
+#[derive(Serialize)]
 struct Demand {
     asked: f64,
-    limit: &'static Limit,
+    #[serde(flatten)]
+    of: &'static Limit,
 }
 
-impl Deref for Demand {
-    type Target = Limit;
-
-    fn deref(&self) -> &Limit {
-        self.limit
+impl Demand {
+    /// The part of the limit as deployed.
+    fn asked_part(&self) -> f64 {
+        self.asked / self.of.given
     }
 }
 
@@ -142,9 +143,9 @@ fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
         "health_run" => workers * cost.health_reads / UNITS_A_PAGE * PAGE,
         _ => f64::NAN,
     };
-    let demand = |limit: &'static Limit| Demand {
-        asked: asked(&limit.name),
-        limit,
+    let demand = |of: &'static Limit| Demand {
+        asked: asked(&of.name),
+        of,
     };
     MODEL.limit.iter().map(demand).collect()
 }
@@ -161,8 +162,9 @@ const AGAIN: usize = 60;
 const PARTITION: f64 = 3_000.0;
 
 /// A burst played through.
+#[derive(Serialize)]
 pub(crate) struct Played {
-    pub(crate) name: &'static str,
+    pub(crate) setup: &'static Setup,
     /// Messages that wait, by the second.
     pub(crate) waiting: Vec<f64>,
     /// Webhooks that were refused at first, and those that were refused again a minute later.
@@ -177,7 +179,7 @@ fn play(cost: &Cost, setup: &'static Setup) -> Played {
     let mut tokens = setup.burst;
     let mut waiting: f64 = 0.0;
     let mut played = Played {
-        name: &setup.name,
+        setup,
         waiting: Vec::new(),
         refused: 0.0,
         refused_again: 0.0,
@@ -242,175 +244,64 @@ pub(crate) fn bursts(calls: &Calls, function: &Function) -> Vec<Played> {
     MODEL.setup.iter().map(|setup| play(&cost, setup)).collect()
 }
 
-/// The page; nothing without the costs that it goes by.
-pub(crate) fn markdown(calls: &Calls, function: &Part<Function>) -> Option<String> {
+/// What the page on scale shows; nothing without the costs that it goes by.
+pub(crate) fn context(calls: &Calls, function: &Part<Function>) -> Option<Value> {
     let cost = Cost::of(calls, &function.found)?;
-    let mut out = format!(
-        "# How far it goes\n\n\
-         Made by `cargo run --release -p bench -- all` from what it measured on {} ({}, {} build); not to be edited. \
-         A model: no AWS account was at hand. Demands are worked out from the measured calls, units and CPU times \
-         ([bench/results/results.md](../bench/results/results.md)); limits are the template's settings and AWS's quotas \
-         for us-east-1.\n\n\
-         Stated, not measured: workspaces of {WORKSPACE} workers who all want every event, bodies of 2 KB; {:.0} % of the \
-         workers without an address, looking into their mailbox every 3 s, and a renewal by each every 5 min; {:.0} ms for a \
-         round of calls, {:.0} ms for a POST to a worker, {:.0} ms for a full page of a query; batches of {:.1} messages, as \
-         counted here.\n\n\
-         An event then keeps `ingest` for {:.0} ms and a batch `deliver` for {:.0} ms at the template's 512 MB, and uses {:.0} read \
-         units, nearly all in its workspace's partition, and {:.0} write unit.\n",
-        function.taken.date,
-        function.taken.machine,
-        function.taken.build,
-        WITHOUT_ADDRESS * 100.0,
-        ROUND * 1e3,
-        POST * 1e3,
-        PAGE * 1e3,
-        WORKSPACE as f64 / cost.batches,
-        cost.ingest * 1e3,
-        cost.deliver * 1e3,
-        cost.read_units,
-        cost.write_units,
-    );
-    out += "\n## What breaks first\n\n\
-            How much of each limit is asked for, as deployed, and raised: by settings, with AWS's quotas as they are \
-            documented, and a concurrency of 10,000 in Lambda, which is on request. Over 100 % it breaks: webhooks are \
-            answered 429 and Linear tries again, or deliveries wait. The five that are nearest.\n";
-    for workers in [100_usize, 10_000, 1_000_000] {
+    let cases = [100, 10_000, 1_000_000].into_iter().flat_map(|workers| {
         let usual = workers as f64 / WORKSPACE as f64 * USUAL;
-        for (events, title) in [
+        [
             (usual, "one event a minute in each workspace"),
             (1_000.0, "1,000 events a second, spread over all workspaces"),
-        ] {
-            out += &case(&cost, workers, events, title);
+        ]
+        .map(|(events, title)| Case::new(&cost, workers, events, title))
+    });
+    let cases: Vec<_> = cases.collect();
+    let mut most = demands(&cost, WORKSPACE as f64, 1.0);
+    most.retain(|demand| !matches!(demand.of.name.as_str(), "edge" | "health_run"));
+    most.sort_by(|a, b| b.asked_part().total_cmp(&a.asked_part()));
+    Some(context! {
+        taken => function.taken,
+        workspace => WORKSPACE,
+        without_address_percent => WITHOUT_ADDRESS * 100.0,
+        round_ms => ROUND * 1e3,
+        post_ms => POST * 1e3,
+        page_ms => PAGE * 1e3,
+        cases,
+        most,
+        bursts => bursts(calls, &function.found),
+        burst_rate => BURST.0,
+        burst_seconds => BURST.1,
+        sources => MODEL.source,
+        cost,
+    })
+}
+
+/// So many workers and events, and what breaks.
+#[derive(Serialize)]
+struct Case {
+    workers: usize,
+    title: &'static str,
+    deliveries: f64,
+    /// The nearest to its limit first.
+    demands: Vec<Demand>,
+    /// The limits that break even if raised.
+    unmoved: Vec<&'static str>,
+}
+
+impl Case {
+    fn new(cost: &Cost, workers: usize, events: f64, title: &'static str) -> Self {
+        let mut demands = demands(cost, workers as f64, events);
+        demands.sort_by(|a, b| b.asked_part().total_cmp(&a.asked_part()));
+        let broken = demands
+            .iter()
+            .filter(|demand| demand.asked > demand.of.raised);
+        Self {
+            workers,
+            title,
+            deliveries: events * WORKSPACE as f64,
+            unmoved: broken.map(|demand| demand.of.limit.as_str()).collect(),
+            demands,
         }
-    }
-    out += &settings(&cost);
-    out += &burst(calls, &function.found);
-    out += "\n## Where the limits are from\n\n";
-    out += &table(
-        "limit | source",
-        "l l",
-        (MODEL.source.iter()).map(|s| format!("{} | {}", s.limit, s.source)),
-    );
-    Some(out)
-}
-
-fn case(cost: &Cost, workers: usize, events: f64, title: &str) -> String {
-    let mut demands = demands(cost, workers as f64, events);
-    demands.sort_by(|a, b| (b.asked / b.given).total_cmp(&(a.asked / a.given)));
-    let first = &demands[0];
-    let verdict = if first.asked > first.given {
-        format!(
-            "Breaks first: {}. Moved by: {}.",
-            first.limit.limit, first.moved_by
-        )
-    } else {
-        format!("Nothing breaks; nearest is: {}.", first.limit.limit)
-    };
-    let still: Vec<_> = (demands.iter())
-        .filter(|demand| demand.asked > demand.raised)
-        .map(|demand| demand.limit.limit.as_str())
-        .collect();
-    let still = if still.is_empty() {
-        "With settings and requests to AWS alone, nothing does.".to_owned()
-    } else {
-        format!(
-            "Settings and requests to AWS do not move: {}.",
-            still.join("; ")
-        )
-    };
-    let rows = demands.iter().take(5).map(|demand| {
-        format!(
-            "{} | {} | {} | {} | {}",
-            demand.limit.limit,
-            number(demand.asked),
-            number(demand.given),
-            percent(demand.asked / demand.given),
-            percent(demand.asked / demand.raised)
-        )
-    });
-    format!(
-        "\n### {} workers, {title}\n\n{} deliveries a second. {verdict} {still}\n\n",
-        grouped(workers),
-        number(events * WORKSPACE as f64)
-    ) + &table(
-        "limit | asked | given | as deployed | raised",
-        "l r r r r",
-        rows,
-    )
-}
-
-fn settings(cost: &Cost) -> String {
-    let most = |given: fn(&Demand) -> f64| {
-        demands(cost, WORKSPACE as f64, 1.0)
-            .into_iter()
-            .filter(|demand| !matches!(demand.name.as_str(), "edge" | "health_run"))
-            .map(move |demand| (given(&demand) / demand.asked, demand))
-    };
-    let mut rows: Vec<_> = most(|demand| demand.given).collect();
-    rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let rows = rows.iter().map(|(events, demand)| {
-        format!(
-            "{} | {} | {} | {}",
-            demand.limit.limit,
-            number(*events),
-            number(demand.raised / demand.asked),
-            demand.moved_by
-        )
-    });
-    "\n## What one workspace's events can come to\n\nOne workspace of 100 workers alone: the most events a second before \
-     each limit is reached.\n\n"
-        .to_owned()
-        + &table("limit | as deployed | raised | moved by", "l r r l", rows)
-}
-
-fn burst(calls: &Calls, function: &Function) -> String {
-    let rows = bursts(calls, function)
-        .into_iter()
-        .zip(&MODEL.setup)
-        .map(|(played, setup)| {
-            format!(
-                "{} | {} | {} | {} | {} | {} | {} | {} s | {} s",
-                played.name,
-                number(setup.rate),
-                number(setup.concurrency),
-                setup.partitions,
-                number(played.refused),
-                number(played.refused_again),
-                number(played.waiting.iter().copied().fold(0.0, f64::max)),
-                number(played.longest),
-                grouped(played.waiting.len()),
-            )
-        });
-    format!(
-        "\n## A burst, played through\n\n{} events a second for {} s into one workspace of {WORKSPACE} workers: a bulk edit. \
-         What the gateway refuses Linear sends again after a minute; the event source mapping begins with five batches at \
-         once and adds 300 a minute. Second by second, as if everything flowed.\n\n",
-        number(BURST.0),
-        BURST.1
-    ) + &table(
-        "setup | `WebhookRate` | `DeliverMaximumConcurrency` | partitions | refused at first | refused again | messages waiting at most | longest wait | all delivered after",
-        "l r r r r r r r r",
-        rows,
-    ) + "\n![Messages waiting over time](../bench/results/burst.svg)\n\n\
-         What is refused again comes once more after an hour, and then after six; the burst is lost only if it is refused \
-         then, too. What was accepted waits and is never lost.\n"
-}
-
-/// To three digits where it is small.
-fn number(value: f64) -> String {
-    if value < 10.0 {
-        format!("{value:.2}")
-    } else {
-        grouped(value.round() as usize)
-    }
-}
-
-fn percent(part: f64) -> String {
-    let percent = part * 100.0;
-    if percent < 10.0 {
-        format!("{percent:.1} %")
-    } else {
-        format!("{} %", grouped(percent.round() as usize))
     }
 }
 
@@ -435,14 +326,16 @@ mod tests {
 
     #[test]
     fn what_breaks_first_is_asked_for_most_of_what_is_given() {
-        let text = case(&cost(), 100, 1_000.0, "");
-        assert!(
-            text.contains(
-                "Breaks first: DynamoDB, read units a second of one workspace's partition"
-            ),
-            "{text}"
-        );
-        assert!(case(&cost(), 100, 1.0 / 60.0, "").contains("Nothing breaks"));
+        let first = |events| {
+            let case = Case::new(&cost(), 100, events, "");
+            (
+                case.demands[0].of.name.clone(),
+                case.demands[0].asked_part(),
+            )
+        };
+        let (name, part) = first(1_000.0);
+        assert!(name == "partition_reads" && part > 1.0, "{name} {part}");
+        assert!(first(1.0 / 60.0).1 < 1.0);
     }
 
     #[test]

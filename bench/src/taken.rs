@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use minijinja::{Value, context};
 use protocol::clock::{Clock, rfc3339};
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ impl Taken {
         }
     }
 
-    pub(crate) fn line(&self) -> String {
+    fn line(&self) -> String {
         format!(
             "{}, {}, Linux {}, {}, edge-relay {} ({}), {} build, `{}`",
             self.date,
@@ -79,4 +80,11 @@ fn said(program: &str, arguments: &[&str]) -> String {
 pub(crate) struct Part<T> {
     pub(crate) taken: Taken,
     pub(crate) found: T,
+}
+
+impl<T: Serialize> Part<T> {
+    /// What the page shows of the part.
+    pub(crate) fn context(&self) -> Value {
+        context! { taken => self.taken.line(), found => self.found }
+    }
 }

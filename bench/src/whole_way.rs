@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use crate::format::{grouped, ms, table};
 use crate::load::{Load, Percentiles};
 use crate::one_machine;
 use crate::peers::LISTENS;
@@ -215,44 +214,6 @@ async fn row(system: System, workers: usize, body: usize, seconds: u64) -> anyho
     };
     program.end().await?;
     Ok(row)
-}
-
-/// A table for each size of body.
-pub(crate) fn markdown(rows: &[Row]) -> String {
-    let mut out = String::from(
-        "Webhook POST sent → body in the worker's handler. Latencies by the clock (open loop), at the stated events a \
-         second; then as many deliveries as possible, poster, system and receivers on the same cores. CPU seconds \
-         for 1,000 deliveries, of the system's process and of the bench's, which posts and receives.\n",
-    );
-    let mut bodies: Vec<_> = rows.iter().map(|row| row.body).collect();
-    bodies.dedup();
-    for body in bodies {
-        out += &format!("\n### Bodies of {} KB\n\n", body / 1024);
-        let of_size: Vec<_> = rows.iter().filter(|row| row.body == body).collect();
-        out += &table(
-            "workers | system | events/s | p50 ms | p95 | p99 | last worker p50 ms | p95 | p99 | deliveries/s | CPU s per 1,000 | bench's | peak MB",
-            "r l r r r r r r r r r r r",
-            of_size.into_iter().map(|row| {
-                format!(
-                    "{} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.2} | {:.2} | {:.0}",
-                    grouped(row.workers),
-                    row.system.name(),
-                    row.paced,
-                    ms(row.each.p50),
-                    ms(row.each.p95),
-                    ms(row.each.p99),
-                    ms(row.last.p50),
-                    ms(row.last.p95),
-                    ms(row.last.p99),
-                    grouped(row.sustained.round() as usize),
-                    row.cpu,
-                    row.bench_cpu,
-                    row.memory,
-                )
-            }),
-        );
-    }
-    out
 }
 
 /// Deliveries kept by `edge-relay serve --data` do not add to its memory: posts so many, and answers its peak
