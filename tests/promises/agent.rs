@@ -1,7 +1,6 @@
 //! The agent: as a process where it is killed, told to end or talked to by its commands; in this process where its
 //! clock is moved.
 
-mod absence;
 mod commands;
 mod complaints;
 mod handlers;
@@ -9,6 +8,7 @@ mod linear_sdk;
 mod membership;
 mod receiver;
 mod settings;
+mod sleep;
 mod stdout;
 mod store;
 mod tunnels;

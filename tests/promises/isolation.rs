@@ -1,28 +1,26 @@
 //! One bad worker harms no other.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::{Answer, Receiver, issue, relay};
 
 #[tokio::test]
-async fn a_worker_that_stalls_does_not_hold_up_another_one() {
+async fn a_worker_that_stalls_does_not_delay_another_one() {
     let relay = relay().set("DELIVERY_TIMEOUT_SECONDS", 20).start().await;
     let (bad, good) = (Receiver::start().await, Receiver::start().await);
-    relay.register("bad", &bad.url()).await;
+    let bad_worker = relay.register("bad", &bad.url()).await;
     relay.register("good", &good.url()).await;
-    bad.answer([Answer::Stall(Duration::from_secs(60))]);
-    let began = Instant::now();
-    // The same issue again and again: each waits for the one before it, also where a batch holds it and a
-    // stalled delivery together.
-    for at in 0..20 {
+    bad.answer([Answer::Stall(Duration::from_secs(600))]);
+    // The same issue several times: each event waits for the one before it, also where a batch holds it and a stalled
+    // delivery together.
+    for at in 0..8 {
         relay.post(&issue("i", at)).await;
         relay.post(&issue(&format!("other {at}"), 100 + at)).await;
     }
-    good.wait_for(40).await;
+    good.wait_for(16).await;
     assert!(
-        began.elapsed() < Duration::from_secs(18),
-        "held up for {:?}",
-        began.elapsed()
+        relay.read(&bad_worker).await.last_error.is_none(),
+        "the good worker had to wait for the timeout of the bad one"
     );
 }
 
@@ -30,16 +28,14 @@ async fn a_worker_that_stalls_does_not_hold_up_another_one() {
 async fn an_answer_without_end_is_read_no_further_than_needed() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let worker = relay.register("one", &receiver.url()).await;
     receiver.answer([Answer::Endless]);
-    let began = Instant::now();
     relay.post(&issue("i", 1)).await;
     receiver.wait_for(1).await;
     relay.settled().await;
-    assert!(began.elapsed() < Duration::from_secs(9));
-    assert_eq!(
-        receiver.count(),
-        1,
-        "a 2xx is a success, however long its body is"
+    let worker = relay.read(&worker).await;
+    assert!(
+        worker.last_delivery.is_some() && worker.last_error.is_none(),
+        "a 2xx is a success, however long its body is: {worker:?}"
     );
 }

@@ -308,7 +308,10 @@ async fn a_long_poll_ends_when_something_comes() {
         queue.send("a", "1").await;
     });
     assert_eq!(bodies(&received), ["1"]);
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "the poll lasted to its end"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! What users of other tools of this kind complain about, one test each. Those that another file already holds:
-//! deaf after sleep though it says "ready" (`absence`), bodies written again so that signatures fail (`handlers`,
+//! deaf after sleep though it says "ready" (`sleep`), bodies written again so that signatures fail (`handlers`,
 //! `linear_sdk`), the local server's answer not shown (`commands`, `handlers`), repeated headers dropped (`handlers`),
 //! missed events (`handlers`, `stdout`), a tunnel's address shown before it works and its process never ended
 //! (`tunnels`), something opened before the arguments are read (`settings`).

