@@ -35,7 +35,7 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) workers: usize,
-    /// How many of them are away, and pull what waits when all events have come.
+    /// How many of them are away, and pull after all events.
     pub(crate) asleep: usize,
     pub(crate) body: usize,
     pub(crate) used: Used,
@@ -52,7 +52,7 @@ pub(crate) struct Used {
     pub(crate) sqs: f64,
     /// Requests at the HTTP API.
     pub(crate) http: f64,
-    /// Batches that `deliver` was handed.
+    /// The batches of `deliver`.
     pub(crate) batches: f64,
     /// Bytes of log.
     pub(crate) log: f64,
@@ -157,7 +157,7 @@ impl Counted {
         Ok(answer.json().await?)
     }
 
-    /// Pulls what waits until nothing does, as an agent that wakes; answers in how many requests.
+    /// Pulls until the mailbox is empty. Returns the number of requests.
     async fn pull(&self, worker: &Registered) -> anyhow::Result<usize> {
         let mut ack: Vec<Value> = Vec::new();
         for requests in 1.. {

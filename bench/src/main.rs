@@ -1,7 +1,7 @@
-//! The measurements that the README quotes: of speed, cost and scale, beside what does less and what does the same.
+//! The measurements that the README quotes: speed, cost and scale, beside simpler systems.
 //!
-//! Each part measures one thing; what it found is kept in `results/` as JSON, Markdown and plots, and `docs/scale.md`
-//! is worked out from it.
+//! Each part measures one thing. `results/` holds the measurements as JSON, Markdown and plots, from which `docs/scale.md`
+//! is calculated. `data/` holds the prices and limits, `pages/` the templates of the pages.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

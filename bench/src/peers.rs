@@ -1,4 +1,4 @@
-//! What the relay is measured beside, each a program of its own that does one thing and no more.
+//! The systems that the relay is compared with, each in its own process.
 
 pub(crate) mod hub;
 pub(crate) mod outbox;

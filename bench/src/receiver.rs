@@ -58,7 +58,7 @@ async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
         .and_then(|value| value.to_str().ok())
     {
         receiver.received.fetch_add(1, Ordering::Relaxed);
-        // Nobody may be waiting any more.
+        // The bench may have stopped waiting.
         let _ = receiver.arrived.send((delivery.to_owned(), now));
         return StatusCode::OK.into_response();
     }

@@ -212,7 +212,7 @@ mod tests {
     const RELAY: &str = "relay = 'https://relay.test'\nname = 'x'\n";
 
     #[test]
-    fn a_file_says_all_that_flags_can() {
+    fn a_file_can_have_all_settings_that_flags_have() {
         let config = config(&format!(
             "{RELAY}type = ['Issue']\ntunnel = 'auto'\nlisten = '127.0.0.1:1'\nconcurrency = 2\n\
              keep = '1d'\nkeep-size = '10MB'\ntime-limit = '1m'\npoll = '5s'\n\
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_replaces_what_the_file_says_of_the_same_thing() {
+    fn a_flag_replaces_the_same_setting_of_the_file() {
         let file = Settings {
             handler: vec![HandlerTable::default()],
             tunnel: Some(TunnelChoice::Auto),

@@ -1,6 +1,6 @@
-//! Why a command ends without having done what it was told, and the exit code that says so.
+//! The failures of commands, and their exit codes.
 
-/// The exit codes, as `--help` tells them.
+/// The exit codes, as `--help` shows them.
 pub(crate) const EXIT_CODES: &str = "Exit codes:\n  \
     0  done\n  \
     1  failed\n  \
@@ -8,16 +8,16 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:\n  \
     3  unhealthy, or nothing matched\n  \
     4  refused by the relay";
 
-/// Why a command ends without having done what it was told.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The arguments, the environment or a file is wrong.
     #[error("{0}")]
     Configuration(String),
-    /// What was asked about is not well, or is not there; what there is to say was said.
+    /// What the command asked about is unhealthy or absent.
     #[error("{0}")]
     Unhealthy(String),
-    /// The relay, or Linear behind it, said no.
+    /// The relay, or Linear behind it, refused.
     #[error("{0}")]
     Refused(String),
     /// Something else.

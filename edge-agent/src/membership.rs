@@ -173,7 +173,7 @@ impl Membership {
         registration: &Registration,
         problem: &mut Problem,
     ) -> Result<(), CallError> {
-        // What was registered before may have been registered with other wishes.
+        // The worker may have been registered with another desired state.
         let mut sent: Option<DesiredState> = None;
         loop {
             let desired = self.desired_state();

@@ -1,4 +1,4 @@
-//! A TARGET: where the user's code listens on this machine, written as short as it can be.
+//! A TARGET: the address of the user's code on this machine, in a short notation.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use tokio::net::TcpStream;
 use url::Url;
 
-/// What `localhost` is (RFC 6761, section 6.3), whatever the hosts file says: a server may listen on either.
+/// The addresses of `localhost` (RFC 6761, section 6.3), whatever the hosts file has. A server may listen on either.
 pub(crate) const LOCALHOST: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
@@ -23,7 +23,7 @@ impl Target {
         &self.0
     }
 
-    /// Connects, to see whether somebody listens.
+    /// Connects, to find out whether the address is in use.
     pub(crate) async fn connect(&self) -> std::io::Result<TcpStream> {
         let host = self.0.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,6 +1,6 @@
 //! A tunnel: a program that makes an address on the internet lead to the receiver.
 //!
-//! Invariant: an address is told to the relay only after a request of our own has gone round through it; the program
+//! Invariant: an address is sent to the relay only after this agent has received its own request through it. The program
 //! ends with the agent, however the agent ends (see [`hold`]).
 
 mod cloudflared;

@@ -1,5 +1,5 @@
-//! AWS on one machine, as far as the relay uses it: SQS, DynamoDB and Secrets Manager behind one endpoint, told
-//! apart by `X-Amz-Target` as their JSON protocols are.
+//! The services of AWS that the relay uses, on one machine: SQS, DynamoDB and Secrets Manager behind one endpoint.
+//! `X-Amz-Target` selects the service, as in their JSON protocols.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
@@ -10,10 +10,10 @@ use crate::loopback::own_clients_only;
 use crate::secrets::{self, Secrets};
 use crate::sqs::{self, Sqs};
 
-/// More than any of them takes.
+/// More than any of the services accepts.
 const BODY_LIMIT: usize = 16 * 1024 * 1024;
 
-/// The embedded servers; clones are the same ones.
+/// The embedded servers. Clones are the same ones.
 #[derive(Clone)]
 pub(crate) struct Servers {
     pub(crate) dynamodb: DynamoDb,
@@ -28,7 +28,7 @@ impl std::fmt::Debug for Servers {
 }
 
 impl Servers {
-    /// Answers one call, from wherever it came.
+    /// Answers one call, over HTTP or in process.
     pub(crate) async fn answer(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
         if target.starts_with(secrets::TARGET) {
             return secrets::answer(&self.secrets, target, body);

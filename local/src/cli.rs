@@ -1,4 +1,4 @@
-//! The arguments of `edge-relay`, and how it ends: 0 done, 1 failed, 2 usage or configuration.
+//! The arguments of `edge-relay`, and its exit codes: 0 done, 1 failed, 2 usage or configuration.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ enum Command {
     Serve(Serve),
     /// Show it working, with nothing but this program: no network, no account
     Demo,
-    /// Be an edge-agent: what the demo starts
+    /// Run as an edge-agent, which the demo starts
     #[command(hide = true)]
     Agent(edge_agent::cli::Cli),
 }
@@ -46,10 +46,10 @@ struct Serve {
     /// Where the HTTP API listens
     #[arg(long, default_value = "127.0.0.1:8477")]
     listen: SocketAddr,
-    /// Where everything is kept [default: the platform's data directory]
+    /// Where the queues and the table are stored [default: the platform's data directory]
     #[arg(long, value_name = "DIR", conflicts_with = "in_memory")]
     data: Option<PathBuf>,
-    /// Keep nothing after the end
+    /// Store nothing on disk
     #[arg(long)]
     in_memory: bool,
     /// Where SQS, DynamoDB and Secrets Manager listen for other clients
@@ -64,7 +64,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     if address.ip().is_loopback() {
         Ok(address)
     } else {
-        Err("has to be a loopback address: whoever reaches this endpoint may read and change everything".to_owned())
+        Err("has to be a loopback address: every client of this endpoint may read and change everything".to_owned())
     }
 }
 
@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
 
 fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Result<()> {
     let filter = environment("RUST_LOG").unwrap_or_else(|| log.to_owned());
-    // Nobody here reads metrics.
+    // Metrics are for CloudWatch, not for a terminal.
     let filter = format!("{filter},{TARGET}=off");
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

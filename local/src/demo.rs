@@ -1,4 +1,4 @@
-//! The demo: one event after another through all of it, and three that wait while the laptop is closed.
+//! The demo: five events through the whole relay, and three that are parked while the agent is offline.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let port = free_port().await?;
     let mut agent = Agent::start(&relay, home.path(), port).await?;
     println!(
-        "2  agent    edge-agent as process {}, its address challenged and admitted",
+        "2  agent    edge-agent as process {}, its address challenged and registered",
         agent.id()
     );
 
@@ -58,12 +58,12 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     }
 
     agent.stop().await?;
-    println!("\n4  lid      the agent has said goodbye and ended; three more events are posted");
+    println!("\n4  offline  the agent has gone offline and ended; three more events are posted");
     let mut missed = Vec::new();
     for sample in ONE_ISSUE {
         missed.push(post(&client, &url, sample).await?);
     }
-    println!("5  wake     the agent starts again and pulls its mailbox\n");
+    println!("5  online   the agent starts again and pulls its mailbox\n");
     let mut agent = Agent::start(&relay, home.path(), port).await?;
     for webhook in &missed {
         let event = agent.event().await?;
@@ -108,7 +108,7 @@ async fn post(client: &reqwest::Client, url: &str, sample: &str) -> anyhow::Resu
     Ok(webhook)
 }
 
-/// The agent's word, held against what was posted.
+/// Compares a printed event with the webhook that was posted.
 fn check(event: &Value, webhook: &Webhook) -> anyhow::Result<()> {
     let expected = format!("evt_{}", webhook.delivery);
     ensure!(
@@ -130,7 +130,7 @@ fn show(event: &Value, how: &str) {
     println!("   {kind:<38} {}  {how}", text("id"));
 }
 
-/// A real `edge-agent`: this program in that role, as a process of its own.
+/// A real `edge-agent`: this program as a second process.
 struct Agent {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -168,7 +168,7 @@ impl Agent {
         };
         let is_ready = tokio::time::timeout(PATIENCE, ready).await;
         if !matches!(is_ready, Ok(Ok(true))) {
-            bail!("the agent is not ready; it said: {}", all.join("; "));
+            bail!("the agent is not ready; its output: {}", all.join("; "));
         }
         tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
         Ok(Self {
@@ -190,7 +190,7 @@ impl Agent {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// Ends it as a person would, by SIGTERM.
+    /// Ends it with SIGTERM.
     async fn stop(mut self) -> anyhow::Result<()> {
         let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.context("the agent has ended")?, Signal::TERM)?;

@@ -129,7 +129,7 @@ fn create(database: &Database) -> anyhow::Result<()> {
         "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "expires_at"},
     });
     match database.update_time_to_live(serde_json::from_value(ttl)?) {
-        // It refuses to enable what is enabled.
+        // DynamoDB refuses to enable a time to live that is enabled.
         Ok(_) | Err(DynoxideError::ValidationException(_)) => {}
         Err(error) => return Err(error).context("cannot set the table's time to live"),
     }

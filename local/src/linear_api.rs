@@ -26,7 +26,7 @@ pub(crate) struct Shared {
 }
 
 impl LinearApi {
-    /// Begins to listen on a free port of loopback.
+    /// Listens on a free port of loopback.
     pub async fn start() -> std::io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -40,7 +40,7 @@ impl LinearApi {
         self.shared.lock()
     }
 
-    /// From now on `token` belongs to this user of this workspace.
+    /// Makes `token` the token of this user in this workspace.
     pub fn admit(&self, token: &str, user: &str, workspace: &str) {
         let answer = json!({
             "data": {

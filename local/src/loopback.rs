@@ -1,4 +1,4 @@
-//! The guard in front of the SQS and DynamoDB endpoints, which ask for no credentials.
+//! Protects the endpoint of the embedded AWS services, which require no credentials.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -6,7 +6,7 @@ use axum::http::{Response, StatusCode, header};
 use axum::middleware::Next;
 use url::{Host, Url};
 
-/// Refuses what a browser sends for somebody else's page: these endpoints ask for no credentials.
+/// Refuses the requests that a browser sends for a web page.
 pub(crate) async fn own_clients_only(request: Request, next: Next) -> Response<Body> {
     let headers = request.headers();
     let host = headers

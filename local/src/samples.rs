@@ -1,4 +1,4 @@
-//! Samples of Linear's payloads, and the webhook that Linear would make of one.
+//! Samples of Linear's payloads, and webhooks made of them.
 
 use protocol::headers::{LINEAR_DELIVERY, LINEAR_EVENT, LINEAR_SIGNATURE};
 use protocol::linear_signature::sign;
@@ -51,7 +51,7 @@ impl Webhook {
         }
     }
 
-    /// Stamps a sample with `now` (Unix milliseconds) and signs it.
+    /// Sets a sample's timestamp to `now` (Unix milliseconds) and signs it.
     pub fn sample(secret: &str, sample: &str, now: i64) -> Self {
         Self::signed(secret, stamp(sample, now))
     }

@@ -1,4 +1,4 @@
-//! The AWS SDK's clients, with their requests handed to the embedded servers in process.
+//! The AWS SDK's clients, whose requests go to the embedded servers in process.
 //!
 //! Invariant: requests and responses are those that would cross the wire, signed and serialised by the SDK; only
 //! the socket is missing. Every call is recorded.
@@ -20,7 +20,7 @@ use crate::aws::Servers;
 use crate::testing::calls::Calls;
 use crate::{dynamodb, sqs};
 
-/// Hands a function's requests to the embedded servers.
+/// Passes a function's requests to the embedded servers.
 #[derive(Debug, Clone)]
 struct InProcess {
     servers: Servers,
@@ -62,7 +62,7 @@ impl InProcess {
     async fn metered(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
         let Some(action) = target.strip_prefix(dynamodb::TARGET) else {
             if target.starts_with(sqs::wire::TARGET) {
-                // With its escapes: a little more than the messages themselves.
+                // The escaped payload is a little larger than the messages.
                 self.calls.record_payload(body.len());
             }
             return self.servers.answer(target, body).await;
@@ -87,7 +87,7 @@ pub(crate) fn response(response: Response<Vec<u8>>) -> Result<HttpResponse, Conn
         .map_err(|error| ConnectorError::other(error.into(), None))
 }
 
-/// The capacity units in an answer; several tables' are in a list.
+/// The capacity units in a response, which has a list of them for several tables.
 fn consumed(answer: &[u8]) -> f64 {
     let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
     let consumed = &answer["ConsumedCapacity"];

@@ -1,6 +1,6 @@
 //! Secrets Manager for one machine: the one secret that the relay reads.
 //!
-//! Invariant: it is nowhere but in memory; at each start it is what the environment says.
+//! Invariant: the secret is in memory only, and comes from the environment at each start.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub const SECRET_ID: &str = "edge-relay/linear-webhook-secrets";
 
 pub(crate) const TARGET: &str = "secretsmanager.";
 
-/// The one secret; clones are the same one.
+/// The one secret. Clones are the same one.
 #[derive(Clone)]
 pub struct Secrets(Arc<Mutex<String>>);
 
@@ -83,7 +83,12 @@ fn act(
         (Some("PutSecretValue"), None) => {
             return Err(("InvalidParameterException", "`SecretString` is needed."));
         }
-        _ => return Err(("UnknownOperationException", "This action is not kept here.")),
+        _ => {
+            return Err((
+                "UnknownOperationException",
+                "This action is not supported here.",
+            ));
+        }
     }
     Ok(answer)
 }

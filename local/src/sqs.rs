@@ -1,10 +1,10 @@
-//! SQS for one machine: FIFO queues, as far as the relay and its operator use them.
+//! SQS for one machine: the FIFO queues that the relay and its operator use.
 //!
 //! awsJson1.0 over HTTP ([`wire`]), the same calls in process; queues with groups, deduplication, visibility,
-//! long polling, redrive to a dead-letter queue and message moves, with SQS's own limits and errors. Not here:
-//! standard queues, delays, tags, permissions.
+//! long polling, redrive to a dead-letter queue and message moves, with the limits and errors of SQS. Standard queues,
+//! delays, tags and permissions are not supported.
 //!
-//! Invariant: a success is answered only after the journal has it.
+//! Invariant: a call succeeds only after the journal has committed its changes.
 
 mod error;
 mod journal;
@@ -31,13 +31,13 @@ use queue::{Handle, Queue, Sent};
 
 const ACCOUNT: &str = "000000000000";
 const REGION: &str = "us-east-1";
-/// The first sequence number of a start: it grows with the time, faster than messages can be sent, so that numbers
-/// grow over restarts too, also when nothing is left of what was sent before. As many digits as AWS's have.
+/// The first sequence number of a start. It grows with the time, faster than messages can be sent, so that numbers grow over
+/// restarts, too, even if no earlier message is left. It has as many digits as those of AWS.
 fn first_sequence(now: i64) -> u64 {
     1_000_000_000_000_000_000 + u64::try_from(now).unwrap_or_default() * 100_000
 }
 
-/// The server; clones are the same one.
+/// The server. Clones are the same one.
 #[derive(Debug, Clone)]
 pub struct Sqs {
     shared: Arc<Shared>,
@@ -46,10 +46,10 @@ pub struct Sqs {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Something may be receivable that was not.
+    /// A message may have become receivable.
     changed: Notify,
     clock: Clock,
-    /// `http://<address>`, in front of every queue's path.
+    /// `http://<address>`, the beginning of every queue's URL.
     endpoint: String,
 }
 
@@ -61,10 +61,10 @@ pub(crate) struct State {
     journal: Option<Journal>,
 }
 
-/// A message as it was received.
+/// A received message.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// For deleting it, or changing its visibility.
+    /// The handle to delete it or to change its visibility.
     pub receipt_handle: String,
     /// `SequenceNumber`
     pub sequence: u64,
@@ -72,19 +72,19 @@ pub struct Received {
     pub message: Message,
 }
 
-/// Who receives a message.
+/// The consumer of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consumer {
-    /// A part of this process: when the process ends, what it had received is to be received again at once.
+    /// A part of this process. If the process ends, the messages that it had received are visible at the next start.
     Here,
-    /// Another process: it may still be at work when this one starts again.
+    /// Another process, which may still be working when this one starts again.
     Elsewhere,
 }
 
-/// What a send answers.
+/// The result of a send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentMessage {
-    /// Given by SQS.
+    /// Assigned by SQS.
     pub message_id: String,
     /// `SequenceNumber`
     pub sequence: u64,
@@ -160,7 +160,7 @@ impl State {
         Ok(answer)
     }
 
-    /// Moves a message to another queue's end: new there, with its id and what it carries.
+    /// Moves a message to the end of another queue, where it is new but keeps its id and its content.
     fn relocate(&mut self, from: &str, to: &str, sequence: u64, source: Option<String>, now: i64) {
         if !self.queues.contains_key(to) {
             return;
@@ -177,7 +177,7 @@ impl State {
         debug_assert!(put.is_ok(), "the queue is there");
     }
 
-    /// What may be received, and whether anything went to the dead-letter queue instead.
+    /// Receives messages. Also returns whether any was redriven to the dead-letter queue instead.
     fn receive(
         &mut self,
         name: &str,
@@ -210,7 +210,7 @@ impl State {
                         .is_some_and(|m| m.received >= redrive.max_receive_count)
                 });
                 let to = too_often.and_then(|r| name_of(&r.dead_letter_target_arn));
-                // Where there is no such queue the message stays and is received, as it is on AWS.
+                // If there is no such queue, the message stays and is received, as on AWS.
                 if let Some(to) = to.filter(|to| *to != name && self.queues.contains_key(*to)) {
                     self.relocate(name, to, sequence, Some(arn.clone()), now);
                     redriven = true;
@@ -258,7 +258,7 @@ fn name_of(arn: &str) -> Option<&str> {
 }
 
 impl Sqs {
-    /// With its queues in `file`, or in memory alone; `endpoint` is where clients reach it.
+    /// Opens the queues in `file`, or in memory. `endpoint` is the address for clients.
     pub fn open(file: Option<&Path>, endpoint: String, clock: Clock) -> anyhow::Result<Self> {
         let mut state = State {
             queues: BTreeMap::new(),
@@ -290,12 +290,12 @@ impl Sqs {
         self.shared.clock.millis()
     }
 
-    /// The address of a queue.
+    /// The URL of a queue.
     pub fn url(&self, name: &str) -> String {
         format!("{}/{ACCOUNT}/{name}", self.shared.endpoint)
     }
 
-    /// Creates a queue; the same one again is no error.
+    /// Creates a queue. Creating the same queue again is no error.
     pub async fn create_queue(
         &self,
         name: &str,
@@ -313,7 +313,7 @@ impl Sqs {
                 .is_none_or(|value| value != "true")
         {
             return Err(SqsError::invalid_parameter(
-                "Only FIFO queues are kept here: the name has to be 1 to 75 of A-Z a-z 0-9 _ - and `.fifo`, and FifoQueue has to be true.",
+                "Only FIFO queues are supported here: the name has to be 1 to 75 of A-Z a-z 0-9 _ - and `.fifo`, and FifoQueue has to be true.",
             ));
         }
         let written = {
@@ -342,7 +342,7 @@ impl Sqs {
         Ok(self.state().queue(name)?.attributes.clone())
     }
 
-    /// Changes attributes of a queue; the others stay as they are.
+    /// Changes attributes of a queue. The others stay as they are.
     pub async fn set_attributes(
         &self,
         name: &str,
@@ -397,7 +397,7 @@ impl Sqs {
         Ok(queue.depth())
     }
 
-    /// Sends messages; each has its own answer.
+    /// Sends messages, and returns the result of each by its id.
     pub async fn send(
         &self,
         name: &str,
@@ -444,7 +444,7 @@ impl Sqs {
                     changed.as_mut().enable();
                 }
                 let is_over = !received.is_empty() || now >= until;
-                // Whoever outlives this process must find its receive when the next one has begun.
+                // A consumer that outlives this process must find its receive after the next start.
                 let written = (is_over && consumer == Consumer::Elsewhere)
                     .then(|| state.written())
                     .flatten();
@@ -463,7 +463,7 @@ impl Sqs {
         }
     }
 
-    /// Deletes what was received; each handle has its own answer.
+    /// Deletes messages by their handles, and returns the result of each.
     pub async fn delete(
         &self,
         name: &str,
@@ -489,7 +489,7 @@ impl Sqs {
         Ok(deleted)
     }
 
-    /// Changes visibility timeouts, in seconds; each handle has its own answer.
+    /// Changes visibility timeouts, in seconds, and returns the result of each.
     pub async fn change_visibility(
         &self,
         name: &str,
@@ -505,7 +505,7 @@ impl Sqs {
                     let queue = state.queue(name)?;
                     queue.change_visibility(&handle, *seconds, now)?;
                     if let Some(message) = queue.message(handle.sequence).cloned() {
-                        // Asked for, so it holds over a restart, whoever asked.
+                        // A change that was requested holds over a restart, whatever the consumer.
                         state.flight(handle.sequence, &message, Consumer::Elsewhere);
                     }
                     Ok(())

@@ -1,13 +1,13 @@
-//! The time, as an argument: the system's clock, moved forward by whoever injects it.
+//! The time as an argument: the system's clock, which a test can move forward.
 //!
-//! Invariant: everything that compares with now asks the one `Clock` of its process, so that a test which
-//! moves it moves leases, ages, backoffs and visibility timeouts alike.
+//! Invariant: everything that depends on the time uses the one `Clock` of its process, so that a test that moves it
+//! moves leases, ages, backoffs and visibility timeouts alike.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-/// Tells the time; clones share it.
+/// A clock. Clones share the time.
 #[derive(Debug, Clone)]
 pub struct Clock {
     ahead: watch::Sender<Duration>,

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use sha2::{Digest as _, Sha256};
 
-/// What is read of a payload.
+/// The fields of a payload that are read.
 #[derive(Debug, PartialEq)]
 pub struct Envelope<'a> {
     /// `organizationId`
@@ -208,7 +208,7 @@ pub fn parse(body: &str) -> Result<Envelope<'_>, EnvelopeError> {
     })
 }
 
-/// Whether a text can stand in a key, a path, a header and a group id as it is.
+/// Whether a text is an identifier, which can be in keys, paths, headers and group ids: 1 to 64 of `A-Z a-z 0-9 _ -`.
 pub fn is_identifier(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && (text.bytes()).all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
@@ -219,13 +219,13 @@ pub fn digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// Fits into a header and a message attribute as it is.
+/// Whether a text can be in a header and in a message attribute.
 fn is_visible(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// What an object of the payload is about. Anything of another shape than expected counts as absent:
-/// Linear's payloads are open, and an odd one must still be delivered.
+/// The identifiers in an object of the payload. A value of an unexpected type counts as absent, because an unusual payload
+/// must still be delivered.
 #[derive(Debug, Default)]
 struct Subject<'a> {
     id: Option<Cow<'a, str>>,
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn an_action_that_is_no_word_counts_as_none() {
+    fn an_action_that_is_not_a_word_counts_as_none() {
         for action in [
             "null",
             "7",
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_quoting_the_body() {
+    fn no_error_quotes_the_body() {
         for body in [
             "",
             "hush",

@@ -1,7 +1,7 @@
-//! What the relay and the agent say to each other, and what both have to do alike: signatures, header names, JSON
-//! shapes, patterns, the envelope of Linear's payloads, and the clock by which they judge ages.
+//! The protocol between the relay and the agent, and what both have to do alike: signatures and their secrets, header
+//! names, JSON messages and problems, patterns, the envelope of Linear's payloads, and the clock.
 //!
-//! Nothing in here does I/O or knows AWS, so both sides can hold each other to it.
+//! Nothing in this crate does I/O or depends on AWS.
 
 pub mod capability;
 pub mod clock;

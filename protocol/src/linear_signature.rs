@@ -13,7 +13,7 @@ fn mac(secret: &str, body: &[u8]) -> Hmac<Sha256> {
     mac
 }
 
-/// What Linear puts into `Linear-Signature`.
+/// The value of `Linear-Signature`.
 pub fn sign(secret: &str, body: &[u8]) -> String {
     hex::encode(mac(secret, body).finalize().into_bytes())
 }

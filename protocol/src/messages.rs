@@ -214,7 +214,7 @@ pub enum Control {
     },
 }
 
-/// The response to a challenge: proof that the registered address belongs to whoever registers it.
+/// The response to a challenge: proof that the address belongs to the worker that registers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChallengeResponse {
     /// The challenge, echoed.

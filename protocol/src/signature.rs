@@ -107,7 +107,7 @@ pub fn sign<'a>(
     value
 }
 
-/// Which check a delivery failed; each names what its sender has to look at.
+/// The check that a delivery failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// A header is missing or is not of its form.
@@ -118,7 +118,7 @@ pub enum SignatureError {
         /// What is wrong with it and what would be right.
         wrong: &'static str,
     },
-    /// The timestamp lies too far from now: an old delivery, or a clock that is off.
+    /// The timestamp is too far from now: the delivery is old, or a clock is wrong.
     #[error(
         "the signature was made {seconds} s {}, more than the {tolerance} s allowed",
         if *.past { "ago" } else { "in the future" }
@@ -136,7 +136,7 @@ pub enum SignatureError {
     Digest,
 }
 
-/// The three headers of a signed delivery, as they came.
+/// The three headers of a signed delivery, as received.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
     /// `webhook-id`
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_invalid_twin_fails_by_its_digest() {
+    fn the_published_invalid_example_fails_by_its_digest() {
         let (secret, id, timestamp, body, _) = VECTORS[0];
         let signed = Signed {
             id,

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_a_wrong_form_is_told_what_is_wrong() {
+    fn the_error_for_a_malformed_address_names_the_rule() {
         for (url, part) in [
             ("", "whole https address"),
             ("example.com", "whole https address"),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_kept_as_it_is_connected_to() {
+    fn an_address_is_stored_as_it_is_connected_to() {
         for (text, kept) in [
             ("https://example.com", "https://example.com/"),
             (

@@ -1,4 +1,4 @@
-//! Pull: hands out a worker's mailbox.
+//! Pull: returns the events in a worker's mailbox.
 //!
 //! Invariant: exactly the acknowledged events are deleted, the oldest events come first, and an away worker becomes live
 //! only when its mailbox is empty, with nothing parked in between.

@@ -35,7 +35,7 @@ async fn all_blocked_addresses_get_one_answer() {
 }
 
 #[tokio::test]
-async fn addresses_of_a_wrong_form_are_told_what_is_wrong() {
+async fn the_error_for_a_malformed_address_names_the_rule() {
     let relay = relay().start().await;
     for url in [
         "",

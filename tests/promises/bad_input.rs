@@ -23,7 +23,7 @@ async fn webhook(relay: &Relay, body: &[u8], expected: (u16, &str), part: &str) 
 }
 
 #[tokio::test]
-async fn a_wrong_webhook_is_told_what_is_wrong_with_it() {
+async fn the_error_for_a_wrong_webhook_names_the_part() {
     let relay = relay().start().await;
     relay.register_pull("one").await;
     let now = relay.clock.millis();
@@ -217,7 +217,7 @@ async fn unknown_paths_and_methods_are_problems_too() {
 }
 
 #[tokio::test]
-async fn a_wrong_registration_is_told_what_is_wrong_with_it() {
+async fn the_error_for_a_wrong_registration_names_the_field() {
     let relay = relay().start().await;
     for (request, part) in [
         (json!([]), "wrong type"),
@@ -280,7 +280,7 @@ async fn a_wrong_registration_is_told_what_is_wrong_with_it() {
 }
 
 #[tokio::test]
-async fn a_wrong_renewal_or_pull_is_told_what_is_wrong_and_changes_nothing() {
+async fn a_wrong_renewal_or_pull_is_a_clear_error_and_changes_nothing() {
     let relay = relay().start().await;
     let worker = relay.register_pull("one").await;
     let before = relay.read(&worker).await;

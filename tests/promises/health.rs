@@ -56,7 +56,7 @@ async fn an_away_worker_that_answers_a_ping_is_live_again() {
 }
 
 #[tokio::test]
-async fn with_something_waiting_a_ping_says_so_and_only_the_empty_mailbox_makes_it_live() {
+async fn a_ping_for_a_mailbox_with_events_does_not_make_the_worker_live() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;

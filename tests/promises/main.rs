@@ -17,7 +17,7 @@ mod health;
 mod isolation;
 mod no_duplicate_effect;
 mod nothing_is_lost;
-mod nothing_secret_is_said;
+mod nothing_secret_is_logged;
 mod order;
 mod over_tls;
 mod registration;

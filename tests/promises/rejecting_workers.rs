@@ -90,7 +90,7 @@ async fn a_plain_4xx_is_given_up_after_five_minutes() {
 }
 
 #[tokio::test]
-async fn a_wish_to_wait_is_granted() {
+async fn retry_after_is_honoured() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     relay.register("one", &receiver.url()).await;
@@ -142,7 +142,7 @@ async fn a_dead_letter_goes_out_when_it_is_moved_back() {
 }
 
 #[tokio::test]
-async fn what_is_old_when_nobody_is_there_waits_in_the_mailbox_and_is_no_dead_letter() {
+async fn an_old_delivery_of_an_absent_worker_is_parked_and_not_dead_lettered() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;

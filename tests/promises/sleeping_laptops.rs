@@ -129,7 +129,7 @@ async fn a_closed_port_a_stall_a_redirect_and_a_dropped_connection_count_as_unre
 }
 
 #[tokio::test]
-async fn a_goodbye_keeps_everything_from_being_tried_in_vain() {
+async fn a_worker_that_goes_offline_gets_no_attempts() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     let worker = relay.register("one", &receiver.url()).await;

@@ -524,7 +524,7 @@ fn every_alarm_and_every_graph_is_about_a_metric_that_exists() {
 
 #[test]
 #[ignore = "needs the translated template: .ci/run"]
-fn every_alarm_says_what_it_means_and_has_a_runbook() {
+fn every_alarm_has_a_description_and_a_runbook() {
     let mut template = template();
     template.set("AlarmEmail", "ops@example.com");
     let operations = include_str!("../../docs/operations.md");
@@ -557,7 +557,7 @@ fn every_alarm_says_what_it_means_and_has_a_runbook() {
 
 #[test]
 #[ignore = "needs the translated template: .ci/run"]
-fn what_a_stranger_needs_next_is_said_by_the_outputs() {
+fn the_outputs_name_the_next_steps() {
     let mut template = template();
     template.refer("Api", "a1b2c3");
     let url = "https://a1b2c3.execute-api.us-east-1.amazonaws.com";

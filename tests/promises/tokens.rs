@@ -117,7 +117,7 @@ async fn a_worker_sees_its_own_workspaces_events_only() {
 }
 
 #[tokio::test]
-async fn registering_again_ends_the_old_token_and_its_holder_is_told_why() {
+async fn registering_again_ends_the_old_token_and_the_error_tells_its_holder_why() {
     let relay = relay().start().await;
     let old = relay.register_pull("one").await;
     let new = relay.register_pull("one").await;

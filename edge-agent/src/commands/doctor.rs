@@ -1,4 +1,4 @@
-//! `doctor`: everything between Linear and the user's code, one check after another, and what to do about each.
+//! `doctor`: checks everything between Linear and the user's code, and advises what to do.
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ fn tell(context: &Context, checks: &Checks) -> Result<(), Failure> {
     }
 }
 
-/// The relay, what it thinks of this worker, and what its clock says.
+/// Checks the relay, the worker's state there, and the clock.
 async fn relay(
     context: &Context,
     registration: &Registration,
@@ -253,7 +253,7 @@ async fn handlers(config: &Config, checks: &mut Checks) {
     }
 }
 
-/// A signed ping: to the public address, if there is one, and so around the circle; else to the receiver.
+/// Sends a signed ping to the public address if there is one, else to the receiver.
 async fn around(
     context: &Context,
     config: Option<&Config>,

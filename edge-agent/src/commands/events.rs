@@ -1,4 +1,4 @@
-//! `events`: what was received, and what became of it.
+//! `events`: shows what was received, and what became of it.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub(crate) struct Events {
     body: bool,
 }
 
-/// A pattern over types, as handlers have it.
+/// Parses a pattern over types.
 pub(crate) fn pattern(text: &str) -> Result<String, String> {
     if protocol::capability::is_pattern(text) {
         return Ok(text.to_owned());
@@ -51,7 +51,7 @@ pub(crate) fn pattern(text: &str) -> Result<String, String> {
     Err(format!("use {}", protocol::capability::EXAMPLES))
 }
 
-/// When something was received that is within `span`.
+/// The beginning of a time span that ends now.
 pub(crate) fn since(context: &Context, span: Option<Span>) -> Option<i64> {
     let span = i64::try_from(span?.0.as_millis()).unwrap_or(i64::MAX);
     Some(context.clock.millis().saturating_sub(span))

@@ -1,4 +1,4 @@
-//! `forget`: the worker and its mailbox go from the relay, and the registration from this machine.
+//! `forget`: removes the worker and its mailbox from the relay, and the registration from this machine.
 
 use super::print_json;
 use crate::context::Context;
@@ -8,7 +8,7 @@ use crate::relay::{CallError, Relay};
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let registration = context.registration()?;
-    // An agent that runs would register again.
+    // A running agent would register again.
     let _lock = context.directory.lock()?;
     let base = url::Url::parse(&registration.relay).map_err(anyhow::Error::from)?;
     let relay = Relay::new(base)?;

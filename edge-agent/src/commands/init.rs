@@ -1,4 +1,4 @@
-//! `init`: an `edge-agent.toml` to begin with.
+//! `init`: writes an `edge-agent.toml` to begin with.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};

@@ -1,4 +1,4 @@
-//! `replay`: events are handled again, by the agent that runs here or, with `--to`, right now and elsewhere.
+//! `replay`: has events handled again by the agent, or with `--to` POSTs them to another target.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Fail
     }
 }
 
-/// POSTs one after another; what fails does not keep the next from being tried.
+/// POSTs one event after another. A failure does not stop the others.
 async fn post(
     context: &Context,
     store: &Store,

@@ -1,4 +1,4 @@
-//! `send`: a signed delivery to the agent that runs here, on the path that the relay's take.
+//! `send`: sends a signed delivery to the agent that runs here, as the relay does.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ fn sample(name: &str) -> Result<&'static str, String> {
     })
 }
 
-/// The agent that runs here, and what it is registered with.
+/// The status and the registration of the agent that runs here.
 pub(super) fn running(context: &Context) -> Result<(Status, Registration), Failure> {
     let status =
         report::read(&context.directory.report()).filter(|_| context.directory.is_in_use());
@@ -47,7 +47,7 @@ pub(super) fn running(context: &Context) -> Result<(Status, Registration), Failu
     Ok((status, context.registration()?))
 }
 
-/// What signs as the relay would.
+/// The headers of a signature as the relay makes it.
 pub(super) fn signed(
     registration: &Registration,
     id: &str,

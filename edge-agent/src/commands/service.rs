@@ -1,4 +1,4 @@
-//! `service`: starts with the machine: a systemd user unit on Linux, a launchd agent on macOS.
+//! `service`: starts the agent with the machine, by a systemd user unit on Linux or a launchd agent on macOS.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,7 +18,7 @@ use crate::output::{hint, info};
 const UNIT: &str = "edge-agent.service";
 const LABEL: &str = "dev.edge-relay.edge-agent";
 
-/// What is done with the service.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Service {
     /// Write it, and start it now and with every login
@@ -140,7 +140,7 @@ fn quoted(argument: &str) -> String {
     format!("\"{escaped}\"")
 }
 
-/// What a service runs, where, and with which programs in reach: those that this shell finds.
+/// The command of a service, its working directory, and its PATH, which is that of this shell.
 struct ServicePlan {
     command: Vec<String>,
     directory: String,
@@ -215,7 +215,7 @@ pub(crate) async fn run(context: &Context, service: Service) -> Result<(), Failu
     }
 }
 
-/// `up`, with whole paths and from here: a service starts elsewhere.
+/// The command with absolute paths, because a service starts in another directory.
 #[expect(
     clippy::disallowed_methods,
     reason = "PATH is not a setting: the service is to find what this shell finds"
@@ -283,10 +283,10 @@ async fn install(
     Ok(())
 }
 
-/// A service that could not start is not installed.
+/// Refuses to install a service that could not start.
 fn validate(context: &Context, install: &Install) -> Result<(), Failure> {
     if !install.up.is_empty() {
-        // They are read by `up`, which says what is wrong with them.
+        // `up` validates them.
         return Ok(());
     }
     let config = context.settings.clone().config(context.file.clone())?;
@@ -325,7 +325,7 @@ async fn hint_at_lingering(manager: ServiceManager) {
     }
 }
 
-/// This user, by number.
+/// The id of this user.
 fn whoami() -> String {
     #[cfg(unix)]
     return rustix::process::getuid().as_raw().to_string();

@@ -1,4 +1,4 @@
-//! `status`: whether it runs, is registered and reached, and what waits.
+//! `status`: shows whether the agent runs, is registered and reachable, and what waits.
 
 use protocol::clock::rfc3339;
 use serde::Serialize;
@@ -45,7 +45,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     unhealthy.map_or(Ok(()), |why| Err(Failure::Unhealthy(why)))
 }
 
-/// What keeps events from being handled, if anything does.
+/// Why events are not handled, if they are not.
 fn unhealthy(status: Option<&Status>) -> Option<String> {
     let Some(status) = status else {
         return Some("edge-agent is not running: start it with `edge-agent up`".to_owned());

@@ -36,7 +36,7 @@ struct Facts {
     digest: Check,
 }
 
-/// What came of one check; none if one before it failed.
+/// The result of one check; unknown if an earlier one failed.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Check {
@@ -113,7 +113,7 @@ fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: i64) -> Facts 
         Err(error @ SignatureError::Digest) => digest = Check::Failed(error.to_string()),
         Err(error @ SignatureError::Age { .. }) => {
             age = Check::Failed(error.to_string());
-            // As if it were then.
+            // The digest is checked as of the time of the signature.
             let then = signed.timestamp.parse().unwrap_or(now);
             if let Err(error) = verify(secrets, signed, body, then) {
                 digest = Check::Failed(error.to_string());
@@ -131,7 +131,7 @@ fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: i64) -> Facts 
     }
 }
 
-/// What editors and shells do to a body, if undoing it makes the digest right.
+/// The change by an editor or a shell that would explain a wrong digest, if there is one.
 fn changed_on_the_way(secrets: &[Secret], headers: &Headers, body: &[u8]) -> Option<&'static str> {
     let signed = signed(headers);
     let then = signed.timestamp.parse().ok()?;
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn each_check_is_told_by_itself() {
+    fn each_check_is_reported_separately() {
         let secret = [Secret::generate()];
         let told = |at: i64, body: &[u8]| {
             let facts = check(&secret, &headers(&secret[0], at, b"{}"), body, 1_000);

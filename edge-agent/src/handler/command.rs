@@ -53,7 +53,7 @@ pub(super) async fn run(
     });
     let ended = tokio::time::timeout(time_limit, child.wait()).await;
     writing.abort();
-    // What the command has left behind ends with it, and with it whatever still holds its output open.
+    // The processes that the command has left end here, since they may hold its output open.
     drop(group);
     for mut read in reading {
         if tokio::time::timeout(Duration::from_secs(1), &mut read)
@@ -108,7 +108,7 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Keeps the first part of an output, and reads the rest, so that nobody waits to write it.
+/// Keeps the first part of an output and reads the rest, so that the command is not blocked.
 async fn keep(output: Option<impl AsyncRead + Unpin>, kept: Arc<Mutex<Vec<u8>>>) {
     let Some(mut output) = output else {
         return;

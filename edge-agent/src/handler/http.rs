@@ -12,7 +12,7 @@ use crate::relay::root_cause;
 use crate::store::Event;
 use crate::target::Target;
 
-/// Headers about one connection (RFC 9110, section 7.6.1) or one length, which the next hop has of its own.
+/// Headers that belong to one connection (RFC 9110, section 7.6.1) or one message length.
 const NOT_FORWARDED: [&str; 12] = [
     "connection",
     "content-length",
@@ -121,7 +121,7 @@ fn forwarded(event: &Event, attempt: u64) -> HeaderMap {
     headers
 }
 
-/// The first part of an answer's body, within `time`; what a handler says with its status counts in any case.
+/// The first part of an answer's body, read within `time`. The status of the answer counts in any case.
 async fn read(mut response: Response, time: Duration) -> Vec<u8> {
     let mut body = Vec::new();
     let reading = async {

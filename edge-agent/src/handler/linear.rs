@@ -1,7 +1,7 @@
 //! An event as Linear would send it now: for code that uses Linear's own SDK, which takes a body only within a minute
 //! of the `webhookTimestamp` in it.
 //!
-//! Invariant: only the digits of the top-level `webhookTimestamp` change; every other byte stays as it came.
+//! Invariant: only the digits of the top-level `webhookTimestamp` change; all other bytes stay as they were received.
 
 use std::fmt;
 use std::ops::Range;
@@ -27,7 +27,7 @@ pub(crate) fn stamped(body: &[u8], now: i64) -> Vec<u8> {
     stamped
 }
 
-/// Where a part that was borrowed from `body` lies in it.
+/// The range of a part that is borrowed from `body`.
 fn within(body: &[u8], part: &str) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let end = start + part.len();

@@ -1,6 +1,6 @@
-//! What is deleted, and when: handled events, by age and by the room they take.
+//! Deletes handled events by age and by size.
 //!
-//! Invariant: what waits is never deleted, and an id is known for longer than the relay could hand it over again.
+//! Invariant: an event that waits is never deleted, and an id is stored for longer than the relay could deliver it again.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use rusqlite::{Connection, params};
 
 use super::Store;
 
-/// How many events go in one transaction, so that deliveries need not wait long.
+/// How many events are deleted in one transaction, so that deliveries do not wait long.
 const BATCH: u32 = 200;
 
-/// How long the id of a deleted event is known: twice as long as the relay keeps mail.
-const KNOWN: Duration = Duration::from_secs(14 * 86_400);
+/// How long the id of a deleted event is stored: twice as long as the relay keeps a parked event.
+const ID_LIFETIME: Duration = Duration::from_secs(14 * 86_400);
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
@@ -52,8 +52,8 @@ fn delete_batch(
 }
 
 impl Store {
-    /// Deletes what was handled longer ago than `keep`, then the oldest until `keep_size` bytes hold the rest;
-    /// answers how many events it deleted.
+    /// Deletes events that were handled longer ago than `keep`, then the oldest until the rest fits into `keep_size` bytes.
+    /// Returns how many it deleted.
     pub(crate) async fn prune(
         &self,
         now: i64,
@@ -77,7 +77,10 @@ impl Store {
             }
         }
         self.write(move |connection| {
-            connection.execute("DELETE FROM pruned WHERE at < ?", [now - millis(KNOWN)])
+            connection.execute(
+                "DELETE FROM pruned WHERE at < ?",
+                [now - millis(ID_LIFETIME)],
+            )
         })
         .await?;
         if deleted > 0 {
@@ -129,7 +132,7 @@ mod tests {
             ["new", "waiting"]
         );
         assert_eq!(store.add(vec![event("old")]).await.unwrap(), 0);
-        let later = 100_000 + millis(KNOWN) + 1;
+        let later = 100_000 + millis(ID_LIFETIME) + 1;
         store
             .prune(later, Duration::from_secs(u32::MAX.into()), u64::MAX)
             .await

@@ -1,4 +1,4 @@
-//! What is read of the events, by the agent and by its commands.
+//! The reads of the stored events, by the agent and by its commands.
 
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
@@ -14,7 +14,7 @@ pub(crate) struct Filter {
     /// Stored after this one.
     pub(crate) after: Option<i64>,
     pub(crate) pattern: Option<String>,
-    /// The newest so many.
+    /// At most this many, the newest.
     pub(crate) limit: Option<u32>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Listed {
     pub(crate) due_at: i64,
     /// Length of the body.
     pub(crate) size: u64,
-    /// What the last attempt came to.
+    /// The result of the last attempt.
     pub(crate) result: Option<String>,
 }
 
@@ -67,7 +67,7 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
 }
 
 impl Store {
-    /// What is to be handled, in the order in which it was stored: the first `limit` of what was stored after `after`.
+    /// The events that wait, in the order in which they were stored: at most `limit`, and those after `after`.
     pub(crate) async fn waiting(&self, after: i64, limit: u32) -> anyhow::Result<Vec<Waiting>> {
         self.read(move |connection| {
             let mut read = connection.prepare_cached(
@@ -86,7 +86,7 @@ impl Store {
         .await
     }
 
-    /// An event with its content, and how often it was tried; none if it has been settled meanwhile.
+    /// An event with its content and the number of its attempts; none if it has been settled meanwhile.
     pub(crate) async fn load(&self, sequence: i64) -> anyhow::Result<Option<(Event, u64)>> {
         self.read(move |connection| {
             connection
@@ -100,7 +100,7 @@ impl Store {
         .await
     }
 
-    /// An event with its content, whatever has become of it.
+    /// An event with its content, whatever its state.
     pub(crate) async fn content(&self, sequence: i64) -> anyhow::Result<Option<Event>> {
         self.read(move |connection| {
             connection

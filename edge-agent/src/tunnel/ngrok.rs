@@ -9,7 +9,7 @@ use url::Url;
 
 use super::Printed;
 
-/// The local API of one running ngrok, once it has said where that is.
+/// The local API of a running ngrok, once its log has the address.
 #[derive(Default)]
 pub(super) struct Api(OnceLock<String>);
 

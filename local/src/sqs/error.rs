@@ -1,8 +1,8 @@
-//! SQS's own errors: each with the name in `__type` and the code that its older query protocol gave it.
+//! The errors of SQS, each with the name in `__type` and the code of the older query protocol.
 //!
 //! Source: the SQS API reference, "Common Errors" and the error lists of the actions.
 
-/// An error as SQS answers it.
+/// An error of SQS.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SqsError {
@@ -54,7 +54,7 @@ errors! {
 }
 
 impl SqsError {
-    /// The storage below failed: 500.
+    /// The storage failed: 500.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self {
             name: "InternalFailure",

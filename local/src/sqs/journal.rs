@@ -1,8 +1,8 @@
-//! What the queues hold, in SQLite: a restart loses nothing.
+//! The journal of the queues in SQLite, so that a restart loses nothing.
 //!
-//! Invariant: changes are written in the order in which they were made; [`Journal::written`] answers when all
-//! that was said before is committed and synced. One thread writes; what gathers while it commits goes into the
-//! next transaction together. When SQLite fails, nothing is answered with a success any more.
+//! Invariant: changes are written in the order in which they were made; [`Journal::written`] completes when
+//! all earlier changes are committed and synced. One thread writes. The changes that arrive while it commits share the next
+//! transaction. After a failure of SQLite, no call succeeds any more.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS sent_until ON sent (until);
 ";
 
-/// A change to be written down.
+/// A change of the queues.
 pub(super) enum Change {
     PutQueue {
         name: String,
@@ -40,8 +40,8 @@ pub(super) enum Change {
         created_at: i64,
     },
     DropQueue(String),
-    /// One change, so that no crash can come between its parts: a message is there and its deduplication id is
-    /// remembered, or neither; a moved one is in one queue.
+    /// One change, so that a crash cannot separate its parts: both a message and its deduplication id are stored, or
+    /// neither, and a moved message is in one queue.
     Put {
         queue: String,
         sequence: u64,
@@ -49,7 +49,7 @@ pub(super) enum Change {
         sent: Option<Sent>,
         replaces: Option<u64>,
     },
-    /// Received, or its visibility changed.
+    /// A message was received, or its visibility was changed.
     Flight {
         sequence: u64,
         received: u32,
@@ -61,13 +61,13 @@ pub(super) enum Change {
     Written(oneshot::Sender<()>),
 }
 
-/// The writer's end.
+/// Sends changes to the writer.
 #[derive(Debug)]
 pub(super) struct Journal {
     changes: mpsc::Sender<Change>,
 }
 
-/// What was written down, and the next free sequence number.
+/// The stored queues, and the next free sequence number.
 pub(super) struct Restored {
     pub(super) queues: BTreeMap<String, Queue>,
     pub(super) next: u64,
@@ -94,13 +94,13 @@ impl Journal {
         Ok((Self { changes }, restored))
     }
 
-    /// Says a change; it is written later.
+    /// Appends a change, which is written later.
     pub(super) fn append(&self, change: Change) {
-        // The writer is gone only after a failure, and `written` tells that.
+        // The writer ends only after a failure, which `written` reports.
         let _ = self.changes.send(change);
     }
 
-    /// Answers once all that was said before is on the disk.
+    /// Completes once all earlier changes are on the disk.
     pub(super) fn written(&self) -> oneshot::Receiver<()> {
         let (done, written) = oneshot::channel();
         self.append(Change::Written(done));
@@ -114,7 +114,7 @@ pub(super) async fn committed(written: Option<oneshot::Receiver<()>>) -> Result<
         None => Ok(()),
         Some(written) => written.await.map_err(|_| {
             SqsError::internal(
-                "the queues' file cannot be written; see the log, mend it and start again",
+                "the file of the queues cannot be written; see the log, repair it and start again",
             )
         }),
     }
@@ -143,7 +143,7 @@ fn write(mut connection: Connection, changes: &mpsc::Receiver<Change>) {
             transaction.commit()
         });
         if let Err(error) = written {
-            // Whoever waits sees its sender dropped.
+            // The callers that wait see their sender dropped.
             tracing::error!(%error, "the queues' file cannot be written: nothing is accepted any more");
             return;
         }

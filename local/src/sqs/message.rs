@@ -1,4 +1,4 @@
-//! A message, its checks and its checksums.
+//! A message, its validation and its checksums.
 //!
 //! Source of the limits: the SQS Developer Guide, "Amazon SQS message quotas"; of the checksum: "Calculating
 //! the MD5 message digest for message attributes".
@@ -20,7 +20,7 @@ pub(super) const MAX_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Attribute {
-    /// `String`, `Number` or `Binary`, with a label behind a full stop if there is one.
+    /// `String`, `Number` or `Binary`, with an optional label after a full stop.
     #[serde(default)]
     pub data_type: String,
     /// The value of a `String` or a `Number`.
@@ -33,11 +33,11 @@ pub struct Attribute {
 
 pub(super) type Attributes = BTreeMap<String, Attribute>;
 
-/// What is sent.
+/// A message in a send request.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct NewMessage {
-    /// In a batch: names the entry in the answer.
+    /// Names the entry of a batch in the response.
     #[serde(default)]
     pub id: String,
     #[serde(default)]
@@ -52,10 +52,10 @@ pub struct NewMessage {
     pub(super) delay_seconds: Option<i64>,
 }
 
-/// A message in a queue; clones share what was sent.
+/// A message in a queue. Clones share the content.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// Given by SQS.
+    /// Assigned by SQS.
     pub id: String,
     /// Its body.
     pub body: Arc<String>,
@@ -73,14 +73,14 @@ pub struct Message {
     pub first_received_at: Option<i64>,
     /// `DeadLetterQueueSourceArn`
     pub source: Option<String>,
-    /// While it is in flight: when it becomes visible again, Unix milliseconds, and its receive's nonce.
+    /// While the message is in flight: when it becomes visible again, Unix milliseconds, and its receive's nonce.
     pub(super) flight: Option<(i64, String)>,
-    /// When the present receive began: a visibility timeout ends 12 hours later at the latest.
+    /// When the current receive began. A visibility timeout ends at most 12 hours later.
     pub(super) received_at: i64,
 }
 
 impl Message {
-    /// While it is in flight: when it was received and when it becomes visible again, Unix milliseconds.
+    /// While the message is in flight: when it was received and when it becomes visible again, Unix milliseconds.
     pub fn in_flight(&self) -> Option<(i64, i64)> {
         self.flight
             .as_ref()
@@ -102,8 +102,8 @@ impl NewMessage {
         self.message_body.as_ref().map_or(0, String::len) + attributes.sum::<usize>()
     }
 
-    /// Checks a message for a FIFO queue; answers its body, group and deduplication id.
-    pub(super) fn check(&self, content_based: bool) -> Result<(&str, &str, String), SqsError> {
+    /// Validates a message for a FIFO queue. Returns its body, group and deduplication id.
+    pub(super) fn validate(&self, content_based: bool) -> Result<(&str, &str, String), SqsError> {
         let missing = |name: &str| {
             SqsError::missing_parameter(format!("The request must contain the parameter {name}."))
         };
@@ -214,7 +214,7 @@ pub(super) fn md5_of_body(body: &str) -> String {
     hex::encode(Md5::digest(body.as_bytes()))
 }
 
-/// `MD5OfMessageAttributes`; none where there are no attributes.
+/// `MD5OfMessageAttributes`; none without attributes.
 pub(super) fn md5_of_attributes<'a>(
     attributes: impl IntoIterator<Item = (&'a String, &'a Attribute)>,
 ) -> Option<String> {
@@ -258,10 +258,10 @@ mod tests {
 
     #[test]
     fn a_message_of_a_mebibyte_is_taken_and_not_a_byte_more() {
-        assert!(message(&"x".repeat(MAX_BYTES)).check(false).is_ok());
+        assert!(message(&"x".repeat(MAX_BYTES)).validate(false).is_ok());
         let longer = message(&"x".repeat(MAX_BYTES + 1));
         assert_eq!(
-            longer.check(false).unwrap_err().code,
+            longer.validate(false).unwrap_err().code,
             "InvalidParameterValue"
         );
     }
@@ -269,12 +269,12 @@ mod tests {
     #[test]
     fn forbidden_characters_are_refused() {
         for body in ["\u{1}", "\u{fffe}", "\u{ffff}", "a\u{8}"] {
-            let error = message(body).check(false).unwrap_err();
+            let error = message(body).validate(false).unwrap_err();
             assert_eq!(error.code, "InvalidMessageContents", "{body:?}");
         }
         assert!(
             message("\t\r\n \u{7f}\u{fffd}\u{10000}\u{10ffff}")
-                .check(false)
+                .validate(false)
                 .is_ok()
         );
     }
@@ -332,13 +332,13 @@ mod tests {
                 "InvalidParameterValue",
             ),
         ] {
-            assert_eq!(broken.check(false).unwrap_err().code, code, "{broken:?}");
+            assert_eq!(broken.validate(false).unwrap_err().code, code, "{broken:?}");
         }
         let content_based = NewMessage {
             message_deduplication_id: None,
             ..message("x")
         };
-        assert!(content_based.check(true).is_ok());
+        assert!(content_based.validate(true).is_ok());
     }
 
     #[test]

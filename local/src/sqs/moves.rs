@@ -1,4 +1,4 @@
-//! Message moves: from a dead-letter queue back to where its messages came from, or to a named queue.
+//! Message moves: from a dead-letter queue to the queues that its messages came from, or to a named queue.
 //!
 //! Source: the SQS API reference, `StartMessageMoveTask`. Invariant: a message is in one of the two queues at
 //! every moment, and in the same one after a restart.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Sqs, SqsError, State, arn, name_of};
 
-/// A move, under way or ended.
+/// A move, running or ended.
 #[derive(Debug, Clone)]
 pub(super) struct Move {
     pub(super) handle: String,
@@ -25,7 +25,7 @@ pub(super) enum Status {
     Running,
     Completed,
     Cancelled,
-    /// Some messages have no queue that they came from.
+    /// The source queue of some messages is unknown.
     Failed,
 }
 
@@ -47,7 +47,7 @@ fn no_such_queue() -> SqsError {
 }
 
 impl State {
-    /// Queues whose messages end in `name`.
+    /// The queues whose dead-letter queue is `name`.
     pub(super) fn sources(&self, name: &str) -> Vec<String> {
         let target = arn(name);
         (self.queues.iter())
@@ -59,7 +59,7 @@ impl State {
             .collect()
     }
 
-    /// Moves up to `limit` messages that wait; answers how many were and whether that is all there is to do.
+    /// Moves up to `limit` visible messages. Returns how many, and whether the move is complete.
     fn step(&mut self, at: usize, limit: usize, now: i64) -> (u64, bool) {
         let Move { from, to, .. } = self.moves[at].clone();
         let Ok(queue) = self.queue(&from) else {
@@ -85,7 +85,7 @@ impl State {
 }
 
 impl Sqs {
-    /// Begins a move; answers its handle.
+    /// Starts a move. Returns its handle.
     pub(super) fn start_move(
         &self,
         source_arn: &str,
@@ -175,7 +175,7 @@ impl Sqs {
         }
     }
 
-    /// The newest moves from a queue, the last begun first.
+    /// The moves from a queue, the newest first.
     pub(super) fn moves(&self, source_arn: &str, limit: usize) -> Result<Vec<Move>, SqsError> {
         let from = name_of(source_arn).ok_or_else(no_such_queue)?;
         let mut state = self.state();
@@ -187,7 +187,7 @@ impl Sqs {
             .collect())
     }
 
-    /// Ends a move that is under way; answers how many messages it has moved.
+    /// Cancels a running move. Returns how many messages it has moved.
     pub(super) fn cancel_move(&self, handle: &str) -> Result<u64, SqsError> {
         let mut state = self.state();
         let found = state.moves.iter_mut().find(|m| m.handle == handle);
@@ -201,7 +201,7 @@ impl Sqs {
         Ok(task.moved)
     }
 
-    /// The addresses of the queues whose messages end in `name`.
+    /// The URLs of the queues whose dead-letter queue is `name`.
     pub(super) fn source_urls(&self, name: &str) -> Result<Vec<String>, SqsError> {
         let mut state = self.state();
         state.queue(name)?;

@@ -1,8 +1,8 @@
-//! One FIFO queue: what is in it, what may be received, what is in flight.
+//! One FIFO queue: its messages, those that are receivable, and those in flight.
 //!
-//! Invariants: while a message of a group is in flight no other of that group is received; within a group the
-//! oldest comes first; a message is not received twice within its visibility timeout; a deduplication id is
-//! taken once in five minutes. Time is an argument.
+//! Invariants: while a message of a group is in flight, no other message of that group is received; within a group
+//! the oldest message comes first; a message is not received twice within its visibility timeout; a deduplication id is
+//! accepted once in five minutes. Time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::error::SqsError;
 use super::message::{Message, NewMessage};
 
-/// How long a deduplication id is remembered.
+/// How long a deduplication id is stored.
 const DEDUPLICATION: i64 = 5 * 60 * 1000;
-/// How many messages of a FIFO queue are in flight at most.
+/// The largest number of messages of a FIFO queue in flight.
 pub(super) const MAX_IN_FLIGHT: usize = 120_000;
-/// The longest visibility timeout, from the receive on.
+/// The longest visibility timeout, counted from the receive.
 const MAX_VISIBILITY: i64 = 12 * 3600;
 
-/// A queue's settings, as `CreateQueue` and `SetQueueAttributes` give them.
+/// A queue's settings from `CreateQueue` and `SetQueueAttributes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) visibility: i64,
@@ -54,7 +54,7 @@ fn number_or_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u
 }
 
 impl Settings {
-    /// Reads a queue's attributes; refuses unknown names and values out of range.
+    /// Parses a queue's attributes. Refuses unknown names and values out of range.
     pub(super) fn read(attributes: &BTreeMap<String, String>) -> Result<Self, SqsError> {
         let mut settings = Self {
             visibility: 30,
@@ -84,7 +84,7 @@ impl Settings {
                 "ReceiveMessageWaitTimeSeconds" => settings.wait = number(0..=20)?,
                 "MaximumMessageSize" => drop(number(1024..=1_048_576)?),
                 "KmsDataKeyReusePeriodSeconds" => drop(number(60..=86_400)?),
-                // Only messages that may be received at once are kept here.
+                // Delays are not supported.
                 "DelaySeconds" => drop(number(0..=0)?),
                 "FifoQueue" if value == "true" => {}
                 "ContentBasedDeduplication" => {
@@ -129,7 +129,7 @@ pub(super) struct Sent {
     pub(super) sequence: u64,
 }
 
-/// A receipt handle, opened: which message, and which receive of it.
+/// A parsed receipt handle: the message, and the receive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Handle {
     pub(super) sequence: u64,
@@ -186,9 +186,9 @@ pub(crate) struct Queue {
 /// How many messages a queue holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
-    /// Those that wait.
+    /// The visible messages.
     pub visible: usize,
-    /// Those that were received and neither deleted nor visible again.
+    /// The messages that were received and are neither deleted nor visible again.
     pub in_flight: usize,
 }
 
@@ -232,7 +232,7 @@ impl Queue {
         }
     }
 
-    /// What was sent under this key within the last five minutes.
+    /// The message that was sent with this key within the last five minutes.
     pub(super) fn sent_before(&mut self, key: &str, now: i64) -> Option<&Sent> {
         while let Some((_, old)) = self.sent_in_order.pop_front_if(|(until, _)| *until <= now) {
             if self.sent.get(&old).is_some_and(|sent| sent.until <= now) {
@@ -242,9 +242,9 @@ impl Queue {
         self.sent.get(key)
     }
 
-    /// Checks a message and makes it one of this queue's.
+    /// Validates a message for this queue.
     pub(super) fn accept(&self, new: NewMessage, now: i64) -> Result<Message, SqsError> {
-        let (_, group, deduplication_id) = new.check(self.settings.content_based)?;
+        let (_, group, deduplication_id) = new.validate(self.settings.content_based)?;
         Ok(Message {
             id: uuid::Uuid::new_v4().to_string(),
             group: group.to_owned(),
@@ -265,7 +265,7 @@ impl Queue {
         self.sent.insert(sent.key.clone(), sent);
     }
 
-    /// What is to be remembered of a message that was just sent.
+    /// The deduplication entry of a message that was just sent.
     pub(super) fn sent(key: String, message: &Message, sequence: u64) -> Sent {
         Sent {
             key,
@@ -275,7 +275,7 @@ impl Queue {
         }
     }
 
-    /// Puts a message into its place, also one that was in flight when it was written down.
+    /// Inserts a message, also one that was in flight when it was stored.
     pub(super) fn insert(&mut self, sequence: u64, message: Message) {
         let group = self.groups.entry(message.group.clone()).or_default();
         match &message.flight {
@@ -301,7 +301,7 @@ impl Queue {
         self.messages.insert(sequence, message);
     }
 
-    /// Takes a message out.
+    /// Removes a message.
     pub(super) fn remove(&mut self, sequence: u64) -> Option<Message> {
         let message = self.messages.remove(&sequence)?;
         let group = self.groups.get_mut(&message.group)?;
@@ -321,7 +321,7 @@ impl Queue {
         Some(message)
     }
 
-    /// Makes what has been in flight for long enough visible again.
+    /// Makes the messages visible whose visibility timeout has ended.
     pub(super) fn end_timeouts(&mut self, now: i64) {
         while let Some((until, sequence)) = self.in_flight.first().copied() {
             if until > now {
@@ -343,7 +343,7 @@ impl Queue {
         self.in_flight.first().map(|(until, _)| *until)
     }
 
-    /// The next message that may be received, if it still is to be: what is too old is named in `expired`.
+    /// The next messages that can be received. Those that are too old are added to `expired`.
     pub(super) fn receivable(&self, limit: usize, now: i64, expired: &mut Vec<u64>) -> Vec<u64> {
         let mut found = Vec::with_capacity(limit);
         let room = MAX_IN_FLIGHT.saturating_sub(self.in_flight.len());
@@ -374,7 +374,7 @@ impl Queue {
         found
     }
 
-    /// Counts a receive and takes the message in flight; with no visibility timeout it stays visible.
+    /// Counts a receive and puts the message in flight. Without a visibility timeout it stays visible.
     pub(super) fn receive(&mut self, sequence: u64, visibility: i64, now: i64) -> Option<Handle> {
         let mut message = self.remove(sequence)?;
         let nonce = uuid::Uuid::new_v4().simple().to_string();
@@ -386,13 +386,13 @@ impl Queue {
         Some(Handle { sequence, nonce })
     }
 
-    /// Whether a handle's receive is the one that is in flight; `None` where the message is gone.
+    /// Whether a handle's receive is the current one; none if the message is gone.
     fn holds(&self, handle: &Handle) -> Option<bool> {
         let message = self.messages.get(&handle.sequence)?;
         Some(matches!(&message.flight, Some((_, nonce)) if *nonce == handle.nonce))
     }
 
-    /// Deletes what a handle was received for; deleting it again is no error.
+    /// Deletes a handle's message. Deleting it again is no error.
     pub(super) fn delete(&mut self, handle: &Handle) -> Result<bool, SqsError> {
         match self.holds(handle) {
             None => Ok(false),
@@ -403,7 +403,7 @@ impl Queue {
         }
     }
 
-    /// Moves the end of a visibility timeout; 0 ends it now.
+    /// Changes the end of a visibility timeout. 0 ends it now.
     pub(super) fn change_visibility(
         &mut self,
         handle: &Handle,

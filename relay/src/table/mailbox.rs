@@ -39,7 +39,7 @@ pub(crate) struct ParkedEvent {
     pub(crate) body: Body,
 }
 
-/// What came of parking.
+/// The result of parking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parking {
     /// All deliveries are in the mailbox.

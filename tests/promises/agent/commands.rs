@@ -42,7 +42,7 @@ fn snapshot(name: &str, text: &str, home: &Path) {
 }
 
 #[tokio::test]
-async fn help_says_what_there_is_and_what_exit_codes_mean() {
+async fn help_lists_the_commands_and_the_exit_codes() {
     let home = tempfile::tempdir().unwrap();
     for name in [
         "", "up", "events", "replay", "send", "verify", "init", "doctor", "service", "forget",
@@ -63,7 +63,7 @@ async fn help_says_what_there_is_and_what_exit_codes_mean() {
 }
 
 #[tokio::test]
-async fn before_anything_ran_every_command_says_what_to_do() {
+async fn before_the_first_start_every_command_advises_what_to_do() {
     let home = tempfile::tempdir().unwrap();
     let mut said = String::new();
     for arguments in [
@@ -196,7 +196,7 @@ async fn what_is_sent_takes_the_path_of_a_delivery() {
 }
 
 #[tokio::test]
-async fn replay_goes_to_the_agent_or_elsewhere_and_says_first_what_it_would_do() {
+async fn replay_goes_to_the_agent_or_to_a_target_and_has_a_dry_run() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let handler = Receiver::start().await;
@@ -271,7 +271,7 @@ async fn replay_goes_to_the_agent_or_elsewhere_and_says_first_what_it_would_do()
 }
 
 #[tokio::test]
-async fn verify_says_which_check_fails_from_a_capture() {
+async fn verify_reports_which_check_of_a_capture_fails() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let handler = Receiver::start().await;
@@ -367,7 +367,7 @@ async fn init_writes_a_file_that_is_right_and_overwrites_none() {
 }
 
 #[tokio::test]
-async fn doctor_checks_everything_and_says_what_to_do() {
+async fn doctor_checks_everything_and_advises_what_to_do() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let handler = Receiver::start().await;

@@ -39,7 +39,7 @@ async fn the_same_event_by_post_from_the_mailbox_and_again_is_handled_once() {
 
 /// stripe-cli 872, 1353, 1554: stdout polluted in JSON mode.
 #[tokio::test]
-async fn stdout_is_data_alone_however_much_is_said() {
+async fn stdout_holds_only_data_however_many_messages_there_are() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let mut up = Agent::up(&relay, home.path());
@@ -118,7 +118,7 @@ async fn the_relay_is_reached_through_a_proxy_and_this_machine_without() {
 
 /// stripe-cli 108: a private CA. Whose certificate it trusts is the system's to say, and SSL_CERT_FILE's.
 #[tokio::test]
-async fn a_private_ca_is_trusted_where_the_system_says_so() {
+async fn a_private_ca_is_trusted_if_the_system_trusts_it() {
     let home = tempfile::tempdir().unwrap();
     let certificate = Certificate::new();
     let file = certificate.write(home.path());
@@ -270,7 +270,7 @@ async fn nothing_of_a_desktop_is_needed() {
 
 /// stripe-cli 1011: what the local server answered, where one looks first.
 #[tokio::test]
-async fn the_answer_of_the_local_server_is_said_as_it_comes() {
+async fn the_answer_of_the_local_server_is_printed_as_it_arrives() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let handler = Receiver::start().await;

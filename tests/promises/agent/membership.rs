@@ -10,7 +10,7 @@ use crate::harness::agent::{Agent, Inside, deliver, free_port, kept, output, run
 use crate::harness::{Receiver, TOKEN, eventually, issue, number, relay};
 
 #[tokio::test]
-async fn it_waits_for_a_relay_that_is_down_and_says_so_once() {
+async fn it_waits_for_a_relay_that_is_down_and_reports_it_once() {
     let home = tempfile::tempdir().unwrap();
     let relay = relay().start().await;
     let handler = Receiver::start().await;
@@ -121,7 +121,7 @@ async fn a_registration_that_ended_and_a_token_that_is_refused_end_nothing() {
 }
 
 #[tokio::test]
-async fn of_two_agents_with_one_name_the_second_says_so_and_the_first_does_not_fight() {
+async fn of_two_agents_with_one_name_the_second_warns_and_the_first_does_not_register_again() {
     let relay = relay().start().await;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut first = Agent::pulling(&relay, one.path()).await;

@@ -126,7 +126,7 @@ async fn bodies_have_a_limit_and_unsigned_ones_a_small_one() {
 }
 
 #[tokio::test]
-async fn every_answer_asks_not_to_be_indexed_and_says_nothing_of_the_program() {
+async fn every_response_asks_not_to_be_indexed_and_does_not_name_the_program() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let agent = Agent::pulling(&relay, home.path()).await;

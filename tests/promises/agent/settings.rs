@@ -69,7 +69,7 @@ async fn flags_go_before_variables_and_those_before_the_file() {
 }
 
 #[tokio::test]
-async fn a_flag_replaces_a_variable_of_another_name_that_says_the_same_thing() {
+async fn a_flag_replaces_a_variable_of_another_name_for_the_same_setting() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let mut up = Agent::up(&relay, home.path());
@@ -85,7 +85,7 @@ async fn a_flag_replaces_a_variable_of_another_name_that_says_the_same_thing() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_before_anything_is_done() {
+async fn invalid_settings_are_reported_before_anything_starts() {
     let home = tempfile::tempdir().unwrap();
     let relay = "https://relay.test";
     let write = |name: &str, text: &str| {

@@ -121,7 +121,7 @@ async fn an_id_that_is_stored_is_answered_and_not_printed_again_also_after_a_kil
 }
 
 #[tokio::test]
-async fn what_does_not_verify_is_told_which_check_it_failed() {
+async fn the_error_for_a_delivery_names_the_check_that_failed() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let agent = Agent::pulling(&relay, home.path()).await;
@@ -199,7 +199,7 @@ async fn what_does_not_verify_is_told_which_check_it_failed() {
 }
 
 #[tokio::test]
-async fn a_ping_that_says_something_waits_makes_it_pull() {
+async fn a_ping_for_a_mailbox_with_events_makes_it_pull() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let port = free_port().await;
@@ -267,7 +267,7 @@ async fn it_ends_also_when_nobody_reads_what_it_prints() {
 }
 
 #[tokio::test]
-async fn wrong_starts_are_told_what_is_wrong() {
+async fn the_error_for_a_wrong_start_names_the_setting() {
     let relay = relay().start().await;
     let url = relay.local.url();
     let run = |arguments: Vec<String>, token: Option<&'static str>, home: std::path::PathBuf| async move {

@@ -63,7 +63,7 @@ async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_moved_away_with_a_word_and_events_come_again() {
+async fn a_damaged_store_is_moved_aside_with_a_warning_and_events_arrive_again() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let agent = Agent::pulling(&relay, home.path()).await;

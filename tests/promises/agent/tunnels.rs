@@ -141,7 +141,7 @@ async fn a_tunnel_ends_with_the_agent_also_when_that_is_killed() {
 }
 
 #[tokio::test]
-async fn a_program_that_dies_is_started_again_and_its_new_address_is_told() {
+async fn a_program_that_ends_is_restarted_and_its_new_address_registered() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let programs = Programs::installed(&["cloudflared"]);
@@ -237,7 +237,7 @@ async fn an_address_that_changes_or_leads_nowhere_any_more_is_replaced() {
 }
 
 #[tokio::test]
-async fn an_address_is_told_only_once_a_request_has_come_round() {
+async fn an_address_is_registered_only_after_a_probe_through_it() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let programs = Programs::installed(&["cloudflared"]);
@@ -271,7 +271,7 @@ async fn an_address_is_told_only_once_a_request_has_come_round() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_late_is_waited_for_and_one_that_fails_is_said_to() {
+async fn a_slow_program_is_waited_for_and_a_failing_one_is_reported() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let programs = Programs::installed(&["cloudflared"]);

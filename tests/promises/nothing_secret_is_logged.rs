@@ -103,7 +103,7 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
 }
 
 #[tokio::test]
-async fn the_agent_says_no_token_secret_body_or_query_either() {
+async fn the_agent_prints_no_token_secret_body_or_query_either() {
     let relay = relay().start().await;
     let home = tempfile::tempdir().unwrap();
     let port = free_port().await;
