@@ -176,14 +176,9 @@ impl Daemon {
             address: address.subscribe(),
             resumed: Arc::clone(&resumed),
         };
-        let route = std::mem::replace(&mut environment.route, Box::new(|| None));
-        let sleep_watcher = sleep_watcher::watch(
-            environment.clock.clone(),
-            route,
-            [resumed, Arc::clone(&tunnel_resumed)],
-        );
+        let notified = [resumed, Arc::clone(&tunnel_resumed)];
         let mut background = vec![
-            tokio::spawn(sleep_watcher),
+            watch_sleep(environment, notified),
             tokio::spawn(prune(Arc::clone(&state), config.subscribe())),
         ];
         background.push(match program {
@@ -298,6 +293,12 @@ fn new_report(
         ..Status::default()
     };
     Report::new(directory.report(), status)
+}
+
+fn watch_sleep(environment: &mut Environment, notified: [Arc<Notify>; 2]) -> JoinHandle<()> {
+    let route = std::mem::replace(&mut environment.route, Box::new(|| None));
+    let clock = environment.clock.clone();
+    tokio::spawn(sleep_watcher::watch(clock, route, notified))
 }
 
 /// Keeps the address, which does not change without a tunnel, until the task is aborted.

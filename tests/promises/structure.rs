@@ -225,7 +225,7 @@ fn the_graph_is_read_as_it_is() {
             .collect::<Module>()
     };
     assert!(imports[&module(&["register"])].contains(&module(&["mailbox"])));
-    assert!(imports[&module(&["table", "workers"])].contains(&module(&["table", "worker_index"])));
+    assert!(imports[&module(&["table", "workers"])].contains(&module(&["table", "worker_key"])));
     assert!(imports[&module(&["deliver", "group"])].contains(&module(&["policy"])));
 }
 
