@@ -29,7 +29,7 @@ struct Agent {
 }
 
 impl Agent {
-    /// On one core, if `core` says which; events go to `handler`, or to a stdout that nobody reads.
+    /// On one core, if `core` says which; events go to `handler`, or to a stdout that is not read.
     async fn start(
         relay: &str,
         home: &Path,

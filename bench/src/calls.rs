@@ -22,9 +22,9 @@ const IDLE: usize = 100;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Found {
     pub(crate) events: Vec<Event>,
-    /// One run of `health` over [`Self::enrolled`] live workers.
+    /// One run of `health` over [`Self::idle_workers`] live workers.
     pub(crate) health: Used,
-    pub(crate) enrolled: usize,
+    pub(crate) idle_workers: usize,
     /// One renewal of a lease.
     pub(crate) renewal: Used,
     /// One look into an empty mailbox.
@@ -222,7 +222,7 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
     Ok(Found {
         events,
         health,
-        enrolled: IDLE,
+        idle_workers: IDLE,
         renewal,
         look,
     })
@@ -234,8 +234,8 @@ async fn event(workers: usize, asleep: usize, body: usize, times: usize) -> anyh
     counted.load.one(0).await?;
     counted.settle().await?;
     for worker in &counted.workers[..asleep] {
-        let goodbye = json!({"state": "away"});
-        counted.call(worker, true, "", &goodbye).await?;
+        let away = json!({"state": "away"});
+        counted.call(worker, true, "", &away).await?;
     }
     counted.load.workers = workers - asleep;
     counted.take(0, 1);

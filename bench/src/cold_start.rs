@@ -1,4 +1,4 @@
-//! Cold starts of the release bootstraps: a process each time, driven by a Lambda Runtime API of our own, with the
+//! Cold starts of the release bootstraps: a process each time, driven by our own Lambda Runtime API, with the
 //! embedded AWS behind plain HTTP and behind TLS.
 //!
 //! Source of the Runtime API: the Lambda Developer Guide, "Using the Lambda runtime API for custom runtimes".
@@ -12,7 +12,8 @@ use anyhow::{Context as _, ensure};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
+use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::{get, post};
 use indicatif::ProgressBar;
 use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE};
@@ -84,35 +85,23 @@ impl Sandbox {
     }
 }
 
-async fn next(State(runtime): State<Arc<Runtime>>) -> (HeaderMap, String) {
+async fn next(State(runtime): State<Arc<Runtime>>) -> impl IntoResponse {
     let _ = runtime.asked.send(Instant::now()).await;
     let event = match runtime.event.lock().await.take() {
         Some(event) => event.await.unwrap_or_default(),
         // The sandbox is frozen between two invocations.
         None => std::future::pending().await,
     };
-    let deadline = Clock::system().millis() + 60_000;
-    let mut headers = HeaderMap::new();
-    for (name, value) in [
-        (
-            "lambda-runtime-aws-request-id",
-            "00000000-0000-0000-0000-000000000000".to_owned(),
-        ),
-        ("lambda-runtime-deadline-ms", deadline.to_string()),
-        (
-            "lambda-runtime-invoked-function-arn",
-            "arn:aws:lambda:us-east-1:000000000000:function:x".to_owned(),
-        ),
+    let deadline = (Clock::system().millis() + 60_000).to_string();
+    let id = "00000000-0000-0000-0000-000000000000".to_owned();
+    let arn = "arn:aws:lambda:us-east-1:000000000000:function:x".to_owned();
+    let headers = [
+        ("lambda-runtime-aws-request-id", id),
+        ("lambda-runtime-deadline-ms", deadline),
+        ("lambda-runtime-invoked-function-arn", arn),
         ("lambda-runtime-trace-id", "Root=1-0-0".to_owned()),
-    ] {
-        headers.extend(
-            value
-                .parse()
-                .ok()
-                .map(|value| (axum::http::HeaderName::from_static(name), value)),
-        );
-    }
-    (headers, event)
+    ];
+    (AppendHeaders(headers), event)
 }
 
 /// The embedded AWS, in plain and behind TLS.

@@ -14,7 +14,7 @@ use crate::programs::{self, Program};
 
 pub(crate) const TOKEN: &str = "lin_api_bench";
 
-/// Starts a relay as a process of its own; answers with its address too.
+/// Starts a relay as a separate process; answers with its address too.
 pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
     let mut command = Command::new(programs::path("edge-relay")?);
     command.args("serve --listen 127.0.0.1:0 --aws-listen 127.0.0.1:0".split(' '));

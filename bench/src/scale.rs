@@ -52,7 +52,7 @@ impl Cost {
             renewal_reads: calls.renewal.read_units,
             renewal_writes: calls.renewal.write_units,
             look_reads: calls.look.read_units,
-            health_reads: calls.health.read_units / calls.enrolled as f64,
+            health_reads: calls.health.read_units / calls.idle_workers as f64,
         })
     }
 

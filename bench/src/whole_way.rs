@@ -1,7 +1,7 @@
 //! Webhook POST sent → body in the worker's handler: the relay in memory and in files, and beside it, in the same
 //! run, a streaming hub that stores nothing and a sender that commits to SQLite.
 //!
-//! Each system is a process of its own, so that its CPU time and memory are its own; webhooks are posted and
+//! Each system is a separate process, so that its CPU time and memory are its own; webhooks are posted and
 //! received in this one.
 
 use std::time::Duration;
@@ -111,13 +111,13 @@ fn rate(workers: usize) -> f64 {
     }
 }
 
-/// Events on their way at once when as many as possible are: so many that nobody waits for work, so few that the
+/// Events on their way at once when as many as possible are: so many that no part waits for work, so few that the
 /// queue, and with it the memory, is bounded.
 fn outstanding(workers: usize) -> usize {
     (640 / workers).clamp(8, 64)
 }
 
-/// Starts a peer, with a file of its own.
+/// Starts a peer, with its own file.
 async fn peer(name: &str) -> anyhow::Result<(Program, String)> {
     let data = tempfile::tempdir()?;
     let mut command = Command::new(programs::path("bench")?);

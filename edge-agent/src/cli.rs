@@ -114,7 +114,8 @@ enum Command {
     /// Remove this worker and what waits for it from the relay
     Forget,
     /// Run a program until stdin ends, so that a tunnel does not outlive its agent
-    #[command(hide = true)]
+    // An agent that was started before this program was replaced calls it `hold`.
+    #[command(hide = true, alias = "hold")]
     Supervise {
         #[arg(last = true)]
         command: Vec<String>,
@@ -194,7 +195,7 @@ fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
             Command::Up(_) | Command::Completions { .. } | Command::Supervise { .. } => Ok(()),
         }
     });
-    // A write to a stdout that nobody reads would block the end.
+    // A write to a stdout that is not read would block the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }

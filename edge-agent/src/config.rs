@@ -232,60 +232,31 @@ mod tests {
         );
     }
 
+    /// A file, with `;` for the ends of its lines, and a part of the error.
+    const INVALID: &str = r#"
+relai = 'x' => `edge-agent.toml`: line 1: there is no `relai`: did you mean `relay`?
+name = 'x';;tunel = 'x' => `edge-agent.toml`: line 3: there is no `tunel`: did you mean `tunnel`?
+[[handler]];timelimit = '1s' => `edge-agent.toml`: line 2: there is no `timelimit`: did you mean `time-limit`?
+keep = '7' => line 1: a length of time is written like `3s`, `10m`, `1h` or `7d`
+relay = 'http://example.com' => has to begin with `https://`
+to = 'x' => this is no target
+to = '3000';exec = ['x'] => exclude each other
+pull = true;tunnel = 'auto' => exclude each other
+name = 'x' => the relay's address is missing
+RELAY;concurrency = 0 => `concurrency` has to be 1 to 64
+RELAY;type = ['no pattern'] => `type[0]` is not a pattern
+RELAY;[[handler]];type = 'Issue' => handler 1: it takes either `to` or `exec`
+RELAY;[[handler]];type = '?';to = '1' => handler 1: `?` is no pattern
+RELAY;[[handler]];exec = [] => handler 1: `exec` names no program
+RELAY;to = '1';[[handler]];to = '2' => make them the last `[[handler]]`
+RELAY;linear-secret-file = 'nowhere' => nowhere
+"#;
+
     #[test]
     fn what_is_wrong_is_named_with_what_would_be_right() {
-        for (text, expected) in [
-            (
-                "relai = 'x'",
-                "`edge-agent.toml`: line 1: there is no `relai`: did you mean `relay`?",
-            ),
-            (
-                "name = 'x'\n\ntunel = 'x'",
-                "`edge-agent.toml`: line 3: there is no `tunel`: did you mean `tunnel`?",
-            ),
-            (
-                "[[handler]]\ntimelimit = '1s'",
-                "`edge-agent.toml`: line 2: there is no `timelimit`: did you mean `time-limit`?",
-            ),
-            (
-                "keep = '7'",
-                "line 1: a length of time is written like `3s`, `10m`, `1h` or `7d`",
-            ),
-            (
-                "relay = 'http://example.com'",
-                "has to begin with `https://`",
-            ),
-            ("to = 'x'", "this is no target"),
-            ("to = '3000'\nexec = ['x']", "exclude each other"),
-            ("pull = true\ntunnel = 'auto'", "exclude each other"),
-            ("name = 'x'", "the relay's address is missing"),
-            (
-                &format!("{RELAY}concurrency = 0"),
-                "`concurrency` has to be 1 to 64",
-            ),
-            (
-                &format!("{RELAY}type = ['no pattern']"),
-                "`type[0]` is not a pattern",
-            ),
-            (
-                &format!("{RELAY}[[handler]]\ntype = 'Issue'"),
-                "handler 1: it takes either `to` or `exec`",
-            ),
-            (
-                &format!("{RELAY}[[handler]]\ntype = '?'\nto = '1'"),
-                "handler 1: `?` is no pattern",
-            ),
-            (
-                &format!("{RELAY}[[handler]]\nexec = []"),
-                "handler 1: `exec` names no program",
-            ),
-            (
-                &format!("{RELAY}to = '1'\n[[handler]]\nto = '2'"),
-                "make them the last `[[handler]]`",
-            ),
-            (&format!("{RELAY}linear-secret-file = 'nowhere'"), "nowhere"),
-        ] {
-            let error = config(text).unwrap_err();
+        for (text, expected) in INVALID.lines().filter_map(|line| line.split_once(" => ")) {
+            let text = text.replace("RELAY;", RELAY).replace(';', "\n");
+            let error = config(&text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
     }
@@ -317,33 +288,18 @@ mod tests {
         assert_eq!(settings.name, None);
         for (name, value, expected) in [
             (
-                "EDGE_AGENT_TUNEL",
+                "TUNEL",
                 "auto",
-                "`EDGE_AGENT_TUNEL`: there is no `tunel`: did you mean `tunnel`?",
+                "there is no `tunel`: did you mean `tunnel`?",
             ),
-            (
-                "EDGE_AGENT_POLL",
-                "3",
-                "`EDGE_AGENT_POLL`: a length of time is written like",
-            ),
-            (
-                "EDGE_AGENT_PULL",
-                "yes",
-                "`EDGE_AGENT_PULL`: use `true` or `false`",
-            ),
-            (
-                "EDGE_AGENT_CONCURRENCY",
-                "many",
-                "`EDGE_AGENT_CONCURRENCY`: use a number",
-            ),
-            (
-                "EDGE_AGENT_EXEC",
-                "x",
-                "`EDGE_AGENT_EXEC`: a command cannot be a variable",
-            ),
+            ("POLL", "3", "a length of time is written like"),
+            ("PULL", "yes", "use `true` or `false`"),
+            ("CONCURRENCY", "many", "use a number"),
+            ("EXEC", "x", "a command cannot be a variable"),
         ] {
-            let error = read(&[(name, value)]).unwrap_err();
-            assert!(error.contains(expected), "{error}");
+            let name = format!("EDGE_AGENT_{name}");
+            let error = read(&[(&name, value)]).unwrap_err();
+            assert!(error.contains(&format!("`{name}`: {expected}")), "{error}");
         }
         let both = [("EDGE_AGENT_TUNNEL", "auto"), ("EDGE_AGENT_PULL", "true")];
         assert!(read(&both).unwrap_err().contains("exclude each other"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use protocol::clock::rfc3339;
+use protocol::clock::{millis, rfc3339};
 use protocol::messages::{Register, Renew, Worker, WorkerState};
 use tokio::sync::{Notify, watch};
 use url::Url;
@@ -60,7 +60,8 @@ impl Membership {
                 Some(registration) => self.serve(&registration, &mut problem).await,
                 None => self.register().await,
             };
-            if done.as_ref().is_err_and(CallError::is_unknown_worker) {
+            let is_unknown = done.as_ref().is_err_and(CallError::is_unknown_worker);
+            if is_unknown {
                 done = self.register().await;
             }
             let Err(error) = done else {
@@ -75,7 +76,9 @@ impl Membership {
                 )));
             }
             let wait = self.problem_occurs(&mut problem, &error);
-            if let (CallError::Refused(_), Some(registration)) = (&error, registration) {
+            if let (CallError::Refused(_), Some(registration), false) =
+                (&error, registration, is_unknown)
+            {
                 // The relay may refuse the address alone. Then the mailbox can still be pulled.
                 let _ = self.pull(&registration).await;
             }
@@ -201,8 +204,7 @@ impl Membership {
 
     /// Waits until it is time to renew, or the desired state has changed. Pulls meanwhile.
     async fn wait(&mut self, registration: &Registration, polls: bool) -> Result<(), CallError> {
-        let renew_at = self.state.clock.millis()
-            + i64::try_from(RENEWAL_INTERVAL.as_millis()).unwrap_or_default();
+        let renew_at = self.state.clock.millis() + millis(RENEWAL_INTERVAL);
         loop {
             let poll = if polls {
                 self.config.borrow().poll
@@ -213,13 +215,8 @@ impl Membership {
                 () = self.state.clock.until(renew_at) => return Ok(()),
                 () = self.resumed.notified() => return Ok(()),
                 _ = self.config.changed() => return Ok(()),
-                changed = self.address.changed() => {
-                    if changed.is_err() {
-                        // The sender lives as long as the agent.
-                        std::future::pending::<()>().await;
-                    }
-                    return Ok(());
-                }
+                // Without a tunnel there is no sender: the address stays as it is.
+                Ok(()) = self.address.changed() => return Ok(()),
                 () = self.state.mail_waits.notified() => self.pull(registration).await?,
                 () = tokio::time::sleep(poll), if polls => self.pull(registration).await?,
             }

@@ -32,12 +32,12 @@ impl Problem {
         }
     }
 
-    /// The problem occurs. Calls `report` if it is another one than before. Returns the wait until the next try.
+    /// The problem occurs. Calls `report` if it is another one than before. Returns the wait until the next try. The waits
+    /// grow until the problem ends, because its text may change with each try, as a program's last line does.
     pub(crate) fn occurs(&mut self, text: &str, report: impl FnOnce()) -> Duration {
         if self.text != text {
             report();
             text.clone_into(&mut self.text);
-            self.backoff = backoff();
         }
         self.backoff.next().unwrap_or(LONGEST_WAIT)
     }
@@ -61,7 +61,7 @@ mod tests {
             |problem: &mut Problem, text| problem.occurs(text, || reports += 1).as_secs();
         let waits: Vec<_> = (0..8).map(|_| occurs(&mut problem, "one")).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(occurs(&mut problem, "another"), 1);
+        assert_eq!(occurs(&mut problem, "another"), 60);
         assert!(problem.ends());
         assert!(!problem.ends());
         assert_eq!(occurs(&mut problem, "another"), 1);

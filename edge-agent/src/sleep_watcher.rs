@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::clock::Clock;
+use protocol::clock::{Clock, millis};
 use tokio::sync::Notify;
 
 use crate::output::info;
@@ -26,7 +26,7 @@ pub(crate) async fn watch<const N: usize>(
     let mut monotonic = Instant::now();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let passed = i64::try_from(monotonic.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let passed = millis(monotonic.elapsed());
         let gap = clock.millis() - wall - passed;
         (wall, monotonic) = (clock.millis(), Instant::now());
         let route_now = route();
@@ -75,7 +75,7 @@ pub(crate) fn default_route() -> Option<String> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn default_route() -> Option<String> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    // TEST-NET-1 (RFC 5737) is not assigned to anybody.
+    // TEST-NET-1 (RFC 5737) is not assigned to any network.
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip().to_string())
 }

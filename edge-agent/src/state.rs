@@ -8,7 +8,7 @@ use protocol::signature::Secret;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::output::{info, warn};
+use crate::output::warn;
 use crate::problem::Problem;
 use crate::registration::Registration;
 use crate::store::{Store, is_damage};
@@ -19,7 +19,7 @@ pub(crate) struct AgentState {
     pub(crate) clock: Clock,
     pub(crate) store: Store,
     registration: RwLock<Option<Registration>>,
-    /// A challenge of the relay is answered only while this agent registers, so that nobody else can register its address
+    /// A challenge of the relay is answered only while this agent registers, so that no other agent can register its address
     /// for another worker.
     pub(crate) is_registering: AtomicBool,
     /// The agent's own challenge, on its way through the tunnel.
@@ -84,7 +84,7 @@ impl AgentState {
         match result {
             Ok(()) => {
                 if problem.ends() {
-                    info("events can be stored again");
+                    warn("events can be stored again");
                 }
             }
             Err(error) => {

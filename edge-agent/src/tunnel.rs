@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use protocol::clock::millis;
 use protocol::messages::{ChallengeResponse, Control};
 use reqwest::Client;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -32,9 +33,9 @@ use crate::state::AgentState;
 
 /// How long a program may take to have an address by which this agent is reachable.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
-/// How often a program that is opening a tunnel is source for its address.
+/// How often a program that is opening a tunnel is asked for its address.
 const OPEN_INTERVAL: Duration = Duration::from_millis(250);
-/// How often an open tunnel's program is source, and how often the tunnel is probed.
+/// How often an open tunnel's program is asked, and how often the tunnel is probed.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 /// How many probes in a row have to fail, and the time between them.
@@ -221,11 +222,14 @@ impl Tunnel {
         };
         let Some(address) = opened else {
             return format!(
-                "`{name}` made no address that leads here within {} s",
+                "`{name}` made no address that reaches this agent within {} s",
                 OPEN_TIMEOUT.as_secs()
             );
         };
-        info(format_args!("{name}: {} leads here", shown(&address)));
+        info(format_args!(
+            "{name}: {} reaches this agent",
+            shown(&address)
+        ));
         problem.ends();
         self.address.send_replace(Some(webhook(&address)));
         let printed = running.printed.clone();
@@ -350,11 +354,7 @@ async fn round_trip(client: &Client, state: &AgentState, address: &Url) -> bool 
     is_answered
 }
 
-fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A text that nobody can guess.
+/// A text that cannot be guessed.
 fn random() -> String {
     protocol::envelope::digest(protocol::signature::Secret::generate().expose().as_bytes())
 }

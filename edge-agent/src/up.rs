@@ -9,12 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use protocol::clock::{Clock, rfc3339};
+use protocol::clock::{Clock, millis, rfc3339};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use crate::config::{Config, Route};
 use crate::data_directory::{DataDirectory, Lock};
@@ -33,7 +32,7 @@ use crate::{handling, ndjson, sleep_watcher, tunnel};
 
 /// How often old events are deleted.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// How long printing may take to end, because nobody may be reading.
+/// How long printing may take to end, because its reader may be slow or gone.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the daemon gets from its process. A test provides its own.
@@ -54,7 +53,7 @@ impl std::fmt::Debug for Environment {
     }
 }
 
-/// Runs until the process is told to end. `read` reads the settings, at the start and on a reload.
+/// Runs until the process gets a signal to end. `read` reads the settings, at the start and on a reload.
 pub(crate) async fn run(
     directory: &DataDirectory,
     read: impl Fn() -> Result<Config, Failure>,
@@ -181,22 +180,19 @@ impl Daemon {
             watch_sleep(environment, notified),
             tokio::spawn(prune(Arc::clone(&state), config.subscribe())),
         ];
-        background.push(match program {
-            None => tokio::spawn(keep_address(address)),
-            Some(program) => {
-                let tunnel = Tunnel {
-                    program,
-                    listen,
-                    own_program: environment.program.clone(),
-                    state: Arc::clone(&state),
-                    report: report.clone(),
-                    address,
-                    resumed: tunnel_resumed,
-                };
-                let client = tunnel::client().context("cannot make an HTTP client")?;
-                tokio::spawn(tunnel.keep_open(client))
-            }
-        });
+        if let Some(program) = program {
+            let tunnel = Tunnel {
+                program,
+                listen,
+                own_program: environment.program.clone(),
+                state: Arc::clone(&state),
+                report: report.clone(),
+                address,
+                resumed: tunnel_resumed,
+            };
+            let client = tunnel::client().context("cannot make an HTTP client")?;
+            background.push(tokio::spawn(tunnel.keep_open(client)));
+        }
         Ok(Self {
             receiver: tokio::spawn(receiver),
             stop_receiver,
@@ -301,11 +297,6 @@ fn watch_sleep(environment: &mut Environment, notified: [Arc<Notify>; 2]) -> Joi
     tokio::spawn(sleep_watcher::watch(clock, route, notified))
 }
 
-/// Keeps the address, which does not change without a tunnel, until the task is aborted.
-async fn keep_address(address: watch::Sender<Option<Url>>) {
-    address.closed().await;
-}
-
 fn spawn_handling(
     state: &Arc<AgentState>,
     report: &Report,
@@ -398,8 +389,7 @@ async fn prune(state: Arc<AgentState>, mut config: watch::Receiver<Arc<Config>>)
             Ok(pruned) => verbose(format_args!("{pruned} old events deleted")),
             Err(error) => warn(format_args!("old events cannot be deleted: {error:#}")),
         }
-        let next =
-            state.clock.millis() + i64::try_from(PRUNE_INTERVAL.as_millis()).unwrap_or_default();
+        let next = state.clock.millis() + millis(PRUNE_INTERVAL);
         tokio::select! {
             () = state.clock.until(next) => {}
             changed = config.changed() => if changed.is_err() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lambda_runtime::{Context, LambdaEvent};
-use protocol::clock::{Clock, rfc3339};
+use protocol::clock::{Clock, millis, rfc3339};
 use relay::health::{Health, INTERVAL};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ pub(crate) async fn run(
     runs: Arc<AtomicU64>,
     shutdown: CancellationToken,
 ) {
-    let every = i64::try_from(INTERVAL.as_millis()).unwrap_or(i64::MAX);
+    let every = millis(INTERVAL);
     loop {
         let next = (clock.millis() / every + 1) * every;
         tokio::select! {

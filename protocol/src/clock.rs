@@ -13,6 +13,11 @@ pub struct Clock {
     ahead: watch::Sender<Duration>,
 }
 
+/// The milliseconds of a duration.
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
@@ -27,7 +32,7 @@ impl Clock {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             + *self.ahead.borrow();
-        i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+        millis(now)
     }
 
     /// Whole seconds since the Unix epoch.

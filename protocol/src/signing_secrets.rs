@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::millis;
 use crate::signature::Secret;
 
 /// How long a replaced secret stays valid.
@@ -48,7 +49,7 @@ impl SigningSecrets {
     pub fn rotate(&self, current: Secret, now: i64) -> Self {
         let last = ReplacedSecret {
             secret: self.current.clone(),
-            until: now + i64::try_from(OVERLAP.as_millis()).unwrap_or_default(),
+            until: now + millis(OVERLAP),
         };
         let before = (self.replaced.iter()).filter(|replaced| replaced.until > now);
         Self {

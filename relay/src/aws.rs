@@ -39,7 +39,7 @@ impl Clients {
             .credentials_provider(SharedCredentialsProvider::new(credentials))
             .http_client(http)
             .retry_config(RetryConfig::standard())
-            // Every answer is a small JSON object with a timeout of its own.
+            // Every answer is a small JSON object with its own timeout.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()

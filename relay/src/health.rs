@@ -269,7 +269,7 @@ impl Health {
             }
             (WorkerState::Live, Outcome::Unreachable(_)) => {
                 let counted = (table.count_unreachable(worker, &outcome.reason())).await?;
-                let is_away = counted.is_some_and(|attempts| attempts.mark_away());
+                let is_away = counted.is_some_and(|attempts| attempts.are_enough());
                 (is_away && table.mark_away(worker).await?).then_some("is away")
             }
             _ => None,

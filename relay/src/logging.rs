@@ -16,7 +16,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use protocol::clock::rfc3339;
+use protocol::clock::{millis, rfc3339};
 
 use crate::cause::chain;
 use crate::metrics::{self, Metadata, Metric};
@@ -79,7 +79,7 @@ where
         let line = JsonLine {
             event,
             stack: &self.stack,
-            now: i64::try_from(now.as_millis()).unwrap_or_default(),
+            now: millis(now),
         };
         let line = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
         writeln!(writer, "{line}")

@@ -25,8 +25,8 @@ pub struct UnreachableAttempts {
 }
 
 impl UnreachableAttempts {
-    /// Whether the worker is away.
-    pub fn mark_away(self) -> bool {
+    /// Whether they are enough to mark the worker away.
+    pub fn are_enough(self) -> bool {
         self.count >= AWAY_AFTER && self.over >= AWAY_OVER
     }
 }
@@ -98,7 +98,7 @@ mod tests {
     fn three_unreachable_attempts_over_ten_seconds_mark_a_worker_away() {
         for (count, seconds, expected) in [(2, 99, false), (3, 9, false), (3, 10, true)] {
             let over = Duration::from_secs(seconds);
-            assert_eq!(UnreachableAttempts { count, over }.mark_away(), expected);
+            assert_eq!(UnreachableAttempts { count, over }.are_enough(), expected);
         }
     }
 

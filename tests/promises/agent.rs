@@ -1,4 +1,4 @@
-//! The agent: as a process where it is killed, told to end or talked to by its commands; in this process where its
+//! The agent: as a process where it is killed, sent signals or used by its commands; in this process where its
 //! clock is moved.
 
 mod commands;

@@ -27,73 +27,42 @@ async fn the_error_for_a_wrong_webhook_names_the_part() {
     let relay = relay().start().await;
     relay.register_pull("one").await;
     let now = relay.clock.millis();
-    let with = |fields: &str| {
-        format!(r#"{{"type":"Issue","webhookTimestamp":{now}{fields}}}"#).into_bytes()
-    };
-    for (body, code, part) in [
-        (b"".to_vec(), "body_malformed", "not JSON"),
-        (b"hush".to_vec(), "body_malformed", "not JSON"),
-        (b"[]".to_vec(), "body_malformed", "wrong type"),
-        (b"\xff\xfe{}".to_vec(), "body_not_utf8", "UTF-8"),
-        (with(""), "body_malformed", "`organizationId`"),
+    let with = |fields: &str| format!(r#"{{"type":"Issue","webhookTimestamp":{now}{fields}}}"#);
+    for (body, part) in [
+        ("", "not JSON"),
+        ("hush", "not JSON"),
+        ("[]", "wrong type"),
+        (&with(""), "`organizationId`"),
         (
-            with(r#","data":{"organizationId":"a"}"#),
-            "body_malformed",
+            &with(r#","data":{"organizationId":"a"}"#),
             "`organizationId`",
         ),
         (
-            with(r#","organizationId":"a","organizationId":"b""#),
-            "body_malformed",
+            &with(r#","organizationId":"a","organizationId":"b""#),
             "twice",
         ),
+        (&with(r#","organizationId":"a","type":"Issue""#), "twice"),
         (
-            with(r#","organizationId":"a","type":"Issue""#),
-            "body_malformed",
+            &with(r#","organizationId":"a","webhookTimestamp":1"#),
             "twice",
         ),
+        (&with(r#","organizationId":"a b""#), "`organizationId`"),
+        (&with(r#","organizationId":"""#), "`organizationId`"),
+        (&with(r#","organizationId":7"#), "wrong type"),
+        (r#"{"organizationId":"a","webhookTimestamp":1}"#, "`type`"),
+        (r#"{"organizationId":"a","type":"T"}"#, "`webhookTimestamp`"),
         (
-            with(r#","organizationId":"a","webhookTimestamp":1"#),
-            "body_malformed",
-            "twice",
-        ),
-        (
-            with(r#","organizationId":"a b""#),
-            "body_malformed",
-            "`organizationId`",
-        ),
-        (
-            with(r#","organizationId":"""#),
-            "body_malformed",
-            "`organizationId`",
-        ),
-        (
-            with(r#","organizationId":7"#),
-            "body_malformed",
-            "wrong type",
-        ),
-        (
-            br#"{"organizationId":"a","webhookTimestamp":1}"#.to_vec(),
-            "body_malformed",
+            r#"{"organizationId":"a","type":"a\nb","webhookTimestamp":1}"#,
             "`type`",
         ),
         (
-            br#"{"organizationId":"a","type":"Issue"}"#.to_vec(),
-            "body_malformed",
-            "`webhookTimestamp`",
-        ),
-        (
-            br#"{"organizationId":"a","type":"a\nb","webhookTimestamp":1}"#.to_vec(),
-            "body_malformed",
-            "`type`",
-        ),
-        (
-            br#"{"organizationId":"a","type":"T","webhookTimestamp":"hush"}"#.to_vec(),
-            "body_malformed",
+            r#"{"organizationId":"a","type":"T","webhookTimestamp":"hush"}"#,
             "wrong type",
         ),
     ] {
-        webhook(&relay, &body, (400, code), part).await;
+        webhook(&relay, body.as_bytes(), (400, "body_malformed"), part).await;
     }
+    webhook(&relay, b"\xff\xfe{}", (400, "body_not_utf8"), "UTF-8").await;
     relay.settled().await;
 }
 
@@ -106,45 +75,21 @@ async fn a_webhook_needs_each_header_once() {
     );
     let signature = sign(SECRET, body.as_bytes());
     let delivery = "234d1a4e-b617-4388-90fe-adc3633d6b72";
+    let (signed, named) = (
+        ("linear-signature", signature.as_str()),
+        ("linear-delivery", delivery),
+    );
+    let with_id = |id| vec![signed, ("linear-delivery", id)];
     for (headers, expected) in [
+        (vec![named], (401, "signature_missing")),
+        (vec![signed], (400, "delivery_invalid")),
+        (with_id("a.b"), (400, "delivery_invalid")),
+        (with_id(""), (400, "delivery_invalid")),
         (
-            vec![("linear-delivery", delivery)],
-            (401, "signature_missing"),
-        ),
-        (
-            vec![("linear-signature", signature.as_str())],
+            vec![signed, named, ("linear-delivery", "x")],
             (400, "delivery_invalid"),
         ),
-        (
-            vec![
-                ("linear-signature", signature.as_str()),
-                ("linear-delivery", "a.b"),
-            ],
-            (400, "delivery_invalid"),
-        ),
-        (
-            vec![
-                ("linear-signature", signature.as_str()),
-                ("linear-delivery", ""),
-            ],
-            (400, "delivery_invalid"),
-        ),
-        (
-            vec![
-                ("linear-signature", signature.as_str()),
-                ("linear-delivery", delivery),
-                ("linear-delivery", "x"),
-            ],
-            (400, "delivery_invalid"),
-        ),
-        (
-            vec![
-                ("linear-signature", signature.as_str()),
-                ("linear-signature", signature.as_str()),
-                ("linear-delivery", delivery),
-            ],
-            (401, "signature_invalid"),
-        ),
+        (vec![signed, signed, named], (401, "signature_invalid")),
     ] {
         let mut request = relay
             .client
@@ -219,38 +164,31 @@ async fn unknown_paths_and_methods_are_problems_too() {
 #[tokio::test]
 async fn the_error_for_a_wrong_registration_names_the_field() {
     let relay = relay().start().await;
+    let with = |field: &str, value: Value| {
+        let mut request = json!({"linearToken": "hush", "name": "one"});
+        request[field] = value;
+        request
+    };
     for (request, part) in [
         (json!([]), "wrong type"),
         (json!({}), "`linearToken`"),
         (json!({"linearToken": "hush"}), "`name`"),
-        (json!({"linearToken": 7, "name": "one"}), "wrong type"),
-        (json!({"linearToken": "", "name": "one"}), "`linearToken`"),
+        (with("linearToken", json!(7)), "wrong type"),
+        (with("linearToken", json!("")), "`linearToken`"),
+        (with("linearToken", json!("hu\nsh")), "`linearToken`"),
         (
-            json!({"linearToken": "hu\nsh", "name": "one"}),
+            with("linearToken", json!("h".repeat(2000))),
             "`linearToken`",
         ),
+        (with("name", json!("")), "`name`"),
+        (with("name", json!("x".repeat(65))), "`name`"),
+        (with("name", json!("a\u{0}")), "`name`"),
+        (with("capabilities", json!([])), "`capabilities`"),
         (
-            json!({"linearToken": "h".repeat(2000), "name": "one"}),
-            "`linearToken`",
-        ),
-        (json!({"linearToken": "hush", "name": ""}), "`name`"),
-        (
-            json!({"linearToken": "hush", "name": "x".repeat(65)}),
-            "`name`",
-        ),
-        (json!({"linearToken": "hush", "name": "a\u{0}"}), "`name`"),
-        (
-            json!({"linearToken": "hush", "name": "one", "capabilities": []}),
-            "`capabilities`",
-        ),
-        (
-            json!({"linearToken": "hush", "name": "one", "capabilities": ["Issue", "no pattern"]}),
+            with("capabilities", json!(["Issue", "no pattern"])),
             "`capabilities[1]`",
         ),
-        (
-            json!({"linearToken": "hush", "name": "one", "capabilities": "Issue"}),
-            "wrong type",
-        ),
+        (with("capabilities", json!("Issue")), "wrong type"),
     ] {
         let call = (Method::POST, "/edge/register");
         let problem = relay
@@ -286,77 +224,38 @@ async fn a_wrong_renewal_or_pull_is_a_clear_error_and_changes_nothing() {
     let before = relay.read(&worker).await;
     let mailbox = format!("{}/mailbox", worker.path);
     let id = format!("{:0>39}-evt_x", 1);
-    for (method, path, request, code) in [
+    let (put, pull) = (
+        (Method::PUT, worker.path.as_str()),
+        (Method::POST, mailbox.as_str()),
+    );
+    for (call, request, code) in [
+        (&put, json!({"state": "live"}), "invalid_request"),
+        (&put, json!({"state": "asleep"}), "invalid_request"),
         (
-            Method::PUT,
-            &worker.path,
-            json!({"state": "live"}),
-            "invalid_request",
-        ),
-        (
-            Method::PUT,
-            &worker.path,
-            json!({"state": "asleep"}),
-            "invalid_request",
-        ),
-        (
-            Method::PUT,
-            &worker.path,
+            &put,
             json!({"capabilities": ["no pattern"]}),
             "invalid_request",
         ),
         (
-            Method::PUT,
-            &worker.path,
+            &put,
             json!({"webhookUrl": "http://10.0.0.1"}),
             "invalid_webhook_url",
         ),
         (
-            Method::PUT,
-            &worker.path,
+            &put,
             json!({"webhookUrl": "https://10.0.0.1"}),
             "address_blocked",
         ),
-        (Method::POST, &mailbox, json!({"limit": 0}), "invalid_limit"),
-        (
-            Method::POST,
-            &mailbox,
-            json!({"limit": 101}),
-            "invalid_limit",
-        ),
-        (
-            Method::POST,
-            &mailbox,
-            json!({"limit": -1}),
-            "invalid_request",
-        ),
-        (
-            Method::POST,
-            &mailbox,
-            json!({"ack": "x"}),
-            "invalid_request",
-        ),
-        (
-            Method::POST,
-            &mailbox,
-            json!({"ack": ["evt_x"]}),
-            "invalid_ack",
-        ),
-        (
-            Method::POST,
-            &mailbox,
-            json!({"ack": [id, "MAIL#1"]}),
-            "invalid_ack",
-        ),
-        (
-            Method::POST,
-            &mailbox,
-            json!({"ack": vec![&id; 101]}),
-            "invalid_ack",
-        ),
+        (&pull, json!({"limit": 0}), "invalid_limit"),
+        (&pull, json!({"limit": 101}), "invalid_limit"),
+        (&pull, json!({"limit": -1}), "invalid_request"),
+        (&pull, json!({"ack": "x"}), "invalid_request"),
+        (&pull, json!({"ack": ["evt_x"]}), "invalid_ack"),
+        (&pull, json!({"ack": [id, "MAIL#1"]}), "invalid_ack"),
+        (&pull, json!({"ack": vec![&id; 101]}), "invalid_ack"),
     ] {
         relay
-            .refuses((method, path), Some(&worker.token), &request, (400, code))
+            .refuses(call.clone(), Some(&worker.token), &request, (400, code))
             .await;
     }
     let after = relay.read(&worker).await;

@@ -164,9 +164,9 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
     assert_eq!(receiver.wait_for(3).await[2].body, webhook.body);
 
     // Away: parked, said by a ping, pulled, live again.
-    let goodbye = json!({"state": "away"});
+    let away = json!({"state": "away"});
     let away = relay
-        .call(Method::PUT, &worker.path, Some(&worker.token), &goodbye)
+        .call(Method::PUT, &worker.path, Some(&worker.token), &away)
         .await;
     assert_eq!(away.status(), 200);
     for at in 3..6 {
@@ -225,7 +225,7 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
     );
     assert_eq!(attributes["lastStatus"]["StringValue"], "400");
 
-    // What is wrong is told what would be right, by the functions themselves.
+    // For a wrong request, the functions themselves answer what would be right.
     let get = relay
         .call(Method::GET, "/webhooks/linear", None, &json!({}))
         .await;
@@ -251,7 +251,7 @@ async fn a_setting_that_cannot_be_used_is_named_once_and_nothing_is_taken() {
         ("QUEUE_URL", &queue),
         ("DLQ_URL", &dead_letters),
         ("LINEAR_WEBHOOK_SECRET_ID", local::secrets::SECRET_ID),
-        // Nobody answers there: a function that gets so far has started.
+        // Nothing listens there: a function that gets so far has started.
         ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1"),
     ]);
     let other_queue = queue.replace("edge-relay", "another");

@@ -19,7 +19,7 @@ async fn a_worker_that_answers_410_is_removed_and_its_messages_are_acknowledged(
         .await;
     relay.settled().await;
     assert!(relay.dead_letters().is_empty());
-    relay.knows_no_more(&worker).await;
+    relay.assert_removed(&worker).await;
     assert_eq!(relay.post(&issue("i", 9)).await.answer["deliveries"], 0);
 }
 

@@ -152,7 +152,7 @@ async fn a_ping_answered_410_removes_the_worker_and_another_answer_is_told_to_it
         (gone.pinged().len() + broken.pinged().len() == 2).then_some(())
     })
     .await;
-    relay.knows_no_more(&removed).await;
+    relay.assert_removed(&removed).await;
     let error = relay.read(&kept).await.last_error.unwrap();
     assert_eq!(error.reason, "rejected: answered 500");
 }
@@ -170,8 +170,8 @@ async fn what_is_counted_is_what_there_is() {
     relay.go_offline(&away).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
-    let roll = || async { relay.local.run_health().await.unwrap() };
-    let counted = roll().await;
+    let run = || async { relay.local.run_health().await.unwrap() };
+    let counted = run().await;
     assert_eq!((counted.live, counted.away, counted.pull), (20, 1, 2));
     assert_eq!(counted.waiting, 3);
     for worker in [&pull, &away] {
@@ -179,10 +179,10 @@ async fn what_is_counted_is_what_there_is() {
         let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
         relay.pull(worker, &ids, None).await;
     }
-    let counted = roll().await;
+    let counted = run().await;
     assert_eq!((counted.live, counted.away, counted.pull), (21, 0, 2));
     assert_eq!(counted.waiting, 1);
     // A lease that has ended counts no more, wherever the sweep is.
     relay.clock.advance(Duration::from_secs(8 * 24 * 3600));
-    assert_eq!(roll().await, relay::health::WorkerCounts::default());
+    assert_eq!(run().await, relay::health::WorkerCounts::default());
 }

@@ -1,4 +1,4 @@
-//! A rejecting worker is somebody's bug, and is seen: backoff, `Retry-After`, and the reason on the dead letter.
+//! A rejecting worker is a defect that the operator sees: backoff, `Retry-After`, and the reason on the dead letter.
 
 use std::time::Duration;
 

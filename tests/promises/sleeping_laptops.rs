@@ -45,7 +45,7 @@ async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_noth
     assert!(relay.read(&worker).await.waiting);
     assert!(
         relay.dead_letters().is_empty(),
-        "a laptop lid is not a dead letter"
+        "a sleeping laptop is not a dead letter"
     );
 
     // It is back, days later.
@@ -205,7 +205,7 @@ async fn a_lease_that_is_not_renewed_ends_and_one_that_is_does_not() {
         relay.clock.advance(Duration::from_secs(3 * 24 * 3600));
         relay.renew(&kept, &Renew::default()).await;
     }
-    relay.knows_no_more(&left).await;
+    relay.assert_removed(&left).await;
     let posted = relay.post(&issue("i", 1)).await;
     assert_eq!(posted.answer["deliveries"], 1);
 }

@@ -376,6 +376,31 @@ async fn batches_answer_for_each_entry() {
     assert_eq!(deleted["Failed"][0]["Code"], "ReceiptHandleIsInvalid");
 }
 
+/// An action, the error that it gets, and the request.
+const REFUSED: &str = r#"
+SendMessage MissingParameter {"MessageGroupId": "g", "MessageDeduplicationId": "d"}
+SendMessage MissingParameter {"MessageBody": "x", "MessageDeduplicationId": "d"}
+SendMessage InvalidParameterValue {"MessageBody": "x", "MessageGroupId": "g"}
+SendMessage InvalidMessageContents {"MessageBody": "\u0001", "MessageGroupId": "g", "MessageDeduplicationId": "d"}
+SendMessageBatch EmptyBatchRequest {"Entries": []}
+ReceiveMessage InvalidParameterValue {"MaxNumberOfMessages": 11}
+ReceiveMessage InvalidParameterValue {"MaxNumberOfMessages": 0}
+ReceiveMessage InvalidParameterValue {"WaitTimeSeconds": 21}
+ReceiveMessage InvalidParameterValue {"VisibilityTimeout": 43201}
+ReceiveMessage SerializationException {"MaxNumberOfMessages": "many"}
+DeleteMessage ReceiptHandleIsInvalid {"ReceiptHandle": "nonsense"}
+DeleteMessage MissingParameter {}
+SetQueueAttributes InvalidAttributeValue {"Attributes": {"VisibilityTimeout": "never"}}
+SetQueueAttributes InvalidAttributeName {"Attributes": {"Colour": "blue"}}
+CreateQueue InvalidParameterValue {"QueueName": "standard"}
+CreateQueue QueueNameExists {"QueueName": "errors.fifo", "Attributes": {"FifoQueue": "true"}}
+GetQueueUrl QueueDoesNotExist {"QueueName": "unknown.fifo"}
+StartMessageMoveTask ResourceNotFoundException {"SourceArn": "ARN:unknown.fifo"}
+StartMessageMoveTask InvalidParameterValue {"SourceArn": "ARN:errors.fifo"}
+CancelMessageMoveTask ResourceNotFoundException {"TaskHandle": "unknown"}
+TagQueue UnknownOperationException {}
+"#;
+
 #[tokio::test]
 async fn wrong_calls_get_sqss_own_errors() {
     let relay = relay().start().await;
@@ -383,148 +408,45 @@ async fn wrong_calls_get_sqss_own_errors() {
     queue.send("a", "1").await;
     let received = queue.receive(1, json!({})).await;
     let handle = &received[0]["ReceiptHandle"];
+    for line in REFUSED.trim().lines() {
+        let mut parts = line.splitn(3, ' ').map(|part| part.replace("ARN:", ARN));
+        let [action, name, request] = std::array::from_fn(|_| parts.next().unwrap());
+        let request = serde_json::from_str(&request).unwrap();
+        queue.refuses(&action, request, &name).await;
+    }
     let entry = |id: &str, size: usize| {
         json!({
             "Id": id, "MessageBody": "x".repeat(size), "MessageGroupId": "g", "MessageDeduplicationId": "d",
         })
     };
-    let many: Vec<_> = (0..11).map(|at| entry(&at.to_string(), 1)).collect();
     let large = 1024 * 1024;
-    for (action, request, name) in [
+    let mut over = entry("a", large + 1);
+    over.as_object_mut().unwrap().remove("Id");
+    queue
+        .refuses("SendMessage", over, "InvalidParameterValue")
+        .await;
+    let many = (0..11).map(|at| entry(&at.to_string(), 1)).collect();
+    for (entries, name) in [
+        (many, "TooManyEntriesInBatchRequest"),
         (
-            "SendMessage",
-            json!({"MessageGroupId": "g", "MessageDeduplicationId": "d"}),
-            "MissingParameter",
-        ),
-        (
-            "SendMessage",
-            json!({"MessageBody": "x", "MessageDeduplicationId": "d"}),
-            "MissingParameter",
-        ),
-        (
-            "SendMessage",
-            json!({"MessageBody": "x", "MessageGroupId": "g"}),
-            "InvalidParameterValue",
-        ),
-        (
-            "SendMessage",
-            json!({"MessageBody": "\u{1}", "MessageGroupId": "g", "MessageDeduplicationId": "d"}),
-            "InvalidMessageContents",
-        ),
-        (
-            "SendMessage",
-            json!({"MessageBody": "x".repeat(large + 1), "MessageGroupId": "g", "MessageDeduplicationId": "d"}),
-            "InvalidParameterValue",
-        ),
-        (
-            "SendMessageBatch",
-            json!({"Entries": []}),
-            "EmptyBatchRequest",
-        ),
-        (
-            "SendMessageBatch",
-            json!({"Entries": many}),
-            "TooManyEntriesInBatchRequest",
-        ),
-        (
-            "SendMessageBatch",
-            json!({"Entries": [entry("a", 1), entry("a", 1)]}),
+            vec![entry("a", 1), entry("a", 1)],
             "BatchEntryIdsNotDistinct",
         ),
+        (vec![entry("a b", 1)], "InvalidBatchEntryId"),
         (
-            "SendMessageBatch",
-            json!({"Entries": [entry("a b", 1)]}),
-            "InvalidBatchEntryId",
-        ),
-        (
-            "SendMessageBatch",
-            json!({"Entries": [entry("a", large / 2), entry("b", large / 2 + 1)]}),
+            vec![entry("a", large / 2), entry("b", large / 2 + 1)],
             "BatchRequestTooLong",
         ),
-        (
-            "ReceiveMessage",
-            json!({"MaxNumberOfMessages": 11}),
-            "InvalidParameterValue",
-        ),
-        (
-            "ReceiveMessage",
-            json!({"MaxNumberOfMessages": 0}),
-            "InvalidParameterValue",
-        ),
-        (
-            "ReceiveMessage",
-            json!({"WaitTimeSeconds": 21}),
-            "InvalidParameterValue",
-        ),
-        (
-            "ReceiveMessage",
-            json!({"VisibilityTimeout": 43_201}),
-            "InvalidParameterValue",
-        ),
-        (
-            "ReceiveMessage",
-            json!({"MaxNumberOfMessages": "many"}),
-            "SerializationException",
-        ),
-        (
-            "DeleteMessage",
-            json!({"ReceiptHandle": "nonsense"}),
-            "ReceiptHandleIsInvalid",
-        ),
-        ("DeleteMessage", json!({}), "MissingParameter"),
-        (
-            "ChangeMessageVisibility",
-            json!({"ReceiptHandle": handle, "VisibilityTimeout": 43_201}),
-            "InvalidParameterValue",
-        ),
-        (
-            "ChangeMessageVisibility",
-            json!({"ReceiptHandle": handle, "VisibilityTimeout": -1}),
-            "InvalidParameterValue",
-        ),
-        (
-            "SetQueueAttributes",
-            json!({"Attributes": {"VisibilityTimeout": "never"}}),
-            "InvalidAttributeValue",
-        ),
-        (
-            "SetQueueAttributes",
-            json!({"Attributes": {"Colour": "blue"}}),
-            "InvalidAttributeName",
-        ),
-        (
-            "CreateQueue",
-            json!({"QueueName": "standard"}),
-            "InvalidParameterValue",
-        ),
-        (
-            "CreateQueue",
-            json!({"QueueName": "errors.fifo", "Attributes": {"FifoQueue": "true"}}),
-            "QueueNameExists",
-        ),
-        (
-            "GetQueueUrl",
-            json!({"QueueName": "unknown.fifo"}),
-            "QueueDoesNotExist",
-        ),
-        (
-            "StartMessageMoveTask",
-            json!({"SourceArn": format!("{ARN}unknown.fifo")}),
-            "ResourceNotFoundException",
-        ),
-        (
-            "StartMessageMoveTask",
-            json!({"SourceArn": format!("{ARN}errors.fifo")}),
-            "InvalidParameterValue",
-        ),
-        (
-            "CancelMessageMoveTask",
-            json!({"TaskHandle": "unknown"}),
-            "ResourceNotFoundException",
-        ),
-        ("TagQueue", json!({}), "UnknownOperationException"),
     ] {
-        queue.refuses(action, request, name).await;
+        let request = json!({"Entries": entries});
+        queue.refuses("SendMessageBatch", request, name).await;
+    }
+    for seconds in [43_201, -1] {
+        let request = json!({"ReceiptHandle": handle, "VisibilityTimeout": seconds});
+        let name = "InvalidParameterValue";
+        queue
+            .refuses("ChangeMessageVisibility", request, name)
+            .await;
     }
     let visible = json!({"ReceiptHandle": handle, "VisibilityTimeout": 0});
     queue.call("ChangeMessageVisibility", visible.clone()).await;

@@ -1,4 +1,4 @@
-//! Nobody reads what is not theirs: Linear's word decides the workspace, and every answer of Linear gets its own.
+//! A token gives access to its own workspace alone, which Linear decides, and each answer of Linear has its own error.
 
 use local::samples::WORKSPACE;
 use reqwest::Method;
@@ -137,7 +137,7 @@ async fn registering_again_ends_the_old_token_and_the_error_tells_its_holder_why
         .await;
     let answer: serde_json::Value = answer.json().await.unwrap();
     assert_eq!(answer["replaced"], true);
-    // Only the token before the last is told; to whoever holds none, all is one answer.
+    // Only the token before the last gets this code; without a valid token, all answers are the same.
     relay
         .refuses(
             call,

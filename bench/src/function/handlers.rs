@@ -231,7 +231,7 @@ pub(super) fn deliver_handler(
     Ok(move || attempt() == Some(0))
 }
 
-/// Runs on a runtime of its own, which is gone when this answers.
+/// Runs on its own runtime, which is gone when this answers.
 fn apart<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Runtime::new()?.block_on(work)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use protocol::clock::rfc3339;
+use protocol::clock::{millis, rfc3339};
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -53,7 +53,7 @@ pub(crate) fn pattern(text: &str) -> Result<String, String> {
 
 /// The beginning of a time span that ends now.
 pub(crate) fn since(context: &Context, span: Option<Span>) -> Option<i64> {
-    let span = i64::try_from(span?.0.as_millis()).unwrap_or(i64::MAX);
+    let span = millis(span?.0);
     Some(context.clock.millis().saturating_sub(span))
 }
 

@@ -292,7 +292,7 @@ fn validate(context: &Context, install: &Install) -> Result<(), Failure> {
     let config = context.settings.clone().config(context.file.clone())?;
     if config.rules.is_empty() {
         return Err(Failure::Configuration(
-            "a service needs a handler, since nobody reads its stdout: set `to`, `exec` or a `[[handler]]`"
+            "a service needs a handler, since its stdout is not read: set `to`, `exec` or a `[[handler]]`"
                 .to_owned(),
         ));
     }

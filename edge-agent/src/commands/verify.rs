@@ -216,14 +216,14 @@ mod tests {
     #[test]
     fn each_check_is_reported_separately() {
         let secret = [Secret::generate()];
-        let told = |at: i64, body: &[u8]| {
+        let results = |at: i64, body: &[u8]| {
             let facts = check(&secret, &headers(&secret[0], at, b"{}"), body, 1_000);
             [facts.format, facts.age, facts.digest].map(|check| check.text())
         };
-        assert_eq!(told(1_000, b"{}"), ["ok", "ok", "ok"]);
-        let [_, age, digest] = told(0, b"{}");
+        assert_eq!(results(1_000, b"{}"), ["ok", "ok", "ok"]);
+        let [_, age, digest] = results(0, b"{}");
         assert!(age.contains("1000 s ago") && digest == "ok");
-        let [_, age, digest] = told(0, b"{ }");
+        let [_, age, digest] = results(0, b"{ }");
         assert!(age.contains("1000 s ago") && digest.contains("no signature matches"));
         let none = check(&secret, &Headers::default(), b"", 0);
         assert!(none.format.text().contains("webhook-id"));

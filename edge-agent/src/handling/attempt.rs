@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::clock::millis;
+
 use crate::config::Config;
 use crate::handler::{self, Answer, Outcome};
 use crate::output::{info, warn};
@@ -91,7 +93,7 @@ impl Handling {
         began: Instant,
     ) -> Disposition {
         let now = self.state.clock.millis();
-        let took = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let took = millis(began.elapsed());
         let (state, outcome, due_at) = settle(&answer.outcome, attempts, now);
         let what = match (handler, &answer.result) {
             ("", result) => result.clone(),
@@ -144,7 +146,7 @@ fn settle(outcome: &Outcome, attempts: u64, now: i64) -> (State, &'static str, i
             let retry = usize::try_from(attempts).ok().and_then(|n| RETRIES.get(n));
             match retry {
                 Some(wait) => {
-                    let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                    let wait = millis(*wait);
                     (State::Waiting, "retry", now + wait)
                 }
                 None => (State::Failed, "retry", 0),

@@ -52,7 +52,7 @@ impl Queue {
                 return None;
             }
             let Reverse((due_at, sequence, key)) = self.due.pop()?;
-            // After a replay, another event may be the oldest of the key, with an entry of its own.
+            // After a replay, another event may be the oldest of the key, with its own entry.
             if let Some(queue) = self.keys.get_mut(&key)
                 && !queue.is_blocked
                 && queue.oldest() == Some((due_at, sequence))

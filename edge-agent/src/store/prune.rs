@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use protocol::clock::millis;
 use rusqlite::{Connection, params};
 
 use super::Store;
@@ -13,10 +14,6 @@ const BATCH: u32 = 200;
 
 /// How long the id of a deleted event is stored: twice as long as the relay keeps a parked event.
 const ID_LIFETIME: Duration = Duration::from_secs(14 * 86_400);
-
-fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// The bytes that are used in the file.
 fn used(connection: &Connection) -> rusqlite::Result<u64> {

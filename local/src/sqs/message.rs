@@ -281,57 +281,29 @@ mod tests {
 
     #[test]
     fn what_a_fifo_message_needs_is_asked_for() {
-        for (broken, code) in [
+        let (missing, invalid) = ("MissingParameter", "InvalidParameterValue");
+        type Spoil = fn(&mut NewMessage);
+        let cases: [(Spoil, &str); 7] = [
+            (|message| message.message_body = None, missing),
             (
-                NewMessage {
-                    message_body: None,
-                    ..message("x")
-                },
-                "MissingParameter",
+                |message| message.message_body = Some(String::new()),
+                missing,
             ),
+            (|message| message.message_group_id = None, missing),
             (
-                NewMessage {
-                    message_body: Some(String::new()),
-                    ..message("x")
-                },
-                "MissingParameter",
+                |message| message.message_group_id = Some("a b".into()),
+                invalid,
             ),
+            (|message| message.message_deduplication_id = None, invalid),
             (
-                NewMessage {
-                    message_group_id: None,
-                    ..message("x")
-                },
-                "MissingParameter",
+                |message| message.message_deduplication_id = Some("d".repeat(129)),
+                invalid,
             ),
-            (
-                NewMessage {
-                    message_group_id: Some("a b".into()),
-                    ..message("x")
-                },
-                "InvalidParameterValue",
-            ),
-            (
-                NewMessage {
-                    message_deduplication_id: None,
-                    ..message("x")
-                },
-                "InvalidParameterValue",
-            ),
-            (
-                NewMessage {
-                    message_deduplication_id: Some("d".repeat(129)),
-                    ..message("x")
-                },
-                "InvalidParameterValue",
-            ),
-            (
-                NewMessage {
-                    delay_seconds: Some(1),
-                    ..message("x")
-                },
-                "InvalidParameterValue",
-            ),
-        ] {
+            (|message| message.delay_seconds = Some(1), invalid),
+        ];
+        for (spoil, code) in cases {
+            let mut broken = message("x");
+            spoil(&mut broken);
             assert_eq!(broken.validate(false).unwrap_err().code, code, "{broken:?}");
         }
         let content_based = NewMessage {

@@ -238,7 +238,7 @@ impl<'a, 'b> Group<'a, 'b> {
         };
         // An absent laptop is never a reason for a dead letter: what was retried long enough is parked.
         let gives_up = (self.deliver.config.give_up).is_due(self.age(delivery), None);
-        if (attempts.mark_away() || gives_up) && table.mark_away(worker).await? {
+        if (attempts.are_enough() || gives_up) && table.mark_away(worker).await? {
             tracing::info!(
                 worker = worker.id,
                 workspace = worker.workspace,

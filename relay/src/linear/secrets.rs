@@ -1,7 +1,7 @@
 //! Linear's webhook secrets, which Secrets Manager stores.
 //!
 //! Invariant: the secrets are read when the function starts, and again when a signature does not verify, so that a rotated
-//! secret takes effect without a deployment. They are read at most once in [`REFRESH_INTERVAL`], because anybody can post
+//! secret takes effect without a deployment. They are read at most once in [`REFRESH_INTERVAL`], because any sender can post
 //! a body with a wrong signature.
 
 use std::sync::Arc;

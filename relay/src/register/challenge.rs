@@ -1,4 +1,4 @@
-//! The challenge: an address is registered only after it has echoed a random text, so that nobody can aim the relay at a
+//! The challenge: an address is registered only after it has echoed a random text, so that the relay cannot be aimed at a
 //! stranger.
 
 use std::time::Duration;

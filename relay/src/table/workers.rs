@@ -104,8 +104,11 @@ impl Table {
             let page = page.map_err(|e| TableError::call(operation, e))?;
             for item in page.items.unwrap_or_default() {
                 if self.is_alive(&item) {
-                    let subscriber = serde_dynamo::from_item(item);
-                    found.push(subscriber.map_err(|_| TableError::Malformed { operation })?);
+                    // One unreadable item must not keep the event from the other workers.
+                    match serde_dynamo::from_item(item) {
+                        Ok(subscriber) => found.push(subscriber),
+                        Err(_) => tracing::error!(workspace, "a worker's item cannot be read"),
+                    }
                 }
             }
         }

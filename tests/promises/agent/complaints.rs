@@ -187,7 +187,7 @@ async fn whatever_goes_wrong_between_here_and_the_handler_is_tried_again() {
             let mut request = vec![0; 4096];
             let length = stream.read(&mut request).await.unwrap();
             if length == 0 {
-                // Somebody only looked whether anybody is there.
+                // A connection without a request: a probe of the port.
                 continue;
             }
             requests += 1;

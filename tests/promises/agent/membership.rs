@@ -223,6 +223,6 @@ async fn stopping_keeps_the_worker_and_forget_removes_it() {
         forgotten.json(),
         json!({"worker": "laptop", "removed": true})
     );
-    relay.knows_no_more(&worker).await;
+    relay.assert_removed(&worker).await;
     assert!(!home.path().join("registration.json").exists());
 }

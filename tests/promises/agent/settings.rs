@@ -95,72 +95,47 @@ async fn invalid_settings_are_reported_before_anything_starts() {
     };
     let empty = write("empty", "\n");
     let misspelled = write("misspelled.toml", "tunel = 'auto'\n");
-    for (arguments, part) in [
-        (vec!["up"], "the relay's address is missing"),
+    let up = |rest: &str| format!("up --relay {relay} {rest}");
+    for (line, part) in [
+        ("up", "the relay's address is missing"),
         (
-            vec!["up", "--relay", "http://example.com"],
+            "up --relay http://example.com",
             "has to begin with `https://`",
         ),
         (
-            vec!["up", "--relay", relay, "--public-url", "nowhere"],
+            &up("--public-url nowhere"),
             "a whole address begins with `https://`",
         ),
-        (vec!["up", "--relay", relay, "70000"], "this is no target"),
+        (&up("70000"), "this is no target"),
+        (&up("3000 --exec x"), "cannot be used with"),
         (
-            vec!["up", "--relay", relay, "3000", "--exec", "x"],
-            "cannot be used with",
+            &up("--tunnel carrier-pigeon"),
+            "values: auto, cloudflared, ngrok, tailscale, none]",
         ),
+        (&up("--tunnel auto --pull"), "cannot be used with"),
+        (&up("--poll 3"), "is written like `3s`"),
+        (&up("--concurrency 0"), "`concurrency` has to be 1 to 64"),
+        (&up(&format!("--linear-secret-file {empty}")), "is empty"),
+        (&up("--linear-token-file /nowhere"), "/nowhere"),
+        ("up --config /nowhere.toml", "/nowhere.toml"),
         (
-            vec!["up", "--relay", relay, "--tunnel", "carrier-pigeon"],
-            "[possible values: auto, cloudflared, ngrok, tailscale, none]",
-        ),
-        (
-            vec!["up", "--relay", relay, "--tunnel", "auto", "--pull"],
-            "cannot be used with",
-        ),
-        (
-            vec!["up", "--relay", relay, "--poll", "3"],
-            "is written like `3s`",
-        ),
-        (
-            vec!["up", "--relay", relay, "--concurrency", "0"],
-            "`concurrency` has to be 1 to 64",
-        ),
-        (
-            vec!["up", "--relay", relay, "--linear-secret-file", &empty],
-            "is empty",
-        ),
-        (
-            vec!["up", "--relay", relay, "--linear-token-file", "/nowhere"],
-            "/nowhere",
-        ),
-        (vec!["up", "--config", "/nowhere.toml"], "/nowhere.toml"),
-        (
-            vec!["up", "--config", &misspelled],
+            &format!("up --config {misspelled}"),
             "there is no `tunel`: did you mean `tunnel`?",
         ),
         (
-            vec!["status", "--config", &misspelled],
+            &format!("status --config {misspelled}"),
             "there is no `tunel`: did you mean `tunnel`?",
         ),
-        (vec!["replay"], "required arguments were not provided"),
-        (vec!["events", "--type", "?"], "use `Issue`"),
-        (
-            vec!["events", "--since", "yesterday"],
-            "is written like `3s`",
-        ),
-        (
-            vec!["send", "--type", "Nothing"],
-            "there are samples of Issue.create",
-        ),
-        (vec!["send", "/nowhere"], "/nowhere"),
-        (
-            vec!["verify", "--headers", "/nowhere", "--body", "/nowhere"],
-            "/nowhere",
-        ),
-        (vec!["completions", "tcl"], "[possible values: bash"),
-        (vec!["upp"], "tip: a similar subcommand exists: 'up'"),
+        ("replay", "required arguments were not provided"),
+        ("events --type ?", "use `Issue`"),
+        ("events --since yesterday", "is written like `3s`"),
+        ("send --type Nothing", "there are samples of Issue.create"),
+        ("send /nowhere", "/nowhere"),
+        ("verify --headers /nowhere --body /nowhere", "/nowhere"),
+        ("completions tcl", "[possible values: bash"),
+        ("upp", "tip: a similar subcommand exists: 'up'"),
     ] {
+        let arguments: Vec<_> = line.split_whitespace().collect();
         let output = run(home.path(), &arguments).await;
         assert_eq!(output.code, Some(2), "{arguments:?}: {output:?}");
         assert!(output.stderr.contains(part), "{arguments:?}: {output:?}");

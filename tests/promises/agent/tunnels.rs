@@ -1,4 +1,4 @@
-//! Tunnels: an address is registered once it leads here, watched, replaced, and gone with the agent.
+//! Tunnels: an address is registered once it reaches the agent, watched, replaced, and gone with the agent.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio::process::{ChildStdin, Command};
 use crate::harness::agent::{Agent, command, output, run, worker};
 use crate::harness::{Receiver, Relay, eventually, is_running, issue, relay, terminate};
 
-/// Where the stand-ins are found, and what they are told.
+/// Where the stand-ins are, and the environment that they get.
 struct Programs {
     directory: TempDir,
 }
@@ -156,7 +156,7 @@ async fn a_program_that_ends_is_restarted_and_its_new_address_registered() {
         .await;
     // What happens meanwhile is pulled once the new address is there.
     relay.post(&issue("i", 1)).await;
-    agent.says("leads here").await;
+    agent.says("reaches this agent").await;
     handler.wait_for(1).await;
     is_live(&relay, home.path()).await;
     relay.post(&issue("i", 2)).await;
@@ -203,12 +203,12 @@ async fn a_program_that_stalls_is_started_again_and_events_are_pulled_meanwhile(
     relay.post(&issue("i", 1)).await;
     clock.write_all(b"60\n").await.unwrap();
     agent
-        .says("`tailscale` made no address that leads here within 45 s")
+        .says("`tailscale` made no address that reaches this agent within 45 s")
         .await;
     ends(first).await;
     handler.wait_for(1).await;
     programs.order("");
-    agent.says("leads here").await;
+    agent.says("reaches this agent").await;
     is_live(&relay, home.path()).await;
     agent.stop().await;
 }
@@ -224,7 +224,7 @@ async fn an_address_that_changes_or_leads_nowhere_any_more_is_replaced() {
     programs.set("move");
     agent.says("its address has changed").await;
     programs.unset("move");
-    agent.says("leads here").await;
+    agent.says("reaches this agent").await;
     is_live(&relay, home.path()).await;
 
     // The laptop sleeps for an hour; meanwhile the tunnel's far end has forgotten it.
@@ -232,7 +232,7 @@ async fn an_address_that_changes_or_leads_nowhere_any_more_is_replaced() {
     clock.write_all(b"3600\n").await.unwrap();
     agent.says("does not lead here any more").await;
     programs.unset("block");
-    agent.says("leads here").await;
+    agent.says("reaches this agent").await;
     agent.stop().await;
 }
 
@@ -265,7 +265,7 @@ async fn an_address_is_registered_only_after_a_probe_through_it() {
         agent
             .unheard()
             .iter()
-            .all(|line| !line.contains("leads here"))
+            .all(|line| !line.contains("reaches this agent"))
     );
     agent.stop().await;
 }
@@ -284,7 +284,7 @@ async fn a_slow_program_is_waited_for_and_a_failing_one_is_reported() {
     assert!(said.contains("this account has no tunnels left"), "{said}");
     programs.nth(2).await;
     programs.order("late");
-    agent.says("leads here").await;
+    agent.says("reaches this agent").await;
     is_live(&relay, home.path()).await;
     agent.stop().await;
     for pid in programs.started() {

@@ -1,4 +1,4 @@
-//! The agent under test: a process of its own, or a task whose clock is the relay's.
+//! The agent under test: a separate process, or a task whose clock is the relay's.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -172,7 +172,7 @@ impl Agent {
         }
     }
 
-    /// What it has said and nobody has heard yet.
+    /// The output that no test has read yet.
     pub(crate) fn unheard(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.said.try_recv().ok()).collect()
     }

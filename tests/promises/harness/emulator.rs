@@ -1,4 +1,4 @@
-//! An independent emulator of AWS (ministack), told over its own interface what the template says.
+//! An independent emulator of AWS (ministack), set up over its own interface as the template says.
 //!
 //! Its program is looked for on the `PATH`; `.ci/run` puts it there. It checks no signature of a request: the
 //! `Authorization` header only names the service.
@@ -37,7 +37,7 @@ pub(crate) fn bootstrap(function: &str) -> PathBuf {
     path
 }
 
-/// Names a service; nobody checks the signature.
+/// Names a service; the signature is not verified.
 pub(crate) fn authorization(service: &str) -> String {
     format!(
         "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, \

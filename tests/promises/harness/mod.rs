@@ -53,7 +53,7 @@ pub(crate) fn terminate(pid: u32) {
     kill_process(pid, Signal::TERM).unwrap();
 }
 
-/// Whether a process runs: one that has ended and that nobody has asked after yet does not.
+/// Whether a process runs: one that has ended and that its parent has not waited for yet does not.
 pub(crate) fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
@@ -179,8 +179,8 @@ impl Relay {
         problem(answer, expected).await
     }
 
-    /// The worker is gone, and its token says nothing to anybody any more.
-    pub(crate) async fn knows_no_more(&self, worker: &Registration) {
+    /// Asserts that the worker is removed and its token is refused.
+    pub(crate) async fn assert_removed(&self, worker: &Registration) {
         let read = (Method::GET, worker.path.as_str());
         let expected = (401, "worker_token_invalid");
         self.refuses(read, Some(&worker.token), &json!({}), expected)
@@ -299,7 +299,7 @@ impl Relay {
             .all(|(received_at, visible_at)| visible_at > now && visible_at - received_at != 90_000)
     }
 
-    /// Turns a worker away, by its own goodbye.
+    /// Marks a worker away, by its own request.
     pub(crate) async fn go_offline(&self, worker: &Registration) {
         let away = Renew {
             state: Some(protocol::messages::WorkerState::Away),
@@ -343,7 +343,7 @@ pub(crate) async fn problem(answer: Response, (status, code): (u16, &str)) -> Pr
     problem
 }
 
-/// A payload about an issue, told from others by its number.
+/// A payload about an issue, identified by its number.
 pub(crate) fn issue(issue: &str, number: usize) -> String {
     json!({
         "action": "update",

@@ -1,4 +1,4 @@
-//! The relay as a process of its own.
+//! The relay as a separate process.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{SECRET, issue};
 
-/// `edge-relay serve` as a process of its own.
+/// `edge-relay serve` as a separate process.
 pub(crate) struct Served {
     pub(crate) child: Child,
     pub(crate) url: String,

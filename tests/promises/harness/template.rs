@@ -1,4 +1,4 @@
-//! The translated template, with its parameters put in: what AWS would be told to make.
+//! The translated template, with its parameters put in: what AWS would create.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
