@@ -15,7 +15,7 @@ use local::local_relay::{
 };
 use local::secrets::SECRET_ID;
 use relay::config::Settings;
-use relay::table::{INDEX, PROJECTED};
+use relay::table::{INDEX, PROJECTED, SHARD};
 use relay::{deliver, health, linear, metrics, policy, register};
 use serde_json::{Value, json};
 
@@ -229,7 +229,7 @@ fn queues_and_table_are_those_of_one_machine() {
     assert_eq!(table["KeySchema"], keys(&[("pk", "HASH"), ("sk", "RANGE")]));
     let index = json!([{
         "IndexName": INDEX,
-        "KeySchema": keys(&[(INDEX, "HASH")]),
+        "KeySchema": keys(&[(SHARD, "HASH")]),
         "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": PROJECTED},
     }]);
     assert_eq!(table["GlobalSecondaryIndexes"], index);
