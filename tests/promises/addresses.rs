@@ -1,6 +1,5 @@
 //! The relay is no weapon: one answer for every address that is not allowed, also where it hides.
 
-use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{TOKEN, relay};
@@ -19,10 +18,8 @@ async fn all_blocked_addresses_get_one_answer() {
         "https://3232235777/",
     ] {
         let request = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": url});
-        let call = (Method::POST, "/edge/register");
-        let problem = relay
-            .refuses(call, None, &request, (400, "address_blocked"))
-            .await;
+        let expected = (400, "address_blocked");
+        let problem = relay.refuses_registration(&request, expected).await;
         details.push(problem.detail);
     }
     details.dedup();
@@ -49,10 +46,8 @@ async fn the_error_for_a_malformed_address_names_the_rule() {
         &format!("https://example.com/{}", "x".repeat(3000)),
     ] {
         let request = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": url});
-        let call = (Method::POST, "/edge/register");
-        let problem = relay
-            .refuses(call, None, &request, (400, "invalid_webhook_url"))
-            .await;
+        let expected = (400, "invalid_webhook_url");
+        let problem = relay.refuses_registration(&request, expected).await;
         assert!(problem.detail.contains("`webhookUrl`") && !problem.detail.contains("hush"));
     }
 }

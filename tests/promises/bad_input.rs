@@ -138,13 +138,9 @@ async fn unknown_paths_and_methods_are_problems_too() {
         "/edge/workspaces/%2e%2f/workers/%00",
         "/edge/workspaces//workers/",
     ] {
+        let expected = (401, "worker_token_invalid");
         relay
-            .refuses(
-                (Method::GET, path),
-                Some("token"),
-                &json!({}),
-                (401, "worker_token_invalid"),
-            )
+            .refuses_worker((Method::GET, path), "token", expected)
             .await;
     }
     for authorization in ["Basic dXNlcjpodXNo", "Bearer", "edge_0"] {
@@ -190,10 +186,8 @@ async fn the_error_for_a_wrong_registration_names_the_field() {
         ),
         (with("capabilities", json!("Issue")), "wrong type"),
     ] {
-        let call = (Method::POST, "/edge/register");
-        let problem = relay
-            .refuses(call, None, &request, (400, "invalid_request"))
-            .await;
+        let expected = (400, "invalid_request");
+        let problem = relay.refuses_registration(&request, expected).await;
         assert!(
             problem.detail.contains(part),
             "{part} in {}",
@@ -202,14 +196,8 @@ async fn the_error_for_a_wrong_registration_names_the_field() {
         assert!(!problem.detail.contains("hush"));
     }
     let large = json!({"linearToken": TOKEN, "name": "one", "ignored": "x".repeat(70_000)});
-    relay
-        .refuses(
-            (Method::POST, "/edge/register"),
-            None,
-            &large,
-            (413, "body_too_large"),
-        )
-        .await;
+    let expected = (413, "body_too_large");
+    relay.refuses_registration(&large, expected).await;
     assert_eq!(relay.linear.calls(), 0);
     // What an older relay does not know, it ignores.
     relay

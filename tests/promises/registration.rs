@@ -20,16 +20,11 @@ async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
         Answer::Endless,
     ] {
         receiver.answer_challenge(Some(answer));
-        let call = (Method::POST, "/edge/register");
-        let problem = relay
-            .refuses(call, None, &request, (400, "challenge_failed"))
-            .await;
+        let expected = (400, "challenge_failed");
+        let problem = relay.refuses_registration(&request, expected).await;
         assert!(!problem.detail.contains("hush"));
     }
-    assert_eq!(
-        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
-        0
-    );
+    assert_eq!(relay.deliveries(1).await, 0);
     receiver.answer_challenge(None);
     let worker = relay.register("one", &receiver.url()).await;
     assert_eq!(receiver.challenged(), 7);
@@ -66,10 +61,7 @@ async fn registering_again_is_the_same_worker_and_keeps_its_mail() {
     assert_eq!(again.path, first.path);
     let worker = relay.read(&again).await;
     assert_eq!((worker.state, worker.waiting), (WorkerState::Away, true));
-    assert_eq!(
-        relay.post(&crate::harness::issue("i", 2)).await.answer["deliveries"],
-        1
-    );
+    assert_eq!(relay.deliveries(2).await, 1);
 }
 
 #[tokio::test]
@@ -79,10 +71,7 @@ async fn fifty_workers_at_once_all_get_the_next_event() {
     let names: Vec<_> = (0..50).map(|at| format!("worker {at}")).collect();
     let url = receiver.url();
     futures::future::join_all(names.iter().map(|name| relay.register(name, &url))).await;
-    assert_eq!(
-        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
-        50
-    );
+    assert_eq!(relay.deliveries(1).await, 50);
     receiver.wait_for(50).await;
 }
 
@@ -102,10 +91,7 @@ async fn one_name_registered_ten_times_at_once_is_one_worker_that_works() {
         all.contains(&201) && all.iter().all(|status| matches!(status, 201 | 409)),
         "{all:?}"
     );
-    assert_eq!(
-        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
-        1
-    );
+    assert_eq!(relay.deliveries(1).await, 1);
 }
 
 #[tokio::test]
@@ -120,10 +106,7 @@ async fn a_renewal_changes_what_it_names_and_nothing_else() {
         relay.renew(&worker, &some).await.capabilities,
         Some(vec!["Comment".into()])
     );
-    assert_eq!(
-        relay.post(&crate::harness::issue("i", 1)).await.answer["deliveries"],
-        0
-    );
+    assert_eq!(relay.deliveries(1).await, 0);
     assert_eq!(
         relay.renew(&worker, &Renew::default()).await.capabilities,
         Some(vec!["Comment".into()])
@@ -133,10 +116,7 @@ async fn a_renewal_changes_what_it_names_and_nothing_else() {
         ..Renew::default()
     };
     assert_eq!(relay.renew(&worker, &all).await.capabilities, None);
-    assert_eq!(
-        relay.post(&crate::harness::issue("i", 2)).await.answer["deliveries"],
-        1
-    );
+    assert_eq!(relay.deliveries(2).await, 1);
 }
 
 #[tokio::test]

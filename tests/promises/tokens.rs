@@ -109,9 +109,8 @@ async fn a_worker_sees_its_own_workspaces_events_only() {
             (Method::POST, format!("{path}/mailbox")),
         ] {
             let call = (method, path.as_str());
-            relay
-                .refuses(call, Some(token), &json!({}), (401, "worker_token_invalid"))
-                .await;
+            let expected = (401, "worker_token_invalid");
+            relay.refuses_worker(call, token, expected).await;
         }
     }
 }
@@ -122,13 +121,9 @@ async fn registering_again_ends_the_old_token_and_the_error_tells_its_holder_why
     let old = relay.register_pull("one").await;
     let new = relay.register_pull("one").await;
     let call = (Method::GET, old.path.as_str());
+    let expected = (401, "worker_token_replaced");
     relay
-        .refuses(
-            call.clone(),
-            Some(&old.token),
-            &json!({}),
-            (401, "worker_token_replaced"),
-        )
+        .refuses_worker(call.clone(), &old.token, expected)
         .await;
     relay.read(&new).await;
     let request = json!({"name": "one", "linearToken": TOKEN});
@@ -138,14 +133,8 @@ async fn registering_again_ends_the_old_token_and_the_error_tells_its_holder_why
     let answer: serde_json::Value = answer.json().await.unwrap();
     assert_eq!(answer["replaced"], true);
     // Only the token before the last gets this code; without a valid token, all answers are the same.
-    relay
-        .refuses(
-            call,
-            Some(&old.token),
-            &json!({}),
-            (401, "worker_token_invalid"),
-        )
-        .await;
+    let expected = (401, "worker_token_invalid");
+    relay.refuses_worker(call, &old.token, expected).await;
 }
 
 #[tokio::test]

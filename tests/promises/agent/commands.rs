@@ -254,13 +254,10 @@ async fn replay_goes_to_the_agent_or_to_a_target_and_has_a_dry_run() {
         .map(|line| line["result"].clone())
         .collect();
     assert_eq!(results, ["200", "500", "200"]);
-    assert!(sent.stderr.contains("1 of 3 were not taken"), "{sent:?}");
+    sent.warns("1 of 3 were not taken");
     // Handed to an agent that is not running, it is handled at the next start.
     let handed = run(home.path(), &["replay", &ids[2]]).await;
-    assert!(
-        handed.stderr.contains("edge-agent is not running"),
-        "{handed:?}"
-    );
+    handed.warns("edge-agent is not running");
     let count = handler.count();
     let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
     assert_eq!(
@@ -447,22 +444,14 @@ async fn a_service_is_written_started_asked_after_and_removed() {
     )
     .unwrap();
     let silent = output(&mut service(&["install"])).await;
-    assert!(
-        silent.stderr.contains("a service needs a handler"),
-        "{silent:?}"
-    );
+    silent.warns("a service needs a handler");
     std::fs::write(
         home.path().join("edge-agent.toml"),
         "relay = 'https://relay.test'\nname = 'x'\nto = '3000'\n",
     )
     .unwrap();
     let tokenless = output(service(&["install"]).env("LINEAR_TOKEN", "x")).await;
-    assert!(
-        tokenless
-            .stderr
-            .contains("a service does not see LINEAR_TOKEN"),
-        "{tokenless:?}"
-    );
+    tokenless.warns("a service does not see LINEAR_TOKEN");
     std::fs::write(home.path().join("registration.json"), "{}").unwrap();
 
     let plan = output(&mut service(&["install", "--dry-run"])).await;
@@ -483,10 +472,7 @@ async fn a_service_is_written_started_asked_after_and_removed() {
 
     let installed = output(&mut service(&["install"])).await;
     assert_eq!(installed.code, Some(0), "{installed:?}");
-    assert!(
-        installed.stderr.contains("loginctl enable-linger"),
-        "{installed:?}"
-    );
+    installed.warns("loginctl enable-linger");
     let text = std::fs::read_to_string(&unit).unwrap();
     assert!(plan.stdout.contains(&text));
     assert_eq!(output(&mut service(&["status"])).await.code, Some(0));
@@ -512,10 +498,7 @@ async fn a_service_is_written_started_asked_after_and_removed() {
     stand_in("systemctl", "echo 'Failed to connect to bus' >&2; exit 1");
     let failed = output(&mut service(&["install"])).await;
     assert_eq!(failed.code, Some(1));
-    assert!(
-        failed.stderr.contains("Failed to connect to bus"),
-        "{failed:?}"
-    );
+    failed.warns("Failed to connect to bus");
     assert!(!unit.exists(), "nothing is left half done");
 }
 

@@ -360,12 +360,7 @@ async fn what_was_answered_done_is_not_repeated_after_a_crash_and_nothing_is_los
     handler.answer([Answer::Stall(Duration::from_secs(60))]);
     let body = issue("i", 1);
     for id in ["evt_1", "evt_2"] {
-        assert_eq!(
-            deliver(&agent.address, &signed(home.path(), id, &body), &body)
-                .await
-                .0,
-            202
-        );
+        agent.accepts(home.path(), id, &body).await;
     }
     handler.wait_for(2).await;
     agent.kill().await;

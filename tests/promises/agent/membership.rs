@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::agent::{Agent, Inside, deliver, free_port, kept, output, run, signed, worker};
-use crate::harness::{Receiver, TOKEN, eventually, issue, number, relay};
+use crate::harness::{Receiver, TOKEN, eventually, issue, relay};
 
 #[tokio::test]
 async fn it_waits_for_a_relay_that_is_down_and_reports_it_once() {
@@ -50,10 +50,7 @@ async fn it_registers_again_when_its_registration_has_ended() {
     agent.says("registered as `laptop`").await;
     agent.says("ready:").await;
     relay.post(&issue("i", 1)).await;
-    assert_eq!(
-        number(agent.event().await["body"].as_str().unwrap().as_bytes()),
-        1
-    );
+    assert_eq!(agent.number().await, 1);
     agent.stop().await;
 }
 
@@ -142,10 +139,7 @@ async fn of_two_agents_with_one_name_the_second_warns_and_the_first_does_not_reg
     // The same directory is refused outright.
     let third = output(&mut Agent::up(&relay, two.path())).await;
     assert_eq!(third.code, Some(2));
-    assert!(
-        third.stderr.contains("another edge-agent uses"),
-        "{third:?}"
-    );
+    third.warns("another edge-agent uses");
     first.stop().await;
     second.stop().await;
 }
@@ -166,10 +160,7 @@ async fn a_secret_rotates_without_losing_a_delivery() {
     assert_eq!(deliver(&agent.address, &on_its_way, &body).await.0, 202);
     relay.post(&issue("i", 2)).await;
     for expected in [1, 2] {
-        assert_eq!(
-            number(agent.event().await["body"].as_str().unwrap().as_bytes()),
-            expected
-        );
+        assert_eq!(agent.number().await, expected);
     }
     agent.stop().await;
 }
@@ -199,7 +190,7 @@ async fn the_registration_is_its_owners_alone_and_linears_token_is_not_in_it() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
     let refused = output(&mut Agent::up(&relay, home.path())).await;
     assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("chmod 600"), "{refused:?}");
+    refused.warns("chmod 600");
 }
 
 #[tokio::test]

@@ -46,12 +46,7 @@ async fn slow_and_idle_connections_are_closed_and_others_served_meanwhile() {
         .await
         .unwrap();
     let body = issue("i", 1);
-    assert_eq!(
-        deliver(&agent.address, &signed(home.path(), "evt_1", &body), &body)
-            .await
-            .0,
-        202
-    );
+    agent.accepts(home.path(), "evt_1", &body).await;
     agent.event().await;
     let (_, _, kept_alive, slow_body) = tokio::join!(
         rest(&mut idle),
@@ -96,16 +91,7 @@ async fn bodies_have_a_limit_and_unsigned_ones_a_small_one() {
     let home = tempfile::tempdir().unwrap();
     let agent = Agent::pulling(&relay, home.path()).await;
     let large = format!("{{\"a\":\"{}\"}}", "x".repeat(9_999_990));
-    assert_eq!(
-        deliver(
-            &agent.address,
-            &signed(home.path(), "evt_1", &large),
-            &large
-        )
-        .await
-        .0,
-        202
-    );
+    agent.accepts(home.path(), "evt_1", &large).await;
     let larger = "x".repeat(10_000_001);
     let refused = deliver(
         &agent.address,

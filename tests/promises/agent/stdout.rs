@@ -5,7 +5,7 @@ use protocol::messages::WorkerState;
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, PATIENCE, command, deliver, free_port, output, signed, worker};
-use crate::harness::{TOKEN, issue, number, relay, terminate};
+use crate::harness::{TOKEN, issue, relay, terminate};
 
 #[tokio::test]
 async fn every_event_is_printed_once_with_all_that_came_with_it() {
@@ -51,10 +51,7 @@ async fn what_happened_while_it_was_away_comes_from_the_mailbox_in_order() {
     let mut agent = Agent::pushed(&relay, home.path(), port).await;
     relay.post(&issue("i", 6)).await;
     for at in 1..7 {
-        assert_eq!(
-            number(agent.event().await["body"].as_str().unwrap().as_bytes()),
-            at
-        );
+        assert_eq!(agent.number().await, at);
     }
     assert_eq!(
         relay.linear.calls(),
@@ -74,10 +71,7 @@ async fn a_pull_worker_gets_its_events_without_an_address() {
         relay.post(&issue("i", at)).await;
     }
     for at in 1..4 {
-        assert_eq!(
-            number(agent.event().await["body"].as_str().unwrap().as_bytes()),
-            at
-        );
+        assert_eq!(agent.number().await, at);
     }
     agent.stop().await;
 }
@@ -89,28 +83,13 @@ async fn an_id_that_is_stored_is_answered_and_not_printed_again_also_after_a_kil
     let mut agent = Agent::pulling(&relay, home.path()).await;
     let body = issue("i", 1);
     for _ in 0..3 {
-        assert_eq!(
-            deliver(&agent.address, &signed(home.path(), "evt_a", &body), &body)
-                .await
-                .0,
-            202
-        );
+        agent.accepts(home.path(), "evt_a", &body).await;
     }
     assert_eq!(agent.event().await["id"], "evt_a");
     agent.kill().await;
     let mut agent = Agent::pulling(&relay, home.path()).await;
-    assert_eq!(
-        deliver(&agent.address, &signed(home.path(), "evt_a", &body), &body)
-            .await
-            .0,
-        202
-    );
-    assert_eq!(
-        deliver(&agent.address, &signed(home.path(), "evt_b", &body), &body)
-            .await
-            .0,
-        202
-    );
+    agent.accepts(home.path(), "evt_a", &body).await;
+    agent.accepts(home.path(), "evt_b", &body).await;
     // Printed but perhaps not yet marked as such when it was killed: at most the one that was under way.
     let mut next = agent.event().await;
     if next["id"] == "evt_a" {
@@ -215,10 +194,7 @@ async fn a_ping_for_a_mailbox_with_events_makes_it_pull() {
             .0,
         204
     );
-    assert_eq!(
-        number(agent.event().await["body"].as_str().unwrap().as_bytes()),
-        1
-    );
+    assert_eq!(agent.number().await, 1);
     crate::harness::eventually("it is live again", || async {
         (relay.read(&worker).await.state == WorkerState::Live).then_some(())
     })

@@ -45,6 +45,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Asserts that stderr has this in it.
+    pub(crate) fn warns(&self, part: &str) {
+        assert!(self.stderr.contains(part), "{self:?}");
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{self:?}"))
     }
@@ -181,6 +186,17 @@ impl Agent {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
         let line = line.expect("no event in time").unwrap().expect("it ended");
         serde_json::from_str(&line).expect("stdout is lines of JSON alone")
+    }
+
+    /// The number of the next event, as [`super::issue`] gave it.
+    pub(crate) async fn number(&mut self) -> usize {
+        super::number(self.event().await["body"].as_str().unwrap().as_bytes())
+    }
+
+    /// Delivers a signed body, which the agent has to accept.
+    pub(crate) async fn accepts(&self, home: &Path, id: &str, body: &str) {
+        let (status, answer) = deliver(&self.address, &signed(home, id, body), body).await;
+        assert_eq!(status, 202, "{answer}");
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -179,12 +179,31 @@ impl Relay {
         problem(answer, expected).await
     }
 
+    /// Registers and expects a problem of this status and code.
+    pub(crate) async fn refuses_registration(
+        &self,
+        request: &Value,
+        expected: (u16, &str),
+    ) -> Problem {
+        let call = (Method::POST, "/edge/register");
+        self.refuses(call, None, request, expected).await
+    }
+
+    /// Calls with a worker's token and expects a problem of this status and code.
+    pub(crate) async fn refuses_worker(
+        &self,
+        call: (Method, &str),
+        token: &str,
+        expected: (u16, &str),
+    ) {
+        self.refuses(call, Some(token), &json!({}), expected).await;
+    }
+
     /// Asserts that the worker is removed and its token is refused.
     pub(crate) async fn assert_removed(&self, worker: &Registration) {
         let read = (Method::GET, worker.path.as_str());
         let expected = (401, "worker_token_invalid");
-        self.refuses(read, Some(&worker.token), &json!({}), expected)
-            .await;
+        self.refuses_worker(read, &worker.token, expected).await;
     }
 
     pub(crate) async fn read(&self, worker: &Registration) -> Worker {
@@ -224,6 +243,11 @@ impl Relay {
     pub(crate) async fn post(&self, payload: &str) -> Posted {
         let webhook = Webhook::sample(SECRET, payload, self.clock.millis());
         self.post_webhook(webhook).await
+    }
+
+    /// Posts an event about an issue. Returns how many workers it goes to.
+    pub(crate) async fn deliveries(&self, number: usize) -> Value {
+        self.post(&issue("i", number)).await.answer["deliveries"].clone()
     }
 
     pub(crate) async fn post_webhook(&self, webhook: Webhook) -> Posted {
