@@ -3,15 +3,12 @@
 //! Invariant: requests and responses are those that would cross the wire, signed and serialised by the SDK; only
 //! the socket is missing. Every call is recorded.
 
-use aws_sdk_sqs::config::{
-    BehaviorVersion, Credentials, Region, SharedHttpClient, StalledStreamProtectionConfig,
-};
+use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use axum::http::Response;
 use relay::aws::Clients;
@@ -32,16 +29,6 @@ impl HttpConnector for InProcess {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let this = self.clone();
         HttpConnectorFuture::new(async move { this.answer(&request).await })
-    }
-}
-
-impl HttpClient for InProcess {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
     }
 }
 
@@ -100,15 +87,17 @@ fn consumed(answer: &[u8]) -> f64 {
 
 /// A function's clients of the embedded servers.
 pub(crate) fn clients(servers: &Servers, calls: &Calls, function: &'static str) -> Clients {
-    clients_over(SharedHttpClient::new(InProcess {
+    clients_over(InProcess {
         servers: servers.clone(),
         calls: calls.clone(),
         function,
-    }))
+    })
 }
 
-/// Clients over an HTTP client.
-pub(crate) fn clients_over(http: SharedHttpClient) -> Clients {
+/// Clients whose requests go to this connector.
+pub(crate) fn clients_over(connector: impl HttpConnector + 'static) -> Clients {
+    let connector = SharedHttpConnector::new(connector);
+    let http = http_client_fn(move |_, _| connector.clone());
     let credentials = Credentials::new("local", "local", None, None, "local");
     macro_rules! config {
         ($sdk:ident) => {

@@ -255,10 +255,9 @@ mod tests {
 
     use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
     use aws_smithy_runtime_api::client::http::{
-        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
     };
     use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-    use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
     use aws_smithy_types::body::SdkBody;
     use bytes::Bytes;
 
@@ -282,27 +281,18 @@ mod tests {
         }
     }
 
-    impl HttpClient for Scripted {
-        fn http_connector(
-            &self,
-            _: &HttpConnectorSettings,
-            _: &RuntimeComponents,
-        ) -> SharedHttpConnector {
-            SharedHttpConnector::new(self.clone())
-        }
-    }
-
     /// Sends an event to three workers and returns the ids of each call's entries.
     async fn sent_with(answers: &[&'static str]) -> (Result<(), QueueError>, Vec<Vec<String>>) {
         let scripted = Scripted {
             answers: Arc::new(Mutex::new(answers.to_vec())),
             sent: Arc::default(),
         };
+        let connector = SharedHttpConnector::new(scripted.clone());
         let config = aws_sdk_sqs::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::from_static("us-east-1"))
             .credentials_provider(Credentials::new("a", "b", None, None, "test"))
-            .http_client(scripted.clone())
+            .http_client(http_client_fn(move |_, _| connector.clone()))
             .build();
         let queue = Queue::new(Client::from_conf(config), "http://queue/".to_owned());
         let body = Bytes::from("{}");

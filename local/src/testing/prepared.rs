@@ -3,13 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aws_sdk_sqs::config::SharedHttpClient;
-use aws_smithy_runtime_api::client::http::{
-    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
-};
+use aws_smithy_runtime_api::client::http::{HttpConnector, HttpConnectorFuture};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use axum::http::Response;
 use relay::aws::Clients;
 
@@ -31,17 +27,7 @@ impl HttpConnector for Prepared {
     }
 }
 
-impl HttpClient for Prepared {
-    fn http_connector(
-        &self,
-        _: &HttpConnectorSettings,
-        _: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        SharedHttpConnector::new(self.clone())
-    }
-}
-
 /// Clients that answer with these responses, by target (`DynamoDB_20120810.GetItem`).
 pub fn clients(responses: HashMap<String, Vec<u8>>) -> Clients {
-    clients_over(SharedHttpClient::new(Prepared(Arc::new(responses))))
+    clients_over(Prepared(Arc::new(responses)))
 }
