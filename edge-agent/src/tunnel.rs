@@ -92,7 +92,7 @@ impl Program {
 enum AddressSource {
     Cloudflared(cloudflared::Metrics),
     Ngrok(ngrok::Api),
-    Tailscale(tailscale::Status),
+    Tailscale(tailscale::StatusCommand),
 }
 
 impl AddressSource {
@@ -253,7 +253,7 @@ impl Tunnel {
             ),
             Program::Tailscale => (
                 tailscale::arguments(self.listen),
-                AddressSource::Tailscale(tailscale::Status(program.clone())),
+                AddressSource::Tailscale(tailscale::StatusCommand(program.clone())),
             ),
         };
         let mut command = Command::new(&self.own_program);

@@ -59,7 +59,7 @@ pub(crate) fn since(context: &Context, span: Option<Span>) -> Option<i64> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Facts<'a> {
+struct EventFacts<'a> {
     id: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
@@ -89,13 +89,13 @@ struct AttemptFacts<'a> {
 #[derive(Serialize)]
 struct Detail<'a> {
     #[serde(flatten)]
-    facts: Facts<'a>,
+    facts: EventFacts<'a>,
     headers: Vec<(&'a str, String)>,
     tries: Vec<AttemptFacts<'a>>,
 }
 
-fn facts(event: &Listed) -> Facts<'_> {
-    Facts {
+fn facts(event: &Listed) -> EventFacts<'_> {
+    EventFacts {
         id: &event.id,
         kind: &event.kind,
         action: &event.action,

@@ -41,7 +41,7 @@ pub(crate) struct Replay {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Facts<'a> {
+struct ReplayFacts<'a> {
     id: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
@@ -135,7 +135,7 @@ async fn post(
 
 fn show(context: &Context, event: &Listed, result: Option<&str>) -> Result<(), Failure> {
     if context.json {
-        return print_json(&Facts {
+        return print_json(&ReplayFacts {
             id: &event.id,
             kind: &event.kind,
             action: &event.action,

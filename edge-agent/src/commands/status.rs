@@ -11,7 +11,7 @@ use crate::store::Counts;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Facts {
+struct StatusFacts {
     running: bool,
     healthy: bool,
     #[serde(flatten)]
@@ -30,7 +30,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         Err(failure) => return Err(failure),
     };
     let unhealthy = unhealthy(status.as_ref());
-    let facts = Facts {
+    let facts = StatusFacts {
         running,
         healthy: unhealthy.is_none(),
         status,
@@ -61,7 +61,7 @@ fn unhealthy(status: Option<&Status>) -> Option<String> {
         .map(|handler| format!("{} is not there: events wait for it", handler.handler))
 }
 
-fn text(facts: &Facts) -> String {
+fn text(facts: &StatusFacts) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<10} {value}\n"));
     match &facts.status {

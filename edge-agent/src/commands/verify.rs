@@ -29,23 +29,23 @@ pub(crate) struct Verify {
 }
 
 #[derive(Serialize)]
-struct Facts {
+struct Verification {
     verifies: bool,
-    format: Check,
-    age: Check,
-    digest: Check,
+    format: Verdict,
+    age: Verdict,
+    digest: Verdict,
 }
 
 /// The result of one check; unknown if an earlier one failed.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Check {
+enum Verdict {
     Well(bool),
     Failed(String),
     Unknown(Option<()>),
 }
 
-impl Check {
+impl Verdict {
     const WELL: Self = Self::Well(true);
     const UNKNOWN: Self = Self::Unknown(None);
 
@@ -78,7 +78,7 @@ pub(crate) fn run(context: &Context, arguments: &Verify) -> Result<(), Failure> 
     if context.json {
         print_json(&facts)?;
     } else {
-        let line = |name: &str, check: &Check| format!("{name:<7} {}\n", check.text());
+        let line = |name: &str, check: &Verdict| format!("{name:<7} {}\n", check.text());
         let text = [
             line("format", &facts.format),
             line("age", &facts.age),
@@ -89,7 +89,7 @@ pub(crate) fn run(context: &Context, arguments: &Verify) -> Result<(), Failure> 
     if facts.verifies {
         return Ok(());
     }
-    if let Check::Failed(_) = facts.digest {
+    if let Verdict::Failed(_) = facts.digest {
         match changed_on_the_way(&secrets, &headers, &body) {
             Some(how) => hint(how),
             None => {
@@ -101,29 +101,29 @@ pub(crate) fn run(context: &Context, arguments: &Verify) -> Result<(), Failure> 
 }
 
 /// Each check by itself: an old delivery can have the right digest.
-fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: i64) -> Facts {
+fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: i64) -> Verification {
     let signed = signed(headers);
-    let (mut format, mut age, mut digest) = (Check::WELL, Check::WELL, Check::WELL);
+    let (mut format, mut age, mut digest) = (Verdict::WELL, Verdict::WELL, Verdict::WELL);
     match verify(secrets, signed, body, now) {
         Ok(()) => {}
         Err(error @ SignatureError::Format { .. }) => {
-            format = Check::Failed(error.to_string());
-            (age, digest) = (Check::UNKNOWN, Check::UNKNOWN);
+            format = Verdict::Failed(error.to_string());
+            (age, digest) = (Verdict::UNKNOWN, Verdict::UNKNOWN);
         }
-        Err(error @ SignatureError::Digest) => digest = Check::Failed(error.to_string()),
+        Err(error @ SignatureError::Digest) => digest = Verdict::Failed(error.to_string()),
         Err(error @ SignatureError::Age { .. }) => {
-            age = Check::Failed(error.to_string());
+            age = Verdict::Failed(error.to_string());
             // The digest is checked as of the time of the signature.
             let then = signed.timestamp.parse().unwrap_or(now);
             if let Err(error) = verify(secrets, signed, body, then) {
-                digest = Check::Failed(error.to_string());
+                digest = Verdict::Failed(error.to_string());
             }
         }
     }
-    Facts {
+    Verification {
         verifies: matches!(
             (&format, &age, &digest),
-            (Check::Well(_), Check::Well(_), Check::Well(_))
+            (Verdict::Well(_), Verdict::Well(_), Verdict::Well(_))
         ),
         format,
         age,

@@ -15,11 +15,11 @@ pub(super) struct Api(OnceLock<String>);
 
 #[derive(Deserialize)]
 struct Tunnels {
-    tunnels: Vec<Tunnel>,
+    tunnels: Vec<ListedTunnel>,
 }
 
 #[derive(Deserialize)]
-struct Tunnel {
+struct ListedTunnel {
     public_url: Url,
 }
 

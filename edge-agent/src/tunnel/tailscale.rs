@@ -10,18 +10,18 @@ use tokio::process::Command;
 use url::Url;
 
 /// The program, to be asked.
-pub(super) struct Status(pub(super) PathBuf);
+pub(super) struct StatusCommand(pub(super) PathBuf);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct StatusOutput {
     backend_state: String,
     #[serde(rename = "Self")]
-    own: Machine,
+    own: Node,
 }
 
 #[derive(Deserialize)]
-struct Machine {
+struct Node {
     #[serde(rename = "DNSName")]
     dns_name: String,
 }
@@ -30,7 +30,7 @@ pub(super) fn arguments(listen: SocketAddr) -> Vec<String> {
     vec!["funnel".to_owned(), format!("http://{listen}")]
 }
 
-impl Status {
+impl StatusCommand {
     /// The address, once the machine is in its tailnet.
     pub(super) async fn address(&self) -> Option<Url> {
         let asked = Command::new(&self.0)
@@ -39,7 +39,7 @@ impl Status {
             .kill_on_drop(true)
             .output();
         let output = tokio::time::timeout(super::PROBE_TIMEOUT, asked).await;
-        let answer: Answer = serde_json::from_slice(&output.ok()?.ok()?.stdout).ok()?;
+        let answer: StatusOutput = serde_json::from_slice(&output.ok()?.ok()?.stdout).ok()?;
         if answer.backend_state != "Running" {
             return None;
         }

@@ -20,14 +20,14 @@ pub(super) struct StartCall {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct ListCall {
+pub(super) struct ListMovesCall {
     #[serde(default)]
     source_arn: String,
     #[serde(default)]
     max_results: Option<usize>,
 }
 
-pub(super) fn list(sqs: &Sqs, call: &ListCall) -> Result<Vec<u8>, SqsError> {
+pub(super) fn list(sqs: &Sqs, call: &ListMovesCall) -> Result<Vec<u8>, SqsError> {
     let limit = call.max_results.unwrap_or(1);
     if !(1..=10).contains(&limit) {
         return Err(SqsError::invalid_parameter(

@@ -27,7 +27,7 @@ pub(super) struct UrlCall {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct ListCall {
+pub(super) struct ListQueuesCall {
     #[serde(default)]
     queue_name_prefix: Option<String>,
 }
@@ -116,7 +116,7 @@ pub(super) fn url(sqs: &Sqs, call: &UrlCall) -> Result<Vec<u8>, SqsError> {
     write(&json!({ "QueueUrl": sqs.url(name) }))
 }
 
-pub(super) fn list(sqs: &Sqs, call: ListCall) -> Result<Vec<u8>, SqsError> {
+pub(super) fn list(sqs: &Sqs, call: ListQueuesCall) -> Result<Vec<u8>, SqsError> {
     let prefix = call.queue_name_prefix.unwrap_or_default();
     let urls: Vec<_> = (sqs.state().queues.keys())
         .filter(|name| name.starts_with(&prefix))
