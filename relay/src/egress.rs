@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 /// The longest address of a worker.
-pub const MAX_URL: usize = 2048;
+pub(crate) const MAX_URL: usize = 2048;
 
 /// Which addresses a connection to a worker may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 use serde::Serialize;
 
 /// The namespace of all metrics.
-pub const NAMESPACE: &str = "EdgeRelay";
+pub(crate) const NAMESPACE: &str = "EdgeRelay";
 
 /// The log target of lines that hold only metrics, which a terminal does not show.
 pub const TARGET: &str = "metrics";

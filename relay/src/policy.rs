@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 /// The shortest and the longest wait between two attempts, before jitter.
-pub const SHORTEST: Duration = Duration::from_secs(1);
+pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
 /// See [`SHORTEST`].
-pub const LONGEST: Duration = Duration::from_secs(3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 
 /// How many unreachable attempts in a row mark a worker away, if they are at least [`AWAY_OVER`] apart.
 const AWAY_AFTER: u64 = 3;
@@ -26,7 +26,7 @@ pub struct UnreachableAttempts {
 
 impl UnreachableAttempts {
     /// Whether they are enough to mark the worker away.
-    pub fn are_enough(self) -> bool {
+    pub(crate) fn are_enough(self) -> bool {
         self.count >= AWAY_AFTER && self.over >= AWAY_OVER
     }
 }
@@ -49,7 +49,7 @@ pub struct GiveUp {
 
 impl GiveUp {
     /// Whether a delivery of this age, answered with this status, is not retried any more.
-    pub fn is_due(&self, age: Duration, status: Option<u16>) -> bool {
+    pub(crate) fn is_due(&self, age: Duration, status: Option<u16>) -> bool {
         let plain_4xx = status.is_some_and(|status| {
             (400..500).contains(&status) && !matches!(status, 408 | 409 | 425 | 429)
         });

@@ -35,7 +35,8 @@ use protocol::clock::Clock;
 pub(crate) use batch_context::BatchContext;
 pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
 pub(crate) use worker_index::IndexedWorker;
-pub use worker_index::{INDEX, PROJECTED, SHARDS};
+pub(crate) use worker_index::SHARDS;
+pub use worker_index::{INDEX, PROJECTED};
 pub use worker_key::SHARD;
 pub(crate) use workers::Change;
 

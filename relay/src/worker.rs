@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::event::EventId;
 
 /// The longest name in characters.
-pub const MAX_NAME: usize = 64;
+pub(crate) const MAX_NAME: usize = 64;
 
 /// A registered receiver. Its fields are the attributes of its item in the table; the workspace and the id are the
 /// item's key.
@@ -165,7 +165,7 @@ impl Worker {
     }
 
     /// The headers of a health check, signed at `now` (Unix milliseconds).
-    pub fn ping_headers(&self, body: &[u8], now: i64) -> [(&'static str, String); 3] {
+    pub(crate) fn ping_headers(&self, body: &[u8], now: i64) -> [(&'static str, String); 3] {
         let mut random = [0; 16];
         getrandom::fill(&mut random).expect("the system's random source works");
         let id = format!("ping_{}", hex::encode(random));

@@ -15,7 +15,7 @@ use url::Url;
 use crate::outbound::{self, ClientError, FailedCall, Outbound};
 
 /// The endpoint of Linear's API.
-pub const API_URL: &str = "https://api.linear.app/graphql";
+pub(crate) const API_URL: &str = "https://api.linear.app/graphql";
 
 const QUERY: &str =
     r#"{"query":"query { viewer { id active guest } organization { id urlKey name } }"}"#;

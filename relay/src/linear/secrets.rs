@@ -16,7 +16,7 @@ use protocol::clock::Clock;
 use super::signer::{InvalidSecrets, Signer, WebhookSecret, find_signer};
 
 /// The shortest time between two reads.
-pub const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why the webhook secrets could not be read.
 #[derive(Debug, thiserror::Error)]

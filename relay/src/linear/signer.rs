@@ -37,7 +37,7 @@ impl WebhookSecret {
     /// # Errors
     ///
     /// The list is malformed, or a secret is empty.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, InvalidSecrets> {
+    pub(crate) fn parse_list(text: &str) -> Result<Vec<Self>, InvalidSecrets> {
         let text = text.trim();
         let secrets = if text.starts_with('[') {
             serde_json::from_str::<Vec<Self>>(text).map_err(|error| InvalidSecrets::NotAList {
@@ -81,7 +81,7 @@ pub enum Signer {
 
 impl Signer {
     /// Whether the signer's secret is valid for `workspace`.
-    pub fn is_valid_for(&self, workspace: &str) -> bool {
+    pub(crate) fn is_valid_for(&self, workspace: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Only(workspaces) => workspaces.iter().any(|w| w == workspace),

@@ -22,7 +22,7 @@ pub const PROJECTED: [&str; 5] = [
 ];
 
 /// How many shards there are: one for each last digit of a worker's id.
-pub const SHARDS: u32 = 16;
+pub(crate) const SHARDS: u32 = 16;
 
 /// A worker in the index.
 #[derive(Debug, Clone, Deserialize)]
