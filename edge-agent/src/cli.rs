@@ -223,6 +223,10 @@ async fn up_in(general: General, flags: Settings, environment: Environment) -> R
 }
 
 /// Runs `edge-agent up …` in this environment.
+///
+/// # Errors
+///
+/// The arguments or settings are invalid, the agent cannot start, or the relay refuses its first registration.
 pub async fn up(
     arguments: impl IntoIterator<Item = OsString>,
     environment: Environment,

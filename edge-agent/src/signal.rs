@@ -25,6 +25,10 @@ pub struct Signals {
 
 impl Signals {
     /// From now on these signals do not end the process; none is missed.
+    ///
+    /// # Errors
+    ///
+    /// The signals cannot be handled.
     #[cfg(unix)]
     pub fn listen() -> std::io::Result<Self> {
         use std::io::IsTerminal as _;
@@ -38,6 +42,10 @@ impl Signals {
     }
 
     /// From now on Ctrl-C does not end the process.
+    ///
+    /// # Errors
+    ///
+    /// None; it returns a result as on Unix.
     #[cfg(not(unix))]
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {})

@@ -14,11 +14,11 @@ use tokio::net::TcpListener;
 /// The stand-in. Clones are the same one.
 #[derive(Debug, Clone, Default)]
 pub struct LinearApi {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<LinearState>>,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
+pub(crate) struct LinearState {
     tokens: HashMap<String, String>,
     /// The status and body of every response instead.
     pub(crate) fault: Option<(u16, String)>,
@@ -27,6 +27,10 @@ pub(crate) struct Shared {
 
 impl LinearApi {
     /// Listens on a free port of loopback.
+    ///
+    /// # Errors
+    ///
+    /// No port can be bound.
     pub async fn start() -> std::io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -36,7 +40,7 @@ impl LinearApi {
         Ok((api, address))
     }
 
-    pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {
+    pub(crate) fn shared(&self) -> MutexGuard<'_, LinearState> {
         self.shared.lock()
     }
 

@@ -259,6 +259,10 @@ fn name_of(arn: &str) -> Option<&str> {
 
 impl Sqs {
     /// Opens the queues in `file`, or in memory. `endpoint` is the address for clients.
+    ///
+    /// # Errors
+    ///
+    /// The journal cannot be opened or read.
     pub fn open(file: Option<&Path>, endpoint: String, clock: Clock) -> anyhow::Result<Self> {
         let mut state = State {
             queues: BTreeMap::new(),
@@ -296,6 +300,10 @@ impl Sqs {
     }
 
     /// Creates a queue. Creating the same queue again is no error.
+    ///
+    /// # Errors
+    ///
+    /// An attribute is invalid, the name exists with other attributes, or the journal cannot be written.
     pub async fn create_queue(
         &self,
         name: &str,
@@ -338,11 +346,19 @@ impl Sqs {
     }
 
     /// The attributes that a queue was created with, and those set since.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist.
     pub fn attributes(&self, name: &str) -> Result<BTreeMap<String, String>, SqsError> {
         Ok(self.state().queue(name)?.attributes.clone())
     }
 
     /// Changes attributes of a queue. The others stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist, an attribute is invalid, or the journal cannot be written.
     pub async fn set_attributes(
         &self,
         name: &str,
@@ -363,6 +379,10 @@ impl Sqs {
     }
 
     /// Deletes a queue and all that it holds.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist, or the journal cannot be written.
     pub async fn delete_queue(&self, name: &str) -> Result<(), SqsError> {
         let written = {
             let mut state = self.state();
@@ -375,6 +395,10 @@ impl Sqs {
     }
 
     /// Deletes all messages of a queue.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist, or the journal cannot be written.
     pub async fn purge(&self, name: &str) -> Result<(), SqsError> {
         let written = {
             let mut state = self.state();
@@ -389,6 +413,10 @@ impl Sqs {
     }
 
     /// How many messages a queue holds.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist.
     pub fn depth(&self, name: &str) -> Result<Depth, SqsError> {
         let now = self.now();
         let mut state = self.state();
@@ -398,6 +426,10 @@ impl Sqs {
     }
 
     /// Sends messages, and returns the result of each by its id.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist, or the journal cannot be written.
     pub async fn send(
         &self,
         name: &str,
@@ -421,6 +453,10 @@ impl Sqs {
     }
 
     /// Receives up to `limit` messages, waiting up to `wait` seconds for the first.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist, or the journal cannot be written.
     pub async fn receive(
         &self,
         name: &str,
@@ -464,6 +500,10 @@ impl Sqs {
     }
 
     /// Deletes messages by their handles, and returns the result of each.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist, or the journal cannot be written.
     pub async fn delete(
         &self,
         name: &str,
@@ -490,6 +530,10 @@ impl Sqs {
     }
 
     /// Changes visibility timeouts, in seconds, and returns the result of each.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist, or the journal cannot be written.
     pub async fn change_visibility(
         &self,
         name: &str,
