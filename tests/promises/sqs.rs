@@ -139,7 +139,7 @@ async fn a_group_is_blocked_while_one_of_it_is_in_flight() {
     assert_eq!(bodies(&first), ["1"]);
     assert_eq!(bodies(&queue.receive(10, json!({})).await), ["4"]);
     assert!(queue.receive(10, json!({})).await.is_empty());
-    // Handed back at once, behind a head that stays invisible: nothing comes.
+    // Visible again at once, behind a head that stays invisible: nothing comes.
     queue.delete(&first[0]).await;
     let both = queue.receive(10, json!({})).await;
     assert_eq!(bodies(&both), ["2", "3"]);

@@ -1,7 +1,7 @@
 //! What is deployed is what was tested: the translated template, held against the code and against what the functions
 //! use and emit while the promises are tested.
 //!
-//! Run by `.ci/run`, which translates the template, after all other tests.
+//! Run by `.ci/run`, which translates the template first.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
