@@ -1,8 +1,13 @@
 //! Process groups: a command and all processes that it starts end together.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+/// How long the output of an ended group may take to end: a process that has left the group may hold it open.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A process group. What is left of it is killed when this is dropped.
 #[derive(Debug)]
@@ -24,6 +29,16 @@ impl Group {
                 .and_then(rustix::process::Pid::from_raw),
         };
         Ok((child, group))
+    }
+}
+
+/// Waits until tasks that read a command's output have read all of it. Its group has to be dropped before, since what the
+/// command has left behind may hold the output open.
+pub(crate) async fn finish_reading(readers: impl IntoIterator<Item = JoinHandle<()>>) {
+    for mut reader in readers {
+        if (tokio::time::timeout(OUTPUT_TIMEOUT, &mut reader).await).is_err() {
+            reader.abort();
+        }
     }
 }
 

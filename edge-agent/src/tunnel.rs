@@ -21,13 +21,14 @@ use reqwest::Client;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::config::{TunnelChoice, is_on_loopback};
 use crate::failure::Failure;
 use crate::output::{info, verbose, warn};
 use crate::problem::Problem;
-use crate::process::Group;
+use crate::process::{Group, finish_reading};
 use crate::report::{Report, shown};
 use crate::state::AgentState;
 
@@ -131,12 +132,13 @@ impl Printed {
         self.lines().pop().unwrap_or_default()
     }
 
-    fn read(&self, output: Option<impl AsyncRead + Unpin + Send + 'static>) {
-        let Some(output) = output else {
-            return;
-        };
+    /// Reads an output to its end.
+    fn read(&self, output: Option<impl AsyncRead + Unpin + Send + 'static>) -> JoinHandle<()> {
         let kept = Arc::clone(&self.0);
         tokio::spawn(async move {
+            let Some(output) = output else {
+                return;
+            };
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let line: String = line.chars().take(1000).collect();
@@ -147,17 +149,52 @@ impl Printed {
                     kept.remove(0);
                 }
             }
-        });
+        })
     }
 }
 
 /// A running program. It ends when this is dropped.
 struct Running {
     child: Child,
-    _group: Group,
+    group: Option<Group>,
     /// The program ends when the write end of its stdin is closed.
     _stdin: Option<ChildStdin>,
     printed: Printed,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> std::io::Result<Self> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (mut child, group) = Group::spawn(command)?;
+        let printed = Printed::default();
+        let readers = vec![
+            printed.read(child.stdout.take()),
+            printed.read(child.stderr.take()),
+        ];
+        Ok(Self {
+            _stdin: child.stdin.take(),
+            child,
+            group: Some(group),
+            printed,
+            readers,
+        })
+    }
+
+    /// Waits until the program has ended. Returns why, with the last line that it has printed.
+    async fn ended(&mut self, name: &str) -> String {
+        let ended = self.child.wait().await;
+        drop(self.group.take());
+        finish_reading(self.readers.drain(..)).await;
+        let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+        match self.printed.last().as_str() {
+            "" => format!("`{name}` has ended ({status})"),
+            last => format!("`{name}` has ended ({status}): {last}"),
+        }
+    }
 }
 
 /// The client for probes and for the programs' APIs. Each request has a new connection, because an old one may outlive
@@ -213,12 +250,13 @@ impl Tunnel {
             Ok(started) => started,
             Err(error) => return format!("`{name}` cannot be started: {error:#}"),
         };
-        let opening = self.open(client, &source, &running.printed);
+        let printed = running.printed.clone();
+        let opening = self.open(client, &source, &printed);
         let clock = &self.state.clock;
         let opened = tokio::select! {
             address = opening => Some(address),
             () = clock.until(clock.millis() + millis(OPEN_TIMEOUT)) => None,
-            ended = running.child.wait() => return ended_with(name, ended, &running.printed),
+            why = running.ended(name) => return why,
         };
         let Some(address) = opened else {
             return format!(
@@ -232,10 +270,9 @@ impl Tunnel {
         ));
         problem.ends();
         self.address.send_replace(Some(webhook(&address)));
-        let printed = running.printed.clone();
         tokio::select! {
             why = self.watch(client, &source, &printed, &address) => why,
-            ended = running.child.wait() => ended_with(name, ended, &printed),
+            why = running.ended(name) => why,
         }
     }
 
@@ -262,21 +299,8 @@ impl Tunnel {
             .arg("--")
             .arg(program)
             .args(arguments)
-            .env_remove(crate::membership::TOKEN)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let (mut child, group) = Group::spawn(&mut command)?;
-        let printed = Printed::default();
-        printed.read(child.stdout.take());
-        printed.read(child.stderr.take());
-        let running = Running {
-            _stdin: child.stdin.take(),
-            child,
-            _group: group,
-            printed,
-        };
-        Ok((running, source))
+            .env_remove(crate::membership::TOKEN);
+        Ok((Running::start(&mut command)?, source))
     }
 
     /// Waits for an address by which this agent is reachable.
@@ -366,14 +390,20 @@ fn webhook(address: &Url) -> Url {
     webhook
 }
 
-fn ended_with(
-    name: &str,
-    ended: std::io::Result<std::process::ExitStatus>,
-    printed: &Printed,
-) -> String {
-    let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-    match printed.last().as_str() {
-        "" => format!("`{name}` has ended ({status})"),
-        last => format!("`{name}` has ended ({status}): {last}"),
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_reason_has_the_last_line_also_when_the_program_ends_at_once() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & echo no tunnels left >&2; exit 1"]);
+        let mut running = Running::start(&mut command).unwrap();
+        // This thread is blocked, so nothing has been read when the end is found.
+        while running.child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let why = running.ended("sh").await;
+        assert_eq!(why, "`sh` has ended (exit status: 1): no tunnels left");
     }
 }

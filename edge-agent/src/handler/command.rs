@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 use super::{ANSWER_LIMIT, Answer, Outcome};
-use crate::process::Group;
+use crate::process::{Group, finish_reading};
 use crate::store::Event;
 
 /// `EX_TEMPFAIL` of sysexits.h: it may go better later.
@@ -53,16 +53,8 @@ pub(super) async fn run(
     });
     let ended = tokio::time::timeout(time_limit, child.wait()).await;
     writing.abort();
-    // The processes that the command has left end here, since they may hold its output open.
     drop(group);
-    for mut read in reading {
-        if tokio::time::timeout(Duration::from_secs(1), &mut read)
-            .await
-            .is_err()
-        {
-            read.abort();
-        }
-    }
+    finish_reading(reading).await;
     let output = std::mem::take(&mut *kept.lock());
     match ended {
         Ok(Ok(status)) => {
