@@ -133,7 +133,7 @@ codes! {
         "The agent is shutting down and accepts no more deliveries.",
         "None: the relay keeps the delivery in the mailbox.";
     Internal = "internal_error", INTERNAL_SERVER_ERROR, Relay,
-        "The request failed for a reason that is a defect of the relay.",
+        "The request failed by a defect of the relay, or because an item in its table is malformed.",
         "Look for the request in the log and report the defect.";
     InvalidAck = "invalid_ack", BAD_REQUEST, Relay,
         "`ack` holds more identifiers than one call accepts, or one that is not from a mailbox.",

@@ -10,6 +10,7 @@ use crate::egress::UrlError;
 use crate::error::Error;
 use crate::linear::api::LinearError;
 use crate::linear::secrets::SecretsError;
+use crate::table::TableError;
 
 /// How long a caller waits after a failure of AWS.
 const STORAGE_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -31,10 +32,12 @@ impl Error {
                 LinearError::Unavailable { .. } => Code::LinearUnavailable,
             },
             Self::Secrets(SecretsError::Malformed(_)) => Code::WebhookSecretsMalformed,
+            Self::Client(_) | Self::Internal { .. } | Self::Table(TableError::Malformed { .. }) => {
+                Code::Internal
+            }
             Self::Table(_) | Self::Queue(_) | Self::Secrets(SecretsError::Call(_)) => {
                 Code::StorageUnavailable
             }
-            Self::Client(_) | Self::Internal { .. } => Code::Internal,
         }
     }
 
@@ -56,10 +59,16 @@ impl Error {
                 error = self.chain(),
                 Failed = 1,
                 Reason = code.as_str(),
-                "a request failed"
+                "a request failed: {}",
+                code.as_str()
             );
         } else {
-            tracing::info!(Refused = 1, Reason = code.as_str(), "a request was refused");
+            tracing::info!(
+                Refused = 1,
+                Reason = code.as_str(),
+                "a request was refused: {}",
+                code.as_str()
+            );
         }
         let problem = Problem::new(code, self.to_string());
         let body = serde_json::to_string(&problem).expect("a problem is texts and a number");
@@ -77,5 +86,20 @@ impl Error {
             headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_malformed_item_is_not_an_outage_of_the_storage() {
+        let operation = "read the worker";
+        let malformed = Error::from(TableError::Malformed { operation });
+        assert_eq!(malformed.code(), Code::Internal);
+        let throttled = Error::from(TableError::Unprocessed { operation });
+        assert_eq!(throttled.code(), Code::StorageUnavailable);
+        assert_eq!(throttled.retry_after(), Some(STORAGE_RETRY_AFTER));
     }
 }
