@@ -7,7 +7,7 @@ use reqwest::Client;
 use serde::Deserialize;
 use url::Url;
 
-use super::Printed;
+use super::running::Printed;
 
 /// The local API of a running ngrok, once its log has the address.
 #[derive(Default)]

@@ -1,0 +1,112 @@
+//! A running tunnel program and what it prints.
+
+use std::process::Stdio;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
+
+use crate::output::verbose;
+use crate::process::{Group, finish_reading};
+
+/// The last lines that a program has printed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Printed(Arc<Mutex<Vec<String>>>);
+
+impl Printed {
+    const LINES: usize = 50;
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.0.lock().clone()
+    }
+
+    fn last(&self) -> String {
+        self.lines().pop().unwrap_or_default()
+    }
+
+    /// Reads an output to its end.
+    fn read(&self, output: Option<impl AsyncRead + Unpin + Send + 'static>) -> JoinHandle<()> {
+        let kept = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let Some(output) = output else {
+                return;
+            };
+            let mut lines = BufReader::new(output).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let line: String = line.chars().take(1000).collect();
+                verbose(format_args!("tunnel: {line}"));
+                let mut kept = kept.lock();
+                kept.push(line);
+                if kept.len() > Self::LINES {
+                    kept.remove(0);
+                }
+            }
+        })
+    }
+}
+
+/// A running program. It ends when this is dropped.
+pub(super) struct Running {
+    child: Child,
+    group: Option<Group>,
+    /// The program ends when the write end of its stdin is closed.
+    _stdin: Option<ChildStdin>,
+    pub(super) printed: Printed,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(super) fn start(command: &mut Command) -> std::io::Result<Self> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (mut child, group) = Group::spawn(command)?;
+        let printed = Printed::default();
+        let readers = vec![
+            printed.read(child.stdout.take()),
+            printed.read(child.stderr.take()),
+        ];
+        Ok(Self {
+            _stdin: child.stdin.take(),
+            child,
+            group: Some(group),
+            printed,
+            readers,
+        })
+    }
+
+    /// Waits until the program has ended. Returns why, with the last line that it has printed.
+    pub(super) async fn ended(&mut self, name: &str) -> String {
+        let ended = self.child.wait().await;
+        drop(self.group.take());
+        finish_reading(self.readers.drain(..)).await;
+        let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+        match self.printed.last().as_str() {
+            "" => format!("`{name}` has ended ({status})"),
+            last => format!("`{name}` has ended ({status}): {last}"),
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_reason_has_the_last_line_also_when_the_program_ends_at_once() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & echo no tunnels left >&2; exit 1"]);
+        let mut running = Running::start(&mut command).unwrap();
+        // This thread is blocked, so nothing has been read when the end is found.
+        while running.child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let why = running.ended("sh").await;
+        assert_eq!(why, "`sh` has ended (exit status: 1): no tunnels left");
+    }
+}
