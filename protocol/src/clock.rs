@@ -7,6 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+/// A point in time: milliseconds since the Unix epoch.
+pub type UnixMillis = i64;
+
+/// A point in time: whole seconds since the Unix epoch.
+pub type UnixSeconds = i64;
+
 /// A clock. Clones share the time.
 #[derive(Debug, Clone)]
 pub struct Clock {
@@ -18,6 +24,11 @@ pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// The time from `from` to `to`; zero if `to` is the earlier one.
+pub fn elapsed(from: UnixMillis, to: UnixMillis) -> Duration {
+    Duration::from_millis(u64::try_from(to - from).unwrap_or_default())
+}
+
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
@@ -26,8 +37,8 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since the Unix epoch.
-    pub fn millis(&self) -> i64 {
+    /// The present time.
+    pub fn millis(&self) -> UnixMillis {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -35,8 +46,8 @@ impl Clock {
         millis(now)
     }
 
-    /// Whole seconds since the Unix epoch.
-    pub fn seconds(&self) -> i64 {
+    /// The present time in whole seconds.
+    pub fn seconds(&self) -> UnixSeconds {
         self.millis() / 1000
     }
 
@@ -45,11 +56,11 @@ impl Clock {
         self.ahead.send_modify(|ahead| *ahead += by);
     }
 
-    /// Waits until `millis` has come, also when the clock is moved there.
-    pub async fn until(&self, millis: i64) {
+    /// Waits until `due` has come, also when the clock is moved there.
+    pub async fn until(&self, due: UnixMillis) {
         let mut moved = self.ahead.subscribe();
         loop {
-            let left = millis - self.millis();
+            let left = due - self.millis();
             let Ok(left @ 1..) = u64::try_from(left) else {
                 return;
             };
@@ -62,9 +73,9 @@ impl Clock {
 }
 
 /// RFC 3339, UTC, to the millisecond.
-pub fn rfc3339(millis: i64) -> String {
+pub fn rfc3339(at: UnixMillis) -> String {
     use time::format_description::well_known::Rfc3339;
-    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
         .ok()
         .and_then(|at| at.format(&Rfc3339).ok())
         .unwrap_or_default()

@@ -13,6 +13,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 
+use crate::clock::UnixSeconds;
+
 /// How far a signature's timestamp may lie from now, either way, as the public libraries have it.
 pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
@@ -55,7 +57,7 @@ impl Secret {
         format!("{PREFIX}{}", BASE64.encode(&self.0))
     }
 
-    fn mac(&self, id: &str, timestamp: i64, body: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self, id: &str, timestamp: UnixSeconds, body: &[u8]) -> Hmac<Sha256> {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         mac.update(id.as_bytes());
@@ -91,7 +93,7 @@ impl fmt::Debug for Secret {
 pub fn sign<'a>(
     secrets: impl IntoIterator<Item = &'a Secret>,
     id: &str,
-    timestamp: i64,
+    timestamp: UnixSeconds,
     body: &[u8],
 ) -> String {
     // One of them, as there is most of the time.
@@ -147,7 +149,7 @@ pub struct Signed<'a> {
     pub signature: &'a str,
 }
 
-/// Checks the form, then the age against `now` (Unix seconds), then the digest with each of `secrets`.
+/// Checks the form, then the age against `now`, then the digest with each of `secrets`.
 ///
 /// # Errors
 ///
@@ -156,7 +158,7 @@ pub fn verify(
     secrets: &[Secret],
     signed: Signed<'_>,
     body: &[u8],
-    now: i64,
+    now: UnixSeconds,
 ) -> Result<(), SignatureError> {
     use crate::headers::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
@@ -170,7 +172,7 @@ pub fn verify(
             "has to be whole seconds since the Unix epoch",
         ));
     }
-    let timestamp: i64 = (signed.timestamp.parse())
+    let timestamp: UnixSeconds = (signed.timestamp.parse())
         .map_err(|_| format(WEBHOOK_TIMESTAMP, "is too large to be a time"))?;
     let mut digests = (signed.signature.split(' '))
         .filter_map(|part| part.strip_prefix("v1,"))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::millis;
+use crate::clock::{UnixMillis, millis};
 use crate::signature::Secret;
 
 /// How long a replaced secret stays valid.
@@ -32,8 +32,8 @@ pub struct SigningSecrets {
 pub struct ReplacedSecret {
     /// The secret.
     pub secret: Secret,
-    /// The end of its validity, Unix milliseconds.
-    pub until: i64,
+    /// The end of its validity.
+    pub until: UnixMillis,
 }
 
 impl SigningSecrets {
@@ -45,8 +45,8 @@ impl SigningSecrets {
         }
     }
 
-    /// Replaces the current secret at `now` (Unix milliseconds).
-    pub fn rotate(&self, current: Secret, now: i64) -> Self {
+    /// Replaces the current secret at `now`.
+    pub fn rotate(&self, current: Secret, now: UnixMillis) -> Self {
         let last = ReplacedSecret {
             secret: self.current.clone(),
             until: now + millis(OVERLAP),
@@ -61,8 +61,8 @@ impl SigningSecrets {
         }
     }
 
-    /// The secrets that are valid at `now` (Unix milliseconds), the newest first.
-    pub fn valid_at(&self, now: i64) -> impl Iterator<Item = &Secret> {
+    /// The secrets that are valid at `now`, the newest first.
+    pub fn valid_at(&self, now: UnixMillis) -> impl Iterator<Item = &Secret> {
         let replaced = (self.replaced.iter()).filter(move |replaced| replaced.until > now);
         std::iter::once(&self.current).chain(replaced.map(|replaced| &replaced.secret))
     }

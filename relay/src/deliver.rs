@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixMillis, elapsed};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -205,10 +205,9 @@ impl Deliver {
         batch: &Batch<'a>,
         delivery: &'a Delivery,
         worker: &Worker,
-        now: i64,
+        now: UnixMillis,
     ) {
-        let since =
-            Duration::from_millis(u64::try_from(now - worker.delivered_at).unwrap_or_default());
+        let since = elapsed(worker.delivered_at, now);
         let is_news = worker.failures > 0 || !worker.has_delivered || since > RECORD_INTERVAL;
         if !is_news || !batch.recorded.lock().insert(&delivery.worker) {
             return;

@@ -1,6 +1,7 @@
 //! A delivery: one event for one worker, as it is on the queue.
 
 use bytes::Bytes;
+use protocol::clock::UnixMillis;
 
 use crate::event::EventId;
 
@@ -24,8 +25,8 @@ pub struct Delivery {
     pub group: String,
     /// The FIFO sequence number, which grows within a group.
     pub sequence: String,
-    /// When the message was put on the queue, Unix milliseconds.
-    pub sent_at: i64,
+    /// When the message was put on the queue.
+    pub sent_at: UnixMillis,
     /// Whether there may be earlier attempts: the message was received before, or was redriven.
     pub may_be_tried: bool,
     /// The event's id.
@@ -47,8 +48,8 @@ pub struct Delivery {
 pub struct FailedAttempts {
     /// How many there were.
     pub count: u64,
-    /// When the first was made, Unix milliseconds.
-    pub first_at: i64,
+    /// When the first was made.
+    pub first_at: UnixMillis,
 }
 
 /// Why a delivery is dead-lettered.
@@ -58,8 +59,8 @@ pub struct DeadLetterReason {
     pub text: String,
     /// The last status, if the worker answered.
     pub status: Option<u16>,
-    /// Unix milliseconds.
-    pub first_attempt_at: i64,
-    /// Unix milliseconds.
-    pub last_attempt_at: i64,
+    /// When the first attempt was made.
+    pub first_attempt_at: UnixMillis,
+    /// When the last attempt was made.
+    pub last_attempt_at: UnixMillis,
 }

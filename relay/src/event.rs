@@ -5,6 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use protocol::clock::UnixMillis;
 use protocol::envelope::is_identifier;
 
 /// The largest body in bytes: a Lambda function cannot receive more in one request.
@@ -57,8 +58,8 @@ pub struct Event {
     pub action: String,
     /// Events with the same key reach a worker in order: the issue, else the agent session, else the entity.
     pub ordering_key: String,
-    /// Linear's timestamp, Unix milliseconds.
-    pub sent_at: i64,
+    /// Linear's timestamp.
+    pub sent_at: UnixMillis,
     /// The raw body.
     pub body: Bytes,
     /// SHA-256 of the raw body in hex: names the marker against replays and the stored body.

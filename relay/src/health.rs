@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixMillis, elapsed};
 use protocol::messages::{Control, WorkerState};
 use tokio::time::Instant;
 
@@ -42,7 +42,7 @@ const CONCURRENT_PROBES: usize = 256;
 /// A run of the schedule: its nominal time, and its part of the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScheduledRun {
-    at: i64,
+    at: UnixMillis,
     part: u32,
     of: u32,
 }
@@ -53,30 +53,26 @@ pub struct ScheduledRun {
 pub struct InvalidPart;
 
 impl ScheduledRun {
-    /// The run at `at` (Unix milliseconds) for part `part` of `of`.
+    /// The run at `at` for part `part` of `of`.
     ///
     /// # Errors
     ///
     /// There is no such part.
-    pub fn new(at: i64, part: u32, of: u32) -> Result<Self, InvalidPart> {
+    pub fn new(at: UnixMillis, part: u32, of: u32) -> Result<Self, InvalidPart> {
         if !(1..=SHARDS).contains(&of) || part >= of {
             return Err(InvalidPart);
         }
         Ok(Self { at, part, of })
     }
 
-    fn time_since(self, since: i64) -> Duration {
-        Duration::from_millis(u64::try_from(self.at - since).unwrap_or_default())
-    }
-
     fn is_due(self, worker: &IndexedWorker) -> bool {
         match (worker.state, worker.away_since) {
             (WorkerState::Live, _) => {
-                let silent_for = self.time_since(worker.delivered_at);
+                let silent_for = elapsed(worker.delivered_at, self.at);
                 is_due(silent_for, SILENT_FIRST, SILENT_LONGEST)
             }
             (WorkerState::Away, Some(since)) => {
-                is_due(self.time_since(since), AWAY_FIRST, AWAY_LONGEST)
+                is_due(elapsed(since, self.at), AWAY_FIRST, AWAY_LONGEST)
             }
             (WorkerState::Away, None) | (WorkerState::Pull, _) => false,
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join;
 use protocol::capability;
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixMillis};
 use protocol::envelope::{self, digest};
 use protocol::problem::Code;
 use serde::Serialize;
@@ -182,7 +182,7 @@ impl Ingest {
                 clippy::cast_possible_truncation,
                 reason = "an accepted age is a few hours at most"
             )]
-            sent_at: envelope.sent_at as i64,
+            sent_at: envelope.sent_at as UnixMillis,
             body,
         })
     }

@@ -16,7 +16,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use protocol::clock::{millis, rfc3339};
+use protocol::clock::{UnixMillis, millis, rfc3339};
 
 use crate::cause::chain;
 use crate::metrics::{self, Metadata, Metric};
@@ -86,11 +86,11 @@ where
     }
 }
 
-/// An event as a line; `now` in Unix milliseconds.
+/// An event as a line.
 struct JsonLine<'a> {
     event: &'a Event<'a>,
     stack: &'a str,
-    now: i64,
+    now: UnixMillis,
 }
 
 impl Serialize for JsonLine<'_> {

@@ -7,6 +7,7 @@
 //!
 //! Source: the CloudWatch User Guide, "Specification: Embedded metric format".
 
+use protocol::clock::UnixMillis;
 use serde::Serialize;
 
 /// The namespace of all metrics.
@@ -99,7 +100,7 @@ pub(crate) fn metric(field: &str) -> Option<&'static Metric> {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Metadata {
-    timestamp: i64,
+    timestamp: UnixMillis,
     cloud_watch_metrics: Vec<Directive>,
 }
 
@@ -122,8 +123,8 @@ struct Definition {
 }
 
 impl Metadata {
-    /// The metadata of a line with these metrics; `now` in Unix milliseconds.
-    pub(crate) fn of(metrics: &[&'static Metric], now: i64) -> Self {
+    /// The metadata of a line with these metrics.
+    pub(crate) fn of(metrics: &[&'static Metric], now: UnixMillis) -> Self {
         let mut directives: Vec<Directive> = Vec::new();
         for metric in metrics {
             let definition = Definition {

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use protocol::clock::{UnixMillis, elapsed};
 
 use crate::outbound::SendError;
 
@@ -35,8 +36,8 @@ pub(crate) enum UnreachableCause {
 }
 
 impl Outcome {
-    /// The outcome of an answer that arrived at `now` (Unix milliseconds).
-    pub(crate) fn of(answer: Result<(StatusCode, HeaderMap), SendError>, now: i64) -> Self {
+    /// The outcome of an answer that arrived at `now`.
+    pub(crate) fn of(answer: Result<(StatusCode, HeaderMap), SendError>, now: UnixMillis) -> Self {
         let (status, headers) = match answer {
             Ok(answered) => answered,
             Err(error) => return Self::Unreachable(UnreachableCause::NoAnswer(error)),
@@ -102,14 +103,14 @@ impl Outcome {
 }
 
 /// `Retry-After` in seconds or as an HTTP date (RFC 9110, section 10.2.3).
-fn parse_retry_after(value: &HeaderValue, now: i64) -> Option<Duration> {
+fn parse_retry_after(value: &HeaderValue, now: UnixMillis) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // A number that is too large to parse is a long time.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let at = httpdate::parse_http_date(text).ok()?;
-    let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now).unwrap_or_default());
+    let now = UNIX_EPOCH + elapsed(0, now);
     Some(at.duration_since(now).unwrap_or_default())
 }
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixSeconds};
 
 pub(crate) use batch_context::BatchContext;
 pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
@@ -119,11 +119,11 @@ impl Table {
     }
 
     fn is_alive(&self, item: &Item) -> bool {
-        number::<i64>(item, "expires_at").is_some_and(|at| at > self.clock.seconds())
+        number::<UnixSeconds>(item, "expires_at").is_some_and(|at| at > self.clock.seconds())
     }
 
     /// The value of `expires_at` for an item that lives this long.
-    fn expiry(&self, lifetime: Duration) -> i64 {
+    fn expiry(&self, lifetime: Duration) -> UnixSeconds {
         self.clock.seconds() + i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX / 2)
     }
 }

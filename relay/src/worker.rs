@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use protocol::clock::rfc3339;
+use protocol::clock::{UnixMillis, UnixSeconds, rfc3339};
 use protocol::envelope::digest;
 use protocol::headers;
 use protocol::messages::{self, WorkerState};
@@ -47,31 +47,31 @@ pub struct Worker {
     /// The secrets that sign its deliveries.
     #[serde(with = "secret_list")]
     pub secrets: SigningSecrets,
-    /// The end of the lease, Unix seconds.
-    pub expires_at: i64,
+    /// The end of the lease.
+    pub expires_at: UnixSeconds,
     /// The unreachable attempts in a row.
     #[serde(default, skip_serializing)]
     pub failures: u64,
-    /// When the last delivery was recorded, at first the registration; Unix milliseconds.
-    pub delivered_at: i64,
+    /// When the last delivery was recorded, at first the registration.
+    pub delivered_at: UnixMillis,
     /// Whether anything was delivered since the registration.
     #[serde(default, skip_serializing_if = "is_false")]
     pub has_delivered: bool,
     /// Why the last failed attempt failed.
     #[serde(default, skip_serializing)]
     pub last_error: Option<String>,
-    /// When that was, Unix milliseconds.
+    /// When that was.
     #[serde(default, skip_serializing)]
-    pub last_error_at: Option<i64>,
+    pub last_error_at: Option<UnixMillis>,
     /// How many events were ever parked for it, so that a change shows that its mailbox has grown.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub parked: u64,
     /// Whether anything was parked since its mailbox was last found empty.
     #[serde(default, skip_serializing_if = "is_false")]
     pub waiting: bool,
-    /// Since when it is away, Unix milliseconds.
+    /// Since when it is away.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub away_since: Option<i64>,
+    pub away_since: Option<UnixMillis>,
 }
 
 #[expect(
@@ -92,6 +92,7 @@ fn is_zero(value: &u64) -> bool {
 
 /// The secrets in the worker's item: a list, the current one first and without an end.
 mod secret_list {
+    use protocol::clock::UnixMillis;
     use protocol::signature::Secret;
     use protocol::signing_secrets::{ReplacedSecret, SigningSecrets};
     use serde::de::Error as _;
@@ -101,7 +102,7 @@ mod secret_list {
     struct Entry {
         secret: Secret,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        until: Option<i64>,
+        until: Option<UnixMillis>,
     }
 
     pub(super) fn serialize<S: Serializer>(
@@ -143,14 +144,14 @@ impl Worker {
         format!("/edge/workspaces/{}/workers/{}", self.workspace, self.id)
     }
 
-    /// The headers of a delivery, POSTed or pulled, signed at `now` (Unix milliseconds).
+    /// The headers of a delivery, POSTed or pulled, signed at `now`.
     pub fn delivery_headers(
         &self,
         event: &EventId,
         kind: &str,
         attempt: u64,
         body: &[u8],
-        now: i64,
+        now: UnixMillis,
     ) -> [(&'static str, String); 6] {
         let timestamp = now / 1000;
         let signed = self.sign(event.as_str(), now, body);
@@ -164,8 +165,8 @@ impl Worker {
         ]
     }
 
-    /// The headers of a health check, signed at `now` (Unix milliseconds).
-    pub(crate) fn ping_headers(&self, body: &[u8], now: i64) -> [(&'static str, String); 3] {
+    /// The headers of a health check, signed at `now`.
+    pub(crate) fn ping_headers(&self, body: &[u8], now: UnixMillis) -> [(&'static str, String); 3] {
         let mut random = [0; 16];
         getrandom::fill(&mut random).expect("the system's random source works");
         let id = format!("ping_{}", hex::encode(random));
@@ -178,7 +179,7 @@ impl Worker {
         ]
     }
 
-    fn sign(&self, id: &str, now: i64, body: &[u8]) -> String {
+    fn sign(&self, id: &str, now: UnixMillis, body: &[u8]) -> String {
         signature::sign(self.secrets.valid_at(now), id, now / 1000, body)
     }
 

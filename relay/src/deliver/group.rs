@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use protocol::clock::elapsed;
 use protocol::messages::WorkerState;
 use tokio::time::Instant;
 
@@ -307,8 +308,7 @@ impl<'a, 'b> Group<'a, 'b> {
     }
 
     fn age(&self, delivery: &Delivery) -> Duration {
-        let age = self.deliver.clock.millis() - delivery.sent_at;
-        Duration::from_millis(u64::try_from(age).unwrap_or_default())
+        elapsed(delivery.sent_at, self.deliver.clock.millis())
     }
 
     /// The wait until the next attempt, in the whole seconds that SQS counts.

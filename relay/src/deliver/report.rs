@@ -1,6 +1,7 @@
 //! The log lines and the metrics of a batch's attempts.
 
 use parking_lot::Mutex;
+use protocol::clock::UnixMillis;
 
 use crate::delivery::Delivery;
 use crate::metrics;
@@ -11,10 +12,16 @@ use crate::outcome::Outcome;
 pub(super) struct Report(Mutex<Vec<(Outcome, i64)>>);
 
 impl Report {
-    /// Logs an attempt, which ended at `now` (Unix milliseconds), and keeps its outcome for the metrics.
-    pub(super) fn attempt(&self, delivery: &Delivery, attempt: u64, outcome: Outcome, now: i64) {
+    /// Logs an attempt, which ended at `now`, and keeps its outcome for the metrics.
+    pub(super) fn attempt(
+        &self,
+        delivery: &Delivery,
+        attempt: u64,
+        outcome: Outcome,
+        now: UnixMillis,
+    ) {
         let is_delivered = outcome == Outcome::Delivered;
-        let latency = (now - delivery.sent_at).max(0);
+        let latency_ms = (now - delivery.sent_at).max(0);
         tracing::info!(
             event = %delivery.event,
             workspace = delivery.workspace,
@@ -22,12 +29,12 @@ impl Report {
             attempt,
             outcome = outcome.name(),
             reason = (!is_delivered).then(|| outcome.reason()),
-            latency = is_delivered.then_some(latency),
+            latency = is_delivered.then_some(latency_ms),
             "{} event {}",
             if is_delivered { "delivered" } else { "could not deliver" },
             delivery.event
         );
-        self.0.lock().push((outcome, latency));
+        self.0.lock().push((outcome, latency_ms));
     }
 
     /// Emits the metrics: one line for each outcome, since the metadata of a metric is longer than the rest of a line, and

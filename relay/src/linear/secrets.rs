@@ -11,7 +11,7 @@ use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::SdkError;
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use parking_lot::RwLock;
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixMillis};
 
 use super::signer::{InvalidSecrets, Signer, WebhookSecret, find_signer};
 
@@ -32,8 +32,8 @@ pub enum SecretsError {
 #[derive(Debug, Default)]
 struct Cached {
     secrets: Arc<[WebhookSecret]>,
-    /// When the last read began, Unix milliseconds.
-    read_at: i64,
+    /// When the last read began.
+    read_at: UnixMillis,
 }
 
 /// The secrets that Linear signs with. Clones share them.
@@ -96,6 +96,7 @@ impl Secrets {
         };
         let found = find_signer(&secrets, body, signature);
         let since = self.clock.millis() - read_at;
+        // A clock that was set back makes `since` negative: then they are read again.
         let is_fresh = u128::try_from(since).is_ok_and(|s| s < REFRESH_INTERVAL.as_millis());
         if found.is_some() || is_fresh {
             return Ok(found);

@@ -15,6 +15,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, Select, TransactWriteItem, Update};
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
+use protocol::clock::UnixSeconds;
 use protocol::messages::WorkerState;
 
 use super::{Item, Table, TableError, bodies, n, number, s, text, worker_key, worker_partition};
@@ -91,7 +92,7 @@ fn parse(item: &Item) -> Option<ParkedEvent> {
 }
 
 /// The item of a parked delivery.
-fn item(partition: &str, delivery: &Delivery, attempt: u64, expires_at: i64) -> Item {
+fn item(partition: &str, delivery: &Delivery, attempt: u64, expires_at: UnixSeconds) -> Item {
     let mut item = key(partition, &id(delivery));
     item.insert("event".to_owned(), s(delivery.event.as_str()));
     item.insert("type".to_owned(), s(&delivery.kind));

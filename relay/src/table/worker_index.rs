@@ -3,6 +3,7 @@
 //! Invariant: the projected attributes seldom change (the lease is true to a hundredth of its length, a success to the
 //! hour), so the index costs next to no writes. It is eventually consistent: read a worker before acting on it.
 
+use protocol::clock::UnixMillis;
 use protocol::messages::WorkerState;
 use serde::Deserialize;
 
@@ -31,10 +32,10 @@ pub(crate) struct IndexedWorker {
     sk: String,
     /// Whether its events are POSTed or parked.
     pub(crate) state: WorkerState,
-    /// When the last delivery was recorded, at first the registration; Unix milliseconds.
-    pub(crate) delivered_at: i64,
-    /// Since when it is away, Unix milliseconds.
-    pub(crate) away_since: Option<i64>,
+    /// When the last delivery was recorded, at first the registration.
+    pub(crate) delivered_at: UnixMillis,
+    /// Since when it is away.
+    pub(crate) away_since: Option<UnixMillis>,
     /// Whether anything was parked since its mailbox was last found empty.
     #[serde(default)]
     pub(crate) waiting: bool,

@@ -2,9 +2,8 @@
 //!
 //! Invariant: as in `workers.rs`, every change requires what it was decided from.
 
-use std::time::Duration;
-
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use protocol::clock::{UnixMillis, elapsed};
 use protocol::messages::WorkerState;
 
 use super::workers::conditional;
@@ -92,10 +91,10 @@ impl Table {
             .return_values(ReturnValue::AllNew);
         let counted = conditional(update.send().await, "count an unreachable attempt")?;
         Ok(counted.and_then(|done| done.attributes).and_then(|item| {
-            let since: i64 = number(&item, "failing_since")?;
+            let since: UnixMillis = number(&item, "failing_since")?;
             Some(UnreachableAttempts {
                 count: number(&item, "failures")?,
-                over: Duration::from_millis(u64::try_from(now - since).unwrap_or_default()),
+                over: elapsed(since, now),
             })
         }))
     }
