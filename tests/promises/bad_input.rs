@@ -1,25 +1,28 @@
 //! Every wrong header, body, path and method gets a clear problem, and leaves nothing behind.
 
+use std::process::Command;
+
 use local::samples::{WORKSPACE, Webhook};
 use protocol::linear_signature::sign;
+use protocol::problem::Problem;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Relay, SECRET, TOKEN, expect, issue, problem, relay};
+use crate::harness::{Relay, SECRET, TOKEN, issue, problem, relay};
+
+/// The detail of a problem has to name this part, and nothing secret.
+fn names(problem: &Problem, part: &str) {
+    let detail = &problem.detail;
+    assert!(detail.contains(part), "{part} in {detail}");
+    assert!(!detail.contains("hush"), "{detail}");
+}
 
 async fn webhook(relay: &Relay, body: &[u8], expected: (u16, &str), part: &str) {
     let webhook = Webhook {
         kind: "Issue".to_owned(),
         ..Webhook::signed(SECRET, body)
     };
-    let problem = problem(relay.send(&webhook).await, expected).await;
-    assert!(
-        problem.detail.contains(part),
-        "{} in {}",
-        part,
-        problem.detail
-    );
-    assert!(!problem.detail.contains("hush"), "{}", problem.detail);
+    names(&relay.refuses_webhook(&webhook, expected).await, part);
 }
 
 #[tokio::test]
@@ -28,37 +31,25 @@ async fn the_error_for_a_wrong_webhook_names_the_part() {
     relay.register_pull("one").await;
     let now = relay.clock.millis();
     let with = |fields: &str| format!(r#"{{"type":"Issue","webhookTimestamp":{now}{fields}}}"#);
+    let twice = |field: &str| with(&format!(r#","organizationId":"a",{field}"#));
+    let typed = |rest: &str| format!(r#"{{"organizationId":"a","type":{rest}}}"#);
+    let inside = with(r#","data":{"organizationId":"a"}"#);
     for (body, part) in [
         ("", "not JSON"),
         ("hush", "not JSON"),
         ("[]", "wrong type"),
         (&with(""), "`organizationId`"),
-        (
-            &with(r#","data":{"organizationId":"a"}"#),
-            "`organizationId`",
-        ),
-        (
-            &with(r#","organizationId":"a","organizationId":"b""#),
-            "twice",
-        ),
-        (&with(r#","organizationId":"a","type":"Issue""#), "twice"),
-        (
-            &with(r#","organizationId":"a","webhookTimestamp":1"#),
-            "twice",
-        ),
+        (&inside, "`organizationId`"),
+        (&twice(r#""organizationId":"b""#), "twice"),
+        (&twice(r#""type":"Issue""#), "twice"),
+        (&twice(r#""webhookTimestamp":1"#), "twice"),
         (&with(r#","organizationId":"a b""#), "`organizationId`"),
         (&with(r#","organizationId":"""#), "`organizationId`"),
         (&with(r#","organizationId":7"#), "wrong type"),
         (r#"{"organizationId":"a","webhookTimestamp":1}"#, "`type`"),
-        (r#"{"organizationId":"a","type":"T"}"#, "`webhookTimestamp`"),
-        (
-            r#"{"organizationId":"a","type":"a\nb","webhookTimestamp":1}"#,
-            "`type`",
-        ),
-        (
-            r#"{"organizationId":"a","type":"T","webhookTimestamp":"hush"}"#,
-            "wrong type",
-        ),
+        (&typed(r#""T""#), "`webhookTimestamp`"),
+        (&typed(r#""a\nb","webhookTimestamp":1"#), "`type`"),
+        (&typed(r#""T","webhookTimestamp":"hush""#), "wrong type"),
     ] {
         webhook(&relay, body.as_bytes(), (400, "body_malformed"), part).await;
     }
@@ -69,31 +60,23 @@ async fn the_error_for_a_wrong_webhook_names_the_part() {
 #[tokio::test]
 async fn a_webhook_needs_each_header_once() {
     let relay = relay().start().await;
-    let body = issue("i", 1).replace(
-        "\"webhookTimestamp\":0",
-        &format!("\"webhookTimestamp\":{}", relay.clock.millis()),
-    );
+    let now = format!("\"webhookTimestamp\":{}", relay.clock.millis());
+    let body = issue("i", 1).replace("\"webhookTimestamp\":0", &now);
     let signature = sign(SECRET, body.as_bytes());
     let delivery = "234d1a4e-b617-4388-90fe-adc3633d6b72";
-    let (signed, named) = (
-        ("linear-signature", signature.as_str()),
-        ("linear-delivery", delivery),
-    );
-    let with_id = |id| vec![signed, ("linear-delivery", id)];
+    let signed = ("linear-signature", signature.as_str());
+    let id = |id| ("linear-delivery", id);
+    let (named, wrong) = (id(delivery), (400, "delivery_invalid"));
     for (headers, expected) in [
         (vec![named], (401, "signature_missing")),
-        (vec![signed], (400, "delivery_invalid")),
-        (with_id("a.b"), (400, "delivery_invalid")),
-        (with_id(""), (400, "delivery_invalid")),
-        (
-            vec![signed, named, ("linear-delivery", "x")],
-            (400, "delivery_invalid"),
-        ),
+        (vec![signed], wrong),
+        (vec![signed, id("a.b")], wrong),
+        (vec![signed, id("")], wrong),
+        (vec![signed, named, id("x")], wrong),
         (vec![signed, signed, named], (401, "signature_invalid")),
     ] {
-        let mut request = relay
-            .client
-            .post(format!("{}/webhooks/linear", relay.local.url()));
+        let url = format!("{}/webhooks/linear", relay.local.url());
+        let mut request = relay.client.post(url);
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -104,34 +87,29 @@ async fn a_webhook_needs_each_header_once() {
 #[tokio::test]
 async fn unknown_paths_and_methods_are_problems_too() {
     let relay = relay().start().await;
-    let worker = format!(
-        "/edge/workspaces/{WORKSPACE}/workers/wrk_{}",
-        "0".repeat(32)
-    );
+    let worker = "0".repeat(32);
+    let worker = format!("/edge/workspaces/{WORKSPACE}/workers/wrk_{worker}");
     let mailbox = format!("{worker}/mailbox");
+    let (unknown, not_allowed) = ((404, "not_found"), (405, "method_not_allowed"));
+    let up = "/edge/workspaces/a%00b/workers/../..";
     for (method, path, expected) in [
-        (Method::GET, "/", (404, "not_found")),
-        (Method::POST, "/webhooks", (404, "not_found")),
-        (Method::POST, "/webhooks/linear/", (404, "not_found")),
-        (Method::GET, "/webhooks/linear", (405, "method_not_allowed")),
-        (Method::PUT, "/webhooks/linear", (405, "method_not_allowed")),
-        (Method::GET, "/edge/register", (405, "method_not_allowed")),
-        (Method::POST, "/edge/", (404, "not_found")),
-        (Method::POST, "/edge/registers", (404, "not_found")),
-        (Method::GET, "/edge/workspaces/x", (404, "not_found")),
-        (Method::PATCH, &worker, (405, "method_not_allowed")),
-        (Method::GET, &mailbox, (405, "method_not_allowed")),
+        (Method::GET, "/", unknown),
+        (Method::POST, "/webhooks", unknown),
+        (Method::POST, "/webhooks/linear/", unknown),
+        (Method::GET, "/webhooks/linear", not_allowed),
+        (Method::PUT, "/webhooks/linear", not_allowed),
+        (Method::GET, "/edge/register", not_allowed),
+        (Method::POST, "/edge/", unknown),
+        (Method::POST, "/edge/registers", unknown),
+        (Method::GET, "/edge/workspaces/x", unknown),
+        (Method::PATCH, &worker, not_allowed),
+        (Method::GET, &mailbox, not_allowed),
         (Method::GET, &worker, (401, "worker_token_missing")),
         (Method::POST, &mailbox, (401, "worker_token_missing")),
-        (
-            Method::GET,
-            "/edge/workspaces/a%00b/workers/../..",
-            (404, "not_found"),
-        ),
+        (Method::GET, up, unknown),
     ] {
-        relay
-            .refuses((method, path), None, &json!({}), expected)
-            .await;
+        let call = (method, path);
+        relay.refuses(call, None, &json!({}), expected).await;
     }
     for path in [
         "/edge/workspaces/a%20b/workers/x",
@@ -139,19 +117,14 @@ async fn unknown_paths_and_methods_are_problems_too() {
         "/edge/workspaces//workers/",
     ] {
         let expected = (401, "worker_token_invalid");
-        relay
-            .refuses_worker((Method::GET, path), "token", expected)
-            .await;
+        let call = (Method::GET, path);
+        relay.refuses_worker(call, "token", expected).await;
     }
     for authorization in ["Basic dXNlcjpodXNo", "Bearer", "edge_0"] {
         let url = format!("{}{worker}", relay.local.url());
-        let answer = relay
-            .client
-            .get(url)
-            .header("authorization", authorization)
-            .send()
-            .await
-            .unwrap();
+        let call = relay.client.get(url);
+        let call = call.header("authorization", authorization);
+        let answer = call.send().await.unwrap();
         assert_eq!(answer.headers()["www-authenticate"], "Bearer");
         problem(answer, (401, "worker_token_missing")).await;
     }
@@ -165,6 +138,7 @@ async fn the_error_for_a_wrong_registration_names_the_field() {
         request[field] = value;
         request
     };
+    let (long, second) = ("h".repeat(2000), json!(["Issue", "no pattern"]));
     for (request, part) in [
         (json!([]), "wrong type"),
         (json!({}), "`linearToken`"),
@@ -172,37 +146,24 @@ async fn the_error_for_a_wrong_registration_names_the_field() {
         (with("linearToken", json!(7)), "wrong type"),
         (with("linearToken", json!("")), "`linearToken`"),
         (with("linearToken", json!("hu\nsh")), "`linearToken`"),
-        (
-            with("linearToken", json!("h".repeat(2000))),
-            "`linearToken`",
-        ),
+        (with("linearToken", json!(long)), "`linearToken`"),
         (with("name", json!("")), "`name`"),
         (with("name", json!("x".repeat(65))), "`name`"),
         (with("name", json!("a\u{0}")), "`name`"),
         (with("capabilities", json!([])), "`capabilities`"),
-        (
-            with("capabilities", json!(["Issue", "no pattern"])),
-            "`capabilities[1]`",
-        ),
+        (with("capabilities", second), "`capabilities[1]`"),
         (with("capabilities", json!("Issue")), "wrong type"),
     ] {
         let expected = (400, "invalid_request");
-        let problem = relay.refuses_registration(&request, expected).await;
-        assert!(
-            problem.detail.contains(part),
-            "{part} in {}",
-            problem.detail
-        );
-        assert!(!problem.detail.contains("hush"));
+        names(&relay.refuses_registration(&request, expected).await, part);
     }
     let large = json!({"linearToken": TOKEN, "name": "one", "ignored": "x".repeat(70_000)});
     let expected = (413, "body_too_large");
     relay.refuses_registration(&large, expected).await;
     assert_eq!(relay.linear.calls(), 0);
     // What an older relay does not know, it ignores.
-    relay
-        .register_as(json!({"linearToken": TOKEN, "name": "one", "somethingNew": true}))
-        .await;
+    let newer = json!({"linearToken": TOKEN, "name": "one", "somethingNew": true});
+    relay.register_as(newer).await;
 }
 
 #[tokio::test]
@@ -212,28 +173,17 @@ async fn a_wrong_renewal_or_pull_is_a_clear_error_and_changes_nothing() {
     let before = relay.read(&worker).await;
     let mailbox = format!("{}/mailbox", worker.path);
     let id = format!("{:0>39}-evt_x", 1);
-    let (put, pull) = (
-        (Method::PUT, worker.path.as_str()),
-        (Method::POST, mailbox.as_str()),
-    );
+    let put = (Method::PUT, worker.path.as_str());
+    let pull = (Method::POST, mailbox.as_str());
+    let pattern = json!({"capabilities": ["no pattern"]});
+    let plain = json!({"webhookUrl": "http://10.0.0.1"});
+    let blocked = json!({"webhookUrl": "https://10.0.0.1"});
     for (call, request, code) in [
         (&put, json!({"state": "live"}), "invalid_request"),
         (&put, json!({"state": "asleep"}), "invalid_request"),
-        (
-            &put,
-            json!({"capabilities": ["no pattern"]}),
-            "invalid_request",
-        ),
-        (
-            &put,
-            json!({"webhookUrl": "http://10.0.0.1"}),
-            "invalid_webhook_url",
-        ),
-        (
-            &put,
-            json!({"webhookUrl": "https://10.0.0.1"}),
-            "address_blocked",
-        ),
+        (&put, pattern, "invalid_request"),
+        (&put, plain, "invalid_webhook_url"),
+        (&put, blocked, "address_blocked"),
         (&pull, json!({"limit": 0}), "invalid_limit"),
         (&pull, json!({"limit": 101}), "invalid_limit"),
         (&pull, json!({"limit": -1}), "invalid_request"),
@@ -242,32 +192,27 @@ async fn a_wrong_renewal_or_pull_is_a_clear_error_and_changes_nothing() {
         (&pull, json!({"ack": [id, "MAIL#1"]}), "invalid_ack"),
         (&pull, json!({"ack": vec![&id; 101]}), "invalid_ack"),
     ] {
-        relay
-            .refuses(call.clone(), Some(&worker.token), &request, (400, code))
-            .await;
+        let (call, token) = (call.clone(), Some(worker.token.as_str()));
+        relay.refuses(call, token, &request, (400, code)).await;
     }
-    let after = relay.read(&worker).await;
-    assert_eq!(after, before);
+    assert_eq!(relay.read(&worker).await, before);
     // An id of the right form that is not there is no error: it may have been acknowledged before.
-    let answer = relay
-        .call(
-            Method::POST,
-            &mailbox,
-            Some(&worker.token),
-            &json!({"ack": [id, id]}),
-        )
-        .await;
-    let _: Value = expect(answer, reqwest::StatusCode::OK).await;
+    relay.pull(&worker, &[id.clone(), id], None).await;
+}
+
+/// What a start says that has to be refused.
+fn refused(edge: &mut Command) -> String {
+    let output = edge.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{edge:?}: {said}");
+    said
 }
 
 #[test]
 fn wrong_settings_are_named_before_a_port_is_bound() {
     for (name, value) in [
         ("LINEAR_WEBHOOK_SECRETS", ""),
-        (
-            "LINEAR_WEBHOOK_SECRETS",
-            "[{\"secret\":\"hush\",\"typo\":1}]",
-        ),
+        ("LINEAR_WEBHOOK_SECRETS", r#"[{"secret":"hush","typo":1}]"#),
         ("LINEAR_API_URL", "hush"),
         ("LEASE_SECONDS", "soon"),
         ("MAILBOX_SECONDS", "1"),
@@ -275,18 +220,13 @@ fn wrong_settings_are_named_before_a_port_is_bound() {
         ("DELIVERY_TIMEOUT_SECONDS", "3600"),
         ("ACCEPTED_AGE_SECONDS", "0"),
     ] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_edge"))
-            .args(["serve", "--in-memory", "--listen", "127.0.0.1:0"])
+        let mut edge = Command::new(env!("CARGO_BIN_EXE_edge"));
+        edge.args(["serve", "--in-memory", "--listen", "127.0.0.1:0"])
             .env("LINEAR_WEBHOOK_SECRETS", SECRET)
-            .env(name, value)
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{name}: {said}");
-        assert!(
-            said.contains(&format!("`{name}`")) && !said.contains("hush"),
-            "{name}: {said}"
-        );
+            .env(name, value);
+        let said = refused(&mut edge);
+        assert!(said.contains(&format!("`{name}`")), "{name}: {said}");
+        assert!(!said.contains("hush"), "{name}: {said}");
     }
 }
 
@@ -300,12 +240,8 @@ fn wrong_arguments_are_named() {
         (vec!["server"], "serve"),
         (vec![], "Usage"),
     ] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_edge"))
-            .args(&arguments)
-            .output()
-            .unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        let mut edge = Command::new(env!("CARGO_BIN_EXE_edge"));
+        let said = refused(edge.args(&arguments));
         assert!(said.contains(part), "{arguments:?}: {said}");
     }
 }
@@ -322,14 +258,8 @@ async fn headers_about_the_way_here_are_not_believed_and_break_nothing() {
         ("content-type", "\u{80}"),
     ] {
         let url = format!("{}/edge/register", relay.local.url());
-        let answer = relay
-            .client
-            .post(url)
-            .header(name, value)
-            .body("{}")
-            .send()
-            .await
-            .unwrap();
+        let call = relay.client.post(url).header(name, value).body("{}");
+        let answer = call.send().await.unwrap();
         problem(answer, (400, "invalid_request")).await;
     }
 }
@@ -337,23 +267,15 @@ async fn headers_about_the_way_here_are_not_believed_and_break_nothing() {
 #[tokio::test]
 async fn a_page_in_a_browser_cannot_use_the_endpoints() {
     let relay = relay().start().await;
-    let address = relay.local.aws_address;
     for target in ["AmazonSQS.ListQueues", "DynamoDB_20120810.ListTables"] {
-        let call = |name: &'static str, value: &'static str| {
-            let request = relay
-                .client
-                .post(format!("http://{address}/"))
-                .header("x-amz-target", target);
-            request.header(name, value).body("{}").send()
-        };
-        assert_eq!(call("accept", "*/*").await.unwrap().status(), 200);
-        assert_eq!(
-            call("origin", "https://example.com")
-                .await
-                .unwrap()
-                .status(),
-            403
-        );
-        assert_eq!(call("host", "example.com").await.unwrap().status(), 403);
+        for (name, value, status) in [
+            ("accept", "*/*", 200),
+            ("origin", "https://example.com", 403),
+            ("host", "example.com", 403),
+        ] {
+            let call = relay.client.post(relay.aws_url()).body("{}");
+            let call = call.header("x-amz-target", target).header(name, value);
+            assert_eq!(call.send().await.unwrap().status(), status, "{name}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use relay::event::MAX_BODY_BYTES as BODY_LIMIT;
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::{Receiver, SECRET, relay};
+use crate::harness::{Receiver, SECRET, ids, relay};
 
 /// A payload with this text in it, and an odd way of writing JSON.
 fn payload(text: &str, now: i64) -> String {
@@ -60,19 +60,17 @@ async fn large_small_and_odd_bodies_arrive_unchanged_pushed_and_pulled() {
         let posted = relay.post_webhook(webhook).await;
         assert_eq!(posted.answer["deliveries"], 2);
         let received = receiver.wait_for(at + 1).await;
+        let length = body.len();
         assert!(
             received[at].body == body,
-            "body {at} of {} bytes was changed",
-            body.len()
+            "body {at} of {length} bytes was changed"
         );
         assert!(received[at].verifies(&live.secret));
         relay.settled().await;
         let mailbox = relay.pull(&pull, &ack, None).await;
         assert_eq!(mailbox.events.len(), 1, "body {at}");
-        assert!(
-            mailbox.events[0].body.as_bytes() == body,
-            "body {at} was changed in the mailbox"
-        );
+        let pulled = mailbox.events[0].body.as_bytes();
+        assert!(pulled == body, "body {at} was changed in the mailbox");
         ack = vec![mailbox.events[0].id.clone()];
     }
 }
@@ -85,22 +83,20 @@ async fn a_body_that_is_too_large_is_refused_and_leaves_nothing() {
     for length in [BODY_LIMIT + 1, 10_000_001] {
         let envelope = payload("", now).len();
         let webhook = Webhook::signed(SECRET, payload(&"x".repeat(length - envelope), now));
-        crate::harness::problem(relay.send(&webhook).await, (413, "body_too_large")).await;
+        relay
+            .refuses_webhook(&webhook, (413, "body_too_large"))
+            .await;
     }
     relay.settled().await;
 }
 
 #[tokio::test]
 async fn a_body_that_came_in_base64_is_the_same_body() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     let webhook = Webhook::signed(SECRET, payload("é", relay.clock.millis()));
     let url = format!("{}/webhooks/linear", relay.local.url());
     // The gateway passes on as text only what calls itself text.
-    let request = webhook
-        .request(&relay.client, &url)
-        .header("content-type", "application/octet-stream");
+    let request = webhook.request(&relay.client, &url);
     let mut request = request.build().unwrap();
     let binary = "application/octet-stream".parse().unwrap();
     request.headers_mut().insert("content-type", binary);
@@ -127,7 +123,7 @@ async fn many_large_events_are_pulled_in_pages_that_fit() {
             break;
         }
         assert!(mailbox.events.len() <= 2);
-        ack = mailbox.events.iter().map(|e| e.id.clone()).collect();
+        ack = ids(&mailbox);
         pulled.extend(mailbox.events.into_iter().map(|e| e.body.into_bytes()));
     }
     assert!(pulled == bodies);
@@ -140,9 +136,7 @@ fn any_text_arrives_as_it_was_posted() {
         .build()
         .unwrap();
     let (relay, receiver) = runtime.block_on(async {
-        let relay = relay().start().await;
-        let receiver = Receiver::start().await;
-        relay.register("one", &receiver.url()).await;
+        let (relay, receiver, _) = relay().with_worker().await;
         (relay, receiver)
     });
     let config = ProptestConfig {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::{Receiver, Relay, issue, relay};
+use crate::harness::{Receiver, Relay, issue, large_issue, relay};
 
 /// The calls that were made since the last time, without the polls that found nothing.
 async fn calls(relay: &Relay) -> BTreeMap<String, u64> {
@@ -18,9 +18,8 @@ async fn an_event_costs_three_calls_and_one_for_ten_workers_and_a_delivery_no_wr
         let relay = relay().start().await;
         let receiver = Receiver::start().await;
         for at in 0..workers {
-            relay
-                .register(&format!("worker {at}"), &receiver.url())
-                .await;
+            let name = format!("worker {at}");
+            relay.register(&name, &receiver.url()).await;
         }
         // A worker's first success is recorded.
         relay.post(&issue("i", 0)).await;
@@ -38,23 +37,15 @@ async fn an_event_costs_three_calls_and_one_for_ten_workers_and_a_delivery_no_wr
             ("PutItem", 1),
             ("SendMessageBatch", batches),
         ] {
-            assert_eq!(
-                count(action),
-                expected,
-                "{action} for {workers} workers: {calls:?}"
-            );
+            let count = count(action);
+            assert_eq!(count, expected, "{action} for {workers} workers: {calls:?}");
         }
         // One for each batch that `deliver` got, however the queue cut them.
-        assert_eq!(
-            count("BatchGetItem"),
-            count("DeleteMessageBatch"),
-            "{calls:?}"
-        );
-        assert!(
-            (batches..=workers as u64).contains(&count("BatchGetItem")),
-            "{calls:?}"
-        );
-        let others: u64 = calls.values().sum::<u64>() - 3 - batches - 2 * count("BatchGetItem");
+        let reads = count("BatchGetItem");
+        assert_eq!(reads, count("DeleteMessageBatch"), "{calls:?}");
+        let is_batched = (batches..=workers as u64).contains(&reads);
+        assert!(is_batched, "{calls:?}");
+        let others = calls.values().sum::<u64>() - 3 - batches - 2 * reads;
         assert_eq!(others, 0, "{calls:?}");
     }
 }
@@ -64,16 +55,11 @@ async fn a_large_body_is_stored_once_for_all() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
     for at in 0..20 {
-        relay
-            .register(&format!("worker {at}"), &receiver.url())
-            .await;
+        let name = format!("worker {at}");
+        relay.register(&name, &receiver.url()).await;
     }
     relay.local.calls.take();
-    let large = issue("i", 1).replace(
-        "\"number\"",
-        &format!("\"text\":\"{}\",\"number\"", "x".repeat(200_000)),
-    );
-    let posted = relay.post(&large).await;
+    let posted = relay.post(&large_issue("i", 1, 200_000)).await;
     let received = receiver.wait_for(20).await;
     assert!(received.iter().all(|r| r.body == posted.webhook.body));
     let calls = calls(&relay).await;

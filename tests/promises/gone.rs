@@ -1,22 +1,15 @@
 //! 410 means stop.
 
-use reqwest::Method;
-use serde_json::json;
+use std::time::Duration;
 
 use crate::harness::{Answer, Receiver, issue, relay};
 
 #[tokio::test]
 async fn a_worker_that_answers_410_is_removed_and_its_messages_are_acknowledged() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     receiver.answer([Answer::Status(500), Answer::Status(410)]);
-    for at in 0..5 {
-        relay.post(&issue("i", at)).await;
-    }
-    relay
-        .pass(std::time::Duration::from_secs(3), || receiver.count(), 1)
-        .await;
+    relay.post_all(0..5).await;
+    relay.pass(Duration::from_secs(3), &receiver, 1).await;
     relay.settled().await;
     assert!(relay.dead_letters().is_empty());
     relay.assert_removed(&worker).await;
@@ -29,15 +22,7 @@ async fn a_worker_that_is_removed_takes_its_mailbox_with_it() {
     let worker = relay.register_pull("one").await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
-    let removed = relay
-        .call(
-            Method::DELETE,
-            &worker.path,
-            Some(&worker.token),
-            &json!({}),
-        )
-        .await;
-    assert_eq!(removed.status(), 204);
+    relay.remove(&worker).await;
     let again = relay.register_pull("one").await;
     assert_eq!(again.path, worker.path);
     assert!(relay.pull(&again, &[], None).await.events.is_empty());
@@ -48,7 +33,7 @@ async fn a_410_from_an_address_that_was_left_meanwhile_removes_nobody() {
     let relay = relay().start().await;
     let (old, new) = (Receiver::start().await, Receiver::start().await);
     relay.register("one", &old.url()).await;
-    old.answer([Answer::Slow(std::time::Duration::from_secs(1), 410)]);
+    old.answer([Answer::Slow(Duration::from_secs(1), 410)]);
     relay.post(&issue("i", 1)).await;
     old.wait_for(1).await;
     let again = relay.register("one", &new.url()).await;

@@ -3,52 +3,36 @@
 use std::time::Duration;
 
 use protocol::messages::WorkerState;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::{Answer, Receiver, Relay, eventually, issue, relay};
+use crate::harness::{Answer, Receiver, Relay, ids, issue, relay, until};
 
 const TICK: Duration = Duration::from_secs(5 * 60);
 
-/// Lets the schedule's time come, again and again, until it is so.
-async fn ticks_until<T, F: Future<Output = Option<T>>>(
-    relay: &Relay,
-    what: &str,
-    most: usize,
-    ask: impl Fn() -> F,
-) -> T {
+/// Lets the schedule's time come, again and again, until it holds.
+async fn ticks_until(relay: &Relay, what: &str, most: usize, holds: impl AsyncFn() -> bool) {
     for _ in 0..most {
         let before = relay.local.health_runs();
         relay.clock.advance(TICK);
-        eventually("the schedule has run", || async {
-            (relay.local.health_runs() > before).then_some(())
+        until("the schedule has run", async || {
+            relay.local.health_runs() > before
         })
         .await;
-        if let Some(found) = ask().await {
-            return found;
+        if holds().await {
+            return;
         }
     }
     panic!("not within {most} runs: {what}");
 }
 
-fn said(body: &[u8]) -> Value {
-    serde_json::from_slice(body).unwrap()
-}
-
 #[tokio::test]
 async fn an_away_worker_that_answers_a_ping_is_live_again() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     relay.go_offline(&worker).await;
-    ticks_until(&relay, "it is live", 2, || async {
-        (relay.read(&worker).await.state == WorkerState::Live).then_some(())
-    })
-    .await;
+    let is_live = async || relay.read(&worker).await.state == WorkerState::Live;
+    ticks_until(&relay, "it is live", 2, is_live).await;
     let ping = &receiver.pinged()[0];
-    assert_eq!(
-        said(&ping.body),
-        json!({"type": "edge.ping", "waiting": false})
-    );
+    assert_eq!(ping.json(), json!({"type": "edge.ping", "waiting": false}));
     assert!(ping.verifies(&worker.secret));
     assert_eq!(receiver.count(), 0);
     relay.post(&issue("i", 1)).await;
@@ -57,34 +41,23 @@ async fn an_away_worker_that_answers_a_ping_is_live_again() {
 
 #[tokio::test]
 async fn a_ping_for_a_mailbox_with_events_does_not_make_the_worker_live() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     relay.go_offline(&worker).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
-    let ping = ticks_until(&relay, "it is pinged", 2, || async {
-        receiver.pinged().first().cloned()
-    })
-    .await;
-    assert_eq!(
-        said(&ping.body),
-        json!({"type": "edge.ping", "waiting": true})
-    );
+    let is_pinged = async || !receiver.pinged().is_empty();
+    ticks_until(&relay, "it is pinged", 2, is_pinged).await;
+    let ping = receiver.pinged()[0].json();
+    assert_eq!(ping, json!({"type": "edge.ping", "waiting": true}));
     assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
     let waiting = relay.pull(&worker, &[], None).await;
-    let ids: Vec<_> = waiting.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(
-        relay.pull(&worker, &ids, None).await.state,
-        WorkerState::Live
-    );
+    let emptied = relay.pull(&worker, &ids(&waiting), None).await;
+    assert_eq!(emptied.state, WorkerState::Live);
 }
 
 #[tokio::test]
 async fn gaps_between_pings_at_a_worker_that_stays_away_grow() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     receiver.answer_ping(Answer::Status(502));
     relay.go_offline(&worker).await;
     let mut runs = 0;
@@ -92,7 +65,7 @@ async fn gaps_between_pings_at_a_worker_that_stays_away_grow() {
     while at.len() < 5 {
         runs += 1;
         let pinged = receiver.pinged().len();
-        ticks_until(&relay, "", 1, || async { Some(()) }).await;
+        ticks_until(&relay, "", 1, async || true).await;
         if receiver.pinged().len() > pinged {
             at.push(runs);
         }
@@ -105,34 +78,21 @@ async fn gaps_between_pings_at_a_worker_that_stays_away_grow() {
 
 #[tokio::test]
 async fn a_live_worker_that_has_vanished_is_found_out_before_the_next_event() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     receiver.answer_ping(Answer::Status(530));
-    let runs = 5 * 12;
-    ticks_until(&relay, "it is away", runs, || async {
-        (relay.read(&worker).await.state == WorkerState::Away).then_some(())
-    })
-    .await;
+    let is_away = async || relay.read(&worker).await.state == WorkerState::Away;
+    ticks_until(&relay, "it is away", 5 * 12, is_away).await;
     assert_eq!(receiver.pinged().len(), 3);
     // Its failures are forgotten when it answers in between.
     let other = Receiver::start().await;
     let kept = relay.register("two", &other.url()).await;
     other.answer_ping(Answer::Status(502));
-    ticks_until(&relay, "two pings", 30, || async {
-        (other.pinged().len() == 2).then_some(())
-    })
-    .await;
+    let pinged = || other.pinged().len();
+    ticks_until(&relay, "two pings", 30, async || pinged() == 2).await;
     other.answer_ping(Answer::Status(204));
-    ticks_until(&relay, "a third", 30, || async {
-        (other.pinged().len() == 3).then_some(())
-    })
-    .await;
+    ticks_until(&relay, "a third", 30, async || pinged() == 3).await;
     other.answer_ping(Answer::Status(502));
-    ticks_until(&relay, "two more", 100, || async {
-        (other.pinged().len() == 5).then_some(())
-    })
-    .await;
+    ticks_until(&relay, "two more", 100, async || pinged() == 5).await;
     assert_eq!(relay.read(&kept).await.state, WorkerState::Live);
 }
 
@@ -148,10 +108,8 @@ async fn a_ping_answered_410_removes_the_worker_and_another_answer_is_told_to_it
     relay.settled().await;
     assert!(relay.read(&removed).await.waiting);
     broken.answer_ping(Answer::Status(500));
-    ticks_until(&relay, "both are pinged", 15, || async {
-        (gone.pinged().len() + broken.pinged().len() == 2).then_some(())
-    })
-    .await;
+    let pinged = || gone.pinged().len() + broken.pinged().len();
+    ticks_until(&relay, "both are pinged", 15, async || pinged() == 2).await;
     relay.assert_removed(&removed).await;
     let error = relay.read(&kept).await.last_error.unwrap();
     assert_eq!(error.reason, "rejected: answered 500");
@@ -176,8 +134,7 @@ async fn what_is_counted_is_what_there_is() {
     assert_eq!(counted.waiting, 3);
     for worker in [&pull, &away] {
         let mailbox = relay.pull(worker, &[], None).await;
-        let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
-        relay.pull(worker, &ids, None).await;
+        relay.pull(worker, &ids(&mailbox), None).await;
     }
     let counted = run().await;
     assert_eq!((counted.live, counted.away, counted.pull), (21, 0, 2));

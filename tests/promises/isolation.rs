@@ -26,9 +26,7 @@ async fn a_worker_that_stalls_does_not_delay_another_one() {
 
 #[tokio::test]
 async fn an_answer_without_end_is_read_no_further_than_needed() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     receiver.answer([Answer::Endless]);
     relay.post(&issue("i", 1)).await;
     receiver.wait_for(1).await;

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use local::samples::Webhook;
 
-use crate::harness::{Receiver, SECRET, issue, problem, relay};
+use crate::harness::{SECRET, issue, relay};
 
 #[tokio::test]
 async fn a_retry_is_answered_as_a_duplicate_and_delivered_once() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     let first = relay.post(&issue("i", 1)).await;
     for _ in 0..3 {
         let again = relay.post_webhook(first.webhook.clone()).await;
@@ -25,9 +23,7 @@ async fn a_retry_is_answered_as_a_duplicate_and_delivered_once() {
 
 #[tokio::test]
 async fn a_replay_under_a_forged_delivery_id_goes_nowhere_for_as_long_as_its_age_is_accepted() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     let first = relay.post(&issue("i", 1)).await;
     receiver.wait_for(1).await;
     for hours in [0, 1, 6] {
@@ -39,16 +35,15 @@ async fn a_replay_under_a_forged_delivery_id_goes_nowhere_for_as_long_as_its_age
         assert_eq!(relay.post_webhook(replay).await.answer["duplicate"], true);
     }
     relay.clock.advance(Duration::from_secs(2 * 3600));
-    problem(relay.send(&first.webhook).await, (401, "timestamp_too_old")).await;
+    let expected = (401, "timestamp_too_old");
+    relay.refuses_webhook(&first.webhook, expected).await;
     relay.settled().await;
     assert_eq!(receiver.count(), 1);
 }
 
 #[tokio::test]
 async fn a_retry_with_a_fresh_timestamp_is_kept_from_the_queue_within_its_window() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     let first = relay.post(&issue("i", 1)).await;
     receiver.wait_for(1).await;
     relay.clock.advance(Duration::from_secs(60));
@@ -65,9 +60,7 @@ async fn a_retry_with_a_fresh_timestamp_is_kept_from_the_queue_within_its_window
 
 #[tokio::test]
 async fn ten_at_once_are_one_delivery() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     let webhook = Webhook::sample(SECRET, &issue("i", 1), relay.clock.millis());
     let all = (0..10).map(|_| relay.send(&webhook));
     for answer in futures::future::join_all(all).await {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use local::samples::{FIVE_KINDS, WORKSPACE};
+use local::local_relay::QUEUE;
+use local::samples::{FIVE_KINDS, WORKSPACE, Webhook};
 use serde_json::json;
 
-use crate::harness::{Receiver, issue, relay, sorted};
+use crate::harness::{Received, Receiver, SECRET, TOKEN, issue, relay, sorted};
 
 #[tokio::test]
 async fn every_kind_reaches_every_worker_that_wants_it_byte_for_byte() {
@@ -22,20 +23,15 @@ async fn every_kind_reaches_every_worker_that_wants_it_byte_for_byte() {
     for receiver in [&one, &two] {
         let received = receiver.wait_for(5).await;
         for (event, webhook) in &posted {
-            let delivery = received
-                .iter()
-                .find(|r| r.header("webhook-id") == event)
-                .unwrap();
+            let is_it = |r: &&Received| r.header("webhook-id") == event;
+            let delivery = received.iter().find(is_it).unwrap();
             assert_eq!(delivery.body, webhook.body);
             assert_eq!(delivery.header("linear-event"), webhook.kind);
             assert_eq!(delivery.header("linear-delivery"), webhook.delivery);
             assert_eq!(delivery.header("edge-attempt"), "1");
             assert!(delivery.header("user-agent").starts_with("edge-relay/"));
-            assert!(
-                delivery
-                    .header("content-type")
-                    .starts_with("application/json")
-            );
+            let media_type = delivery.header("content-type");
+            assert!(media_type.starts_with("application/json"));
         }
     }
     assert!(one.received().iter().all(|r| r.verifies(&first.secret)));
@@ -48,28 +44,20 @@ async fn every_kind_reaches_every_worker_that_wants_it_byte_for_byte() {
 async fn a_worker_gets_what_its_capabilities_name_and_nothing_else() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
-    relay
-        .register_as(json!({
-            "name": "some", "linearToken": crate::harness::TOKEN, "webhookUrl": receiver.url(),
-            "capabilities": ["Comment", "Issue.create", "AgentSessionEvent.*"],
-        }))
-        .await;
+    let some = json!({
+        "name": "some", "linearToken": TOKEN, "webhookUrl": receiver.url(),
+        "capabilities": ["Comment", "Issue.create", "AgentSessionEvent.*"],
+    });
+    relay.register_as(some).await;
     let mut deliveries = Vec::new();
     for sample in FIVE_KINDS {
-        deliveries.push(
-            relay.post(sample).await.answer["deliveries"]
-                .as_u64()
-                .unwrap(),
-        );
+        deliveries.push(relay.post(sample).await.answer["deliveries"].clone());
     }
     assert_eq!(deliveries, [1, 1, 1, 0, 0]);
     relay.settled().await;
-    let kinds = receiver
-        .received()
-        .iter()
-        .map(|r| r.header("linear-event").to_owned())
-        .collect::<Vec<_>>();
-    assert_eq!(sorted(kinds), ["AgentSessionEvent", "Comment", "Issue"]);
+    let received = receiver.received();
+    let kinds = sorted(received.iter().map(|r| r.header("linear-event")));
+    assert_eq!(kinds, ["AgentSessionEvent", "Comment", "Issue"]);
 }
 
 #[tokio::test]
@@ -79,10 +67,8 @@ async fn linear_gets_its_200_also_where_nothing_is_to_be_done() {
         "type": "SomethingNew", "action": "happened", "organizationId": "another-workspace", "webhookTimestamp": 0,
     });
     let posted = relay.post(&unknown_type.to_string()).await;
-    assert_eq!(
-        posted.answer,
-        json!({"event": posted.event, "deliveries": 0})
-    );
+    let expected = json!({"event": posted.event, "deliveries": 0});
+    assert_eq!(posted.answer, expected);
 }
 
 #[tokio::test]
@@ -106,23 +92,15 @@ async fn a_thousand_workers_get_one_event() {
 
 #[tokio::test]
 async fn what_cannot_be_queued_is_answered_with_5xx_and_goes_out_when_linear_tries_again() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     let sqs = &relay.local.sqs;
-    let attributes = sqs.attributes(local::local_relay::QUEUE).unwrap();
-    sqs.delete_queue(local::local_relay::QUEUE).await.unwrap();
-    let webhook = local::samples::Webhook::sample(
-        crate::harness::SECRET,
-        &issue("i", 1),
-        relay.clock.millis(),
-    );
-    let problem =
-        crate::harness::problem(relay.send(&webhook).await, (503, "storage_unavailable")).await;
+    let attributes = sqs.attributes(QUEUE).unwrap();
+    sqs.delete_queue(QUEUE).await.unwrap();
+    let webhook = Webhook::sample(SECRET, &issue("i", 1), relay.clock.millis());
+    let expected = (503, "storage_unavailable");
+    let problem = relay.refuses_webhook(&webhook, expected).await;
     assert!(!problem.detail.contains(WORKSPACE));
-    sqs.create_queue(local::local_relay::QUEUE, attributes)
-        .await
-        .unwrap();
+    sqs.create_queue(QUEUE, attributes).await.unwrap();
     let again = relay.post_webhook(webhook).await;
     assert_eq!(again.answer["deliveries"], 1);
     assert!(again.answer.get("duplicate").is_none());

@@ -10,8 +10,9 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::harness::agent::{Agent, deliver as agent_deliver, free_port, run, signed, worker};
-use crate::harness::{Answer, Receiver, issue, relay, terminate};
+use crate::harness::agent::{Agent, deliver as agent_deliver, free_port, run, signed};
+use crate::harness::agent::{with_handler, worker};
+use crate::harness::{Answer, Receiver, client, issue, terminate};
 
 const SECRET: &str = "webhook-hush";
 const TOKEN: &str = "lin_api_hush";
@@ -21,14 +22,8 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
     let (linear, address) = LinearApi::start().await.unwrap();
     linear.admit(TOKEN, "ana", WORKSPACE);
     let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
-        .args([
-            "serve",
-            "--in-memory",
-            "--listen",
-            "127.0.0.1:0",
-            "--aws-listen",
-            "127.0.0.1:0",
-        ])
+        .args(["serve", "--in-memory", "--listen", "127.0.0.1:0"])
+        .args(["--aws-listen", "127.0.0.1:0"])
         .env("LINEAR_WEBHOOK_SECRETS", SECRET)
         .env("LINEAR_API_URL", format!("http://{address}/?key=hush"))
         .env("RUST_LOG", "trace")
@@ -40,10 +35,8 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
     let mut said = String::new();
     let url = loop {
         let mut line = String::new();
-        assert!(
-            stderr.read_line(&mut line).await.unwrap() > 0,
-            "the relay ended"
-        );
+        let length = stderr.read_line(&mut line).await.unwrap();
+        assert!(length > 0, "the relay ended");
         said.push_str(&line);
         if let Some(url) = line.trim().strip_prefix("agents") {
             break url.trim().to_owned();
@@ -54,26 +47,17 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
         stderr.read_to_string(&mut rest).await.unwrap();
         rest
     });
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = client();
     let receiver = Receiver::start().await;
     let mut secrets = vec!["hush".to_owned()];
     for (name, webhook_url) in [("live", Some(receiver.url())), ("pull", None)] {
         let request = json!({"name": name, "linearToken": TOKEN, "webhookUrl": webhook_url});
-        let answer = client
-            .post(format!("{url}/edge/register"))
-            .json(&request)
-            .send()
-            .await
-            .unwrap();
+        let call = client.post(format!("{url}/edge/register")).json(&request);
+        let answer = call.send().await.unwrap();
         let registered: Registered = answer.json().await.unwrap();
         secrets.extend([registered.token, registered.secret]);
     }
-    receiver.answer([
-        Answer::Status(500),
-        Answer::Status(302),
-        Answer::Status(200),
-        Answer::Status(410),
-    ]);
+    receiver.answer([500, 302, 200, 410].map(Answer::Status));
     let now = Clock::system().millis();
     for at in 0..4 {
         let body = issue("i", at).replace("\"number\"", "\"hush\":1,\"number\"");
@@ -83,20 +67,15 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
             ..webhook.clone()
         };
         for webhook in [wrong, webhook] {
-            webhook
-                .request(&client, &format!("{url}/webhooks/linear"))
-                .send()
-                .await
-                .unwrap();
+            let call = webhook.request(&client, &format!("{url}/webhooks/linear"));
+            call.send().await.unwrap();
         }
     }
     receiver.wait_for(4).await;
     terminate(child.id().unwrap());
     said.push_str(&rest.await.unwrap());
-    assert!(
-        said.contains("accepted") && said.contains("delivered"),
-        "{said}"
-    );
+    let is_logged = said.contains("accepted") && said.contains("delivered");
+    assert!(is_logged, "{said}");
     for secret in secrets {
         assert!(!said.contains(&secret), "`{secret}` is in the log: {said}");
     }
@@ -104,27 +83,23 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
 
 #[tokio::test]
 async fn the_agent_prints_no_token_secret_body_or_query_either() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
+    let (relay, home, handler) = with_handler().await;
     let port = free_port().await;
-    let handler = Receiver::start().await;
     handler.answer([Answer::Status(500), Answer::Status(200)]);
-    let mut up = Agent::up(&relay, home.path());
+    let mut up = Agent::up(&relay, &home);
+    let public = format!("http://127.0.0.1:{port}/webhook?key=hush");
     up.args(["-v", "--listen", &format!("127.0.0.1:{port}")]);
-    up.args([
-        "--public-url",
-        &format!("http://127.0.0.1:{port}/webhook?key=hush"),
-    ]);
-    up.arg(format!(":{}/?key=hush", handler.address.port()));
+    up.args(["--public-url", &public]);
+    up.arg(format!(":{}/?key=hush", handler.port()));
     let mut agent = Agent::start(&mut up).await;
     let body = issue("hush", 1);
     relay.post(&body).await;
     handler.wait_for(2).await;
-    let mut wrong = signed(home.path(), "evt_1", &body);
+    let mut wrong = signed(&home, "evt_1", &body);
     wrong[2].1 = format!("v1,{}", "hush".repeat(11));
     agent_deliver(&agent.address, &wrong, &body).await;
     agent.says("a delivery was refused").await;
-    let worker = worker(home.path());
+    let worker = worker(&home);
     let mut said = String::new();
     for arguments in [
         vec!["status", "-v"],
@@ -134,7 +109,7 @@ async fn the_agent_prints_no_token_secret_body_or_query_either() {
         vec!["replay", "--since", "1h", "--dry-run"],
         vec!["forget"],
     ] {
-        let output = run(home.path(), &arguments).await;
+        let output = run(&home, &arguments).await;
         said.push_str(&format!("{}{}", output.stdout, output.stderr));
     }
     said.push_str(&agent.unheard().concat());

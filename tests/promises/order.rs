@@ -2,19 +2,14 @@
 
 use std::time::Duration;
 
-use crate::harness::{Answer, Receiver, issue, number, relay};
+use crate::harness::{Answer, Receiver, ids, issue, number, numbers, pulled, relay};
 
 #[tokio::test]
 async fn fifty_events_of_one_issue_arrive_in_order() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
-    for at in 0..50 {
-        relay.post(&issue("i", at)).await;
-    }
+    let (relay, receiver, _) = relay().with_worker().await;
+    relay.post_all(0..50).await;
     let received = receiver.wait_for(50).await;
-    let order: Vec<_> = received.iter().map(|r| number(&r.body)).collect();
-    assert_eq!(order, (0..50).collect::<Vec<_>>());
+    assert_eq!(numbers(&received), (0..50).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -29,22 +24,15 @@ async fn what_comes_after_a_failing_event_waits_and_other_issues_do_not() {
     for at in 2..8 {
         relay.post(&issue("stuck", at)).await;
     }
-    relay
-        .pass(Duration::from_secs(601), || receiver.count(), 1)
-        .await;
+    relay.pass(Duration::from_secs(601), &receiver, 1).await;
     receiver.wait_for(2).await;
     relay.post(&issue("free", 100)).await;
     let received = receiver.wait_for(3).await;
     assert_eq!(number(&received[2].body), 100);
-    relay
-        .pass(Duration::from_secs(700), || receiver.count(), 3)
-        .await;
+    relay.pass(Duration::from_secs(700), &receiver, 3).await;
     let received = receiver.wait_for(10).await;
-    let order: Vec<_> = received
-        .iter()
-        .map(|r| number(&r.body))
-        .filter(|n| *n < 100)
-        .collect();
+    let mut order = numbers(&received);
+    order.retain(|number| *number < 100);
     assert_eq!(order, [1, 1, 1, 2, 3, 4, 5, 6, 7]);
     let attempts: Vec<_> = (received.iter().filter(|r| number(&r.body) == 1))
         .map(|r| r.header("edge-attempt").to_owned())
@@ -57,35 +45,27 @@ async fn what_comes_after_a_failing_event_waits_and_other_issues_do_not() {
 
 #[tokio::test]
 async fn events_of_one_issue_keep_their_order_through_mailbox_and_return() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     relay.post(&issue("i", 0)).await;
     receiver.wait_for(1).await;
     relay.go_offline(&worker).await;
-    for at in 1..5 {
-        relay.post(&issue("i", at)).await;
-    }
+    relay.post_all(1..5).await;
     relay.settled().await;
-    let mut order: Vec<_> = receiver
-        .received()
-        .iter()
-        .map(|r| number(&r.body))
-        .collect();
+    let mut order = numbers(&receiver.received());
     let mut ack = Vec::new();
     // What is parked while the mailbox is being emptied comes after what was there.
     for at in 5..8 {
         let mailbox = relay.pull(&worker, &ack, Some(2)).await;
         assert_eq!(mailbox.state.as_str(), "away");
-        ack = mailbox.events.iter().map(|e| e.id.clone()).collect();
-        order.extend(mailbox.events.iter().map(|e| number(e.body.as_bytes())));
+        ack = ids(&mailbox);
+        order.extend(pulled(&mailbox));
         relay.post(&issue("i", at)).await;
         relay.settled().await;
     }
     loop {
         let mailbox = relay.pull(&worker, &ack, None).await;
-        ack = mailbox.events.iter().map(|e| e.id.clone()).collect();
-        order.extend(mailbox.events.iter().map(|e| number(e.body.as_bytes())));
+        ack = ids(&mailbox);
+        order.extend(pulled(&mailbox));
         if ack.is_empty() {
             assert_eq!(mailbox.state.as_str(), "live");
             break;

@@ -1,10 +1,12 @@
 //! Registration: the challenge, the same worker again, renewal.
 
+use std::time::Duration;
+
 use protocol::messages::{Renew, WorkerState};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Answer, Receiver, TOKEN, relay};
+use crate::harness::{Answer, Receiver, TOKEN, at, issue, relay};
 
 #[tokio::test]
 async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
@@ -30,21 +32,14 @@ async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
     assert_eq!(receiver.challenged(), 7);
     // The same address again needs no other, however it is written; a new one does.
     for same in [receiver.url(), receiver.url().replacen("http", "HTTP", 1)] {
-        let same = Renew {
-            webhook_url: Some(Some(same)),
-            ..Renew::default()
-        };
-        relay.renew(&worker, &same).await;
+        relay.renew(&worker, &at(Some(same))).await;
         assert_eq!(receiver.challenged(), 7);
     }
     let other = Receiver::start().await;
-    let moved = Renew {
-        webhook_url: Some(Some(other.url())),
-        ..Renew::default()
-    };
-    assert_eq!(relay.renew(&worker, &moved).await.state, WorkerState::Live);
+    let moved = relay.renew(&worker, &at(Some(other.url()))).await;
+    assert_eq!(moved.state, WorkerState::Live);
     assert_eq!(other.challenged(), 1);
-    relay.post(&crate::harness::issue("i", 2)).await;
+    relay.post(&issue("i", 2)).await;
     other.wait_for(1).await;
     assert_eq!(receiver.count(), 0);
 }
@@ -55,7 +50,7 @@ async fn registering_again_is_the_same_worker_and_keeps_its_mail() {
     let receiver = Receiver::start().await;
     let first = relay.register("one", &receiver.url()).await;
     relay.go_offline(&first).await;
-    relay.post(&crate::harness::issue("i", 1)).await;
+    relay.post(&issue("i", 1)).await;
     relay.settled().await;
     let again = relay.register("one", &receiver.url()).await;
     assert_eq!(again.path, first.path);
@@ -80,17 +75,12 @@ async fn one_name_registered_ten_times_at_once_is_one_worker_that_works() {
     let relay = relay().start().await;
     let all = futures::future::join_all((0..10).map(|_| async {
         let request = json!({"name": "one", "linearToken": TOKEN});
-        relay
-            .call(Method::POST, "/edge/register", None, &request)
-            .await
-            .status()
-            .as_u16()
+        let call = relay.call(Method::POST, "/edge/register", None, &request);
+        call.await.status().as_u16()
     }))
     .await;
-    assert!(
-        all.contains(&201) && all.iter().all(|status| matches!(status, 201 | 409)),
-        "{all:?}"
-    );
+    let is_answered = all.iter().all(|status| matches!(status, 201 | 409));
+    assert!(all.contains(&201) && is_answered, "{all:?}");
     assert_eq!(relay.deliveries(1).await, 1);
 }
 
@@ -98,24 +88,18 @@ async fn one_name_registered_ten_times_at_once_is_one_worker_that_works() {
 async fn a_renewal_changes_what_it_names_and_nothing_else() {
     let relay = relay().start().await;
     let worker = relay.register_pull("one").await;
-    let some = Renew {
-        capabilities: Some(Some(vec!["Comment".into()])),
-        ..Renew::default()
+    let renewed = async |capabilities| {
+        let renew = Renew {
+            capabilities,
+            ..Renew::default()
+        };
+        relay.renew(&worker, &renew).await.capabilities
     };
-    assert_eq!(
-        relay.renew(&worker, &some).await.capabilities,
-        Some(vec!["Comment".into()])
-    );
+    let comments = Some(vec!["Comment".into()]);
+    assert_eq!(renewed(Some(comments.clone())).await, comments);
     assert_eq!(relay.deliveries(1).await, 0);
-    assert_eq!(
-        relay.renew(&worker, &Renew::default()).await.capabilities,
-        Some(vec!["Comment".into()])
-    );
-    let all = Renew {
-        capabilities: Some(None),
-        ..Renew::default()
-    };
-    assert_eq!(relay.renew(&worker, &all).await.capabilities, None);
+    assert_eq!(renewed(None).await, comments);
+    assert_eq!(renewed(Some(None)).await, None);
     assert_eq!(relay.deliveries(2).await, 1);
 }
 
@@ -125,11 +109,9 @@ async fn mail_that_outlived_its_lease_comes_first() {
     let receiver = Receiver::start().await;
     let first = relay.register("one", &receiver.url()).await;
     relay.go_offline(&first).await;
-    relay.post(&crate::harness::issue("i", 1)).await;
+    relay.post(&issue("i", 1)).await;
     relay.settled().await;
-    relay
-        .clock
-        .advance(std::time::Duration::from_secs(2 * 3600));
+    relay.clock.advance(Duration::from_secs(2 * 3600));
     let again = relay.register("one", &receiver.url()).await;
     let worker = relay.read(&again).await;
     assert_eq!((worker.state, worker.waiting), (WorkerState::Away, true));

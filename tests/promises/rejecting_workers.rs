@@ -6,13 +6,12 @@ use local::local_relay::{DEAD_LETTERS, QUEUE};
 use protocol::messages::WorkerState;
 use serde_json::json;
 
-use crate::harness::{Answer, Receiver, eventually, issue, relay};
+use crate::harness::template::arn;
+use crate::harness::{Answer, eventually, issue, relay, until};
 
 #[tokio::test]
 async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with_the_reason() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     receiver.answer([Answer::Status(500)]);
     let posted = relay.post(&issue("i", 1)).await;
     let began = relay.clock.millis();
@@ -32,20 +31,15 @@ async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with
         .await;
         let Some(next) = next else { break };
         let wait = u64::try_from((next - relay.clock.millis()).max(0)).unwrap();
-        assert!(
-            wait <= 4_321_000,
-            "never longer than an hour and its jitter: {wait}"
-        );
+        // Never longer than an hour and its jitter.
+        assert!(wait <= 4_321_000, "{wait}");
         relay.clock.advance(Duration::from_millis(wait + 1));
     }
     assert!((12..40).contains(&ages.len()), "{ages:?}");
     assert!(ages.last().is_some_and(|age| *age >= 6 * 3600), "{ages:?}");
-    assert!(
-        ages.windows(2)
-            .filter(|w| w[0] > 5)
-            .all(|w| w[1] - w[0] >= w[0].min(3600) * 3 / 4),
-        "{ages:?}"
-    );
+    let mut gaps = ages.windows(2).filter(|w| w[0] > 5);
+    let do_grow = gaps.all(|w| w[1] - w[0] >= w[0].min(3600) * 3 / 4);
+    assert!(do_grow, "{ages:?}");
     let letters = relay.dead_letters();
     let letter = &letters[0];
     assert_eq!(letter.body.as_bytes(), posted.webhook.body);
@@ -56,54 +50,40 @@ async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with
     assert!(attribute("firstAttempt") < attribute("lastAttempt"));
     relay.settled().await;
     // It answers, so it is not away.
-    assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
-    assert_eq!(
-        relay.read(&worker).await.last_error.unwrap().reason,
-        "rejected: answered 500"
-    );
+    let worker = relay.read(&worker).await;
+    assert_eq!(worker.state, WorkerState::Live);
+    let reason = worker.last_error.unwrap().reason;
+    assert_eq!(reason, "rejected: answered 500");
 }
 
 #[tokio::test]
 async fn a_plain_4xx_is_given_up_after_five_minutes() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     receiver.answer([Answer::Status(400)]);
     relay.post(&issue("i", 1)).await;
-    relay
-        .pass(Duration::from_secs(299), || receiver.count(), 1)
-        .await;
+    relay.pass(Duration::from_secs(299), &receiver, 1).await;
     receiver.wait_for(2).await;
     assert!(relay.dead_letters().is_empty());
-    relay
-        .pass(Duration::from_secs(600), || receiver.count(), 2)
-        .await;
+    relay.pass(Duration::from_secs(600), &receiver, 2).await;
     receiver.wait_for(3).await;
     let letters = eventually("a dead letter", || async {
         Some(relay.dead_letters()).filter(|letters| !letters.is_empty())
     })
     .await;
-    assert_eq!(
-        letters[0].attributes["lastStatus"].string_value.as_deref(),
-        Some("400")
-    );
+    let status = &letters[0].attributes["lastStatus"].string_value;
+    assert_eq!(status.as_deref(), Some("400"));
 }
 
 #[tokio::test]
 async fn retry_after_is_honoured() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().with_worker().await;
     for (at, status) in [429, 503].into_iter().enumerate() {
-        receiver.answer([
-            Answer::With(status, "retry-after", "120".into()),
-            Answer::Status(200),
-        ]);
+        let later = Answer::With(status, "retry-after", "120".into());
+        receiver.answer([later, Answer::Status(200)]);
         let before = receiver.count();
+        let nearly = Duration::from_secs(118);
         relay.post(&issue(&format!("i{at}"), at)).await;
-        relay
-            .pass(Duration::from_secs(118), || receiver.count(), before + 1)
-            .await;
+        relay.pass(nearly, &receiver, before + 1).await;
         let queued = relay.local.sqs.peek(QUEUE).unwrap();
         let (received_at, visible_at) = queued[0].in_flight().unwrap();
         assert!(visible_at - received_at >= 120_000, "{status}: too early");
@@ -116,21 +96,13 @@ async fn retry_after_is_honoured() {
 
 #[tokio::test]
 async fn a_dead_letter_goes_out_when_it_is_moved_back() {
-    let relay = relay().set("GIVE_UP_4XX_SECONDS", 1).start().await;
-    let receiver = Receiver::start().await;
-    relay.register("one", &receiver.url()).await;
+    let (relay, receiver, _) = relay().set("GIVE_UP_4XX_SECONDS", 1).with_worker().await;
     receiver.answer([Answer::Status(404)]);
     let posted = relay.post(&issue("i", 1)).await;
-    relay
-        .pass(Duration::from_secs(3), || receiver.count(), 1)
-        .await;
-    eventually("a dead letter", || async {
-        (!relay.dead_letters().is_empty()).then_some(())
-    })
-    .await;
+    relay.pass(Duration::from_secs(3), &receiver, 1).await;
+    until("a dead letter", async || !relay.dead_letters().is_empty()).await;
     relay.settled().await;
     receiver.answer([Answer::Status(200)]);
-    let arn = |name: &str| format!("arn:aws:sqs:us-east-1:000000000000:{name}");
     let from_to = json!({"SourceArn": arn(DEAD_LETTERS), "DestinationArn": arn(QUEUE)});
     let (status, _) = relay.sqs("StartMessageMoveTask", &from_to).await;
     assert_eq!(status, 200);
@@ -143,20 +115,15 @@ async fn a_dead_letter_goes_out_when_it_is_moved_back() {
 
 #[tokio::test]
 async fn an_old_delivery_of_an_absent_worker_is_parked_and_not_dead_lettered() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     receiver.answer([Answer::Status(500)]);
-    for at in 0..3 {
-        relay.post(&issue("i", at)).await;
-    }
+    relay.post_all(0..3).await;
     // The relay itself was off for a night, and so is the laptop now; a tunnel's own 404 is no plain 4xx.
     receiver.wait_for(1).await;
     let offline = Answer::With(404, "ngrok-error-code", "ERR_NGROK_3200".into());
     receiver.answer([offline]);
-    relay
-        .pass(Duration::from_secs(7 * 3600), || receiver.count(), 1)
-        .await;
+    let night = Duration::from_secs(7 * 3600);
+    relay.pass(night, &receiver, 1).await;
     relay.settled().await;
     assert!(relay.dead_letters().is_empty());
     assert_eq!(relay.read(&worker).await.state, WorkerState::Away);

@@ -6,7 +6,9 @@ use local::samples::{WORKSPACE, Webhook};
 use protocol::linear_signature::sign;
 use serde_json::json;
 
-use crate::harness::{Receiver, SECRET, TOKEN, issue, problem, relay};
+use crate::harness::{SECRET, issue, relay};
+
+const INVALID: (u16, &str) = (401, "signature_invalid");
 
 #[tokio::test]
 async fn only_a_known_secret_over_these_bytes_is_accepted() {
@@ -24,11 +26,7 @@ async fn only_a_known_secret_over_these_bytes_is_accepted() {
         format!("{},{}", good.signature, good.signature),
         String::new(),
     ] {
-        problem(
-            relay.send(&with(signature)).await,
-            (401, "signature_invalid"),
-        )
-        .await;
+        relay.refuses_webhook(&with(signature), INVALID).await;
     }
     let upper = with(good.signature.to_uppercase());
     assert_eq!(relay.send(&upper).await.status(), 200);
@@ -41,7 +39,7 @@ async fn one_changed_byte_does_not_pass() {
     for at in [0, 10, good.body.len() / 2, good.body.len() - 1] {
         let mut changed = good.clone();
         changed.body[at] ^= 1;
-        problem(relay.send(&changed).await, (401, "signature_invalid")).await;
+        relay.refuses_webhook(&changed, INVALID).await;
     }
 }
 
@@ -51,22 +49,13 @@ async fn one_workspaces_secret_cannot_speak_for_another() {
     let relay = relay().set("LINEAR_WEBHOOK_SECRETS", secrets).start().await;
     let now = relay.clock.millis();
     let other = issue("i", 1).replace(WORKSPACE, "another-workspace");
-    assert_eq!(
-        relay
-            .send(&Webhook::sample("ours", &issue("i", 1), now))
-            .await
-            .status(),
-        200
-    );
-    assert_eq!(
-        relay
-            .send(&Webhook::sample("app", &other, now))
-            .await
-            .status(),
-        200
-    );
-    let forged = relay.send(&Webhook::sample("ours", &other, now)).await;
-    problem(forged, (401, "workspace_not_signed")).await;
+    let mine = Webhook::sample("ours", &issue("i", 1), now);
+    let apps = Webhook::sample("app", &other, now);
+    assert_eq!(relay.send(&mine).await.status(), 200);
+    assert_eq!(relay.send(&apps).await.status(), 200);
+    let forged = Webhook::sample("ours", &other, now);
+    let expected = (401, "workspace_not_signed");
+    relay.refuses_webhook(&forged, expected).await;
 }
 
 #[tokio::test]
@@ -81,24 +70,15 @@ async fn ages_up_to_eight_hours_are_accepted_and_the_window_is_a_setting() {
         let now = relay.clock.millis();
         let aged = |age: i64| Webhook::sample(SECRET, &issue("i", 1), now - age);
         assert_eq!(relay.send(&aged(oldest - 20_000)).await.status(), 200);
-        problem(
-            relay.send(&aged(oldest + 1000)).await,
-            (401, "timestamp_too_old"),
-        )
-        .await;
-        problem(
-            relay.send(&aged(-90_000)).await,
-            (401, "timestamp_in_future"),
-        )
-        .await;
+        let (old, early) = ((401, "timestamp_too_old"), (401, "timestamp_in_future"));
+        relay.refuses_webhook(&aged(oldest + 1000), old).await;
+        relay.refuses_webhook(&aged(-90_000), early).await;
     }
 }
 
 #[tokio::test]
 async fn a_replaced_secret_signs_beside_the_new_one_for_a_day() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let old = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, old) = relay().with_worker().await;
     let new = relay.register("one", &receiver.url()).await;
     assert_eq!(old.path, new.path);
     assert_ne!((&old.token, &old.secret), (&new.token, &new.secret));
@@ -114,11 +94,7 @@ async fn a_replaced_secret_signs_beside_the_new_one_for_a_day() {
 
 #[tokio::test]
 async fn the_public_library_verifies_what_arrives() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay
-        .register_as(json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()}))
-        .await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     relay.post(&issue("i", 1)).await;
     let delivery = &receiver.wait_for(1).await[0];
     let theirs = standardwebhooks::Webhook::new(&worker.secret).unwrap();
@@ -147,23 +123,17 @@ async fn a_rotated_secret_counts_without_a_restart_and_junk_does_not_ask_for_it_
     relay.clock.advance(Duration::from_secs(11));
     assert_eq!(relay.send(&sample("new", 3)).await.status(), 200);
     // The old one is good for nothing once the secrets were read again.
-    problem(
-        relay.send(&sample("junk", 4)).await,
-        (401, "signature_invalid"),
-    )
-    .await;
+    relay.refuses_webhook(&sample("junk", 4), INVALID).await;
     for number in 5..10 {
-        let junk = relay.send(&sample(SECRET, number)).await;
-        problem(junk, (401, "signature_invalid")).await;
+        relay
+            .refuses_webhook(&sample(SECRET, number), INVALID)
+            .await;
     }
     assert_eq!(asked(), 1, "once in ten seconds");
     // What is kept there cannot be read: Linear is to try again, and what is known goes on.
     relay.put_secrets("[]").await;
     relay.clock.advance(Duration::from_secs(11));
-    problem(
-        relay.send(&sample("junk", 10)).await,
-        (503, "webhook_secrets_malformed"),
-    )
-    .await;
+    let expected = (503, "webhook_secrets_malformed");
+    relay.refuses_webhook(&sample("junk", 10), expected).await;
     assert_eq!(relay.send(&sample("new", 11)).await.status(), 200);
 }

@@ -3,37 +3,23 @@
 use std::time::Duration;
 
 use protocol::messages::{Renew, WorkerState};
-use serde_json::json;
 
-use crate::harness::{Answer, Receiver, eventually, issue, number, relay};
+use crate::harness::{Answer, Receiver, at, eventually, ids, issue, number, pulled, relay};
 
 #[tokio::test]
 async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_nothing_is_tried_any_more()
  {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     receiver.answer([Answer::Status(502)]);
     relay.post(&issue("i", 1)).await;
     // Three attempts within ten seconds are not enough.
-    relay
-        .pass(Duration::from_millis(1500), || receiver.count(), 1)
-        .await;
-    relay
-        .pass(Duration::from_millis(2500), || receiver.count(), 2)
-        .await;
-    relay.pass(Duration::ZERO, || receiver.count(), 3).await;
+    relay.pass(Duration::from_millis(1500), &receiver, 1).await;
+    relay.pass(Duration::from_millis(2500), &receiver, 2).await;
+    relay.pass(Duration::ZERO, &receiver, 3).await;
     assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
-    for attempts in 3..5 {
-        relay
-            .pass(Duration::from_secs(12), || receiver.count(), attempts)
-            .await;
-    }
-    let away = eventually("the worker is away", || async {
-        let worker = relay.read(&worker).await;
-        (worker.state == WorkerState::Away).then_some(worker)
-    })
-    .await;
+    relay.pass(Duration::from_secs(12), &receiver, 3).await;
+    relay.pass(Duration::from_secs(12), &receiver, 4).await;
+    let away = relay.becomes(&worker, WorkerState::Away).await;
     relay.settled().await;
     assert!(away.last_error.unwrap().reason.contains("502"));
     let tried = receiver.count();
@@ -43,30 +29,18 @@ async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_noth
     relay.settled().await;
     assert_eq!(receiver.count(), tried, "nothing is tried while it is away");
     assert!(relay.read(&worker).await.waiting);
-    assert!(
-        relay.dead_letters().is_empty(),
-        "a sleeping laptop is not a dead letter"
-    );
+    // A sleeping laptop is not a dead letter.
+    assert!(relay.dead_letters().is_empty());
 
     // It is back, days later.
     receiver.answer([Answer::Status(200)]);
     relay.clock.advance(Duration::from_secs(5 * 24 * 3600));
     let mailbox = relay.pull(&worker, &[], None).await;
-    let numbers: Vec<_> = mailbox
-        .events
-        .iter()
-        .map(|e| number(e.body.as_bytes()))
-        .collect();
-    assert_eq!(numbers, (1..10).collect::<Vec<_>>());
-    assert_eq!(
-        mailbox.events[0].headers["edge-attempt"],
-        (tried + 1).to_string()
-    );
-    let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(
-        relay.pull(&worker, &ids, None).await.state,
-        WorkerState::Live
-    );
+    assert_eq!(pulled(&mailbox), (1..10).collect::<Vec<_>>());
+    let attempt = &mailbox.events[0].headers["edge-attempt"];
+    assert_eq!(*attempt, (tried + 1).to_string());
+    let emptied = relay.pull(&worker, &ids(&mailbox), None).await;
+    assert_eq!(emptied.state, WorkerState::Live);
     relay.post(&issue("i", 10)).await;
     let received = receiver.wait_for(tried + 1).await;
     assert_eq!(number(&received[tried].body), 10);
@@ -79,31 +53,19 @@ async fn a_closed_port_a_stall_a_redirect_and_a_dropped_connection_count_as_unre
     let dropping = Receiver::start_dropping().await;
     let redirect = Answer::With(302, "location", receiver.url());
     let offline = Answer::With(404, "ngrok-error-code", "ERR_NGROK_3200".into());
+    let stall = Answer::Stall(Duration::from_secs(5));
+    let dropping = format!("http://{dropping}/?key=hush");
+    let (well, url) = (Answer::Status(200), receiver.url());
     for (name, url, answer, reason) in [
-        (
-            "closed",
-            closing.url(),
-            Answer::Status(200),
-            "could not connect",
-        ),
-        (
-            "dropping",
-            format!("http://{dropping}/?key=hush"),
-            Answer::Status(200),
-            "closed without an answer",
-        ),
-        (
-            "stalling",
-            receiver.url(),
-            Answer::Stall(Duration::from_secs(5)),
-            "no answer in time",
-        ),
-        ("redirecting", receiver.url(), redirect, "302"),
-        ("tunnel", receiver.url(), offline, "404"),
-        ("cloudflare", receiver.url(), Answer::Status(530), "530"),
+        ("closed", &closing.url(), well.clone(), "could not connect"),
+        ("dropping", &dropping, well, "closed without an answer"),
+        ("stalling", &url, stall, "no answer in time"),
+        ("redirecting", &url, redirect, "302"),
+        ("tunnel", &url, offline, "404"),
+        ("cloudflare", &url, Answer::Status(530), "530"),
     ] {
         receiver.answer([answer]);
-        let worker = relay.register(name, &url).await;
+        let worker = relay.register(name, url).await;
         // It was there for the challenge.
         closing.close();
         relay.post(&issue(name, 1)).await;
@@ -111,28 +73,16 @@ async fn a_closed_port_a_stall_a_redirect_and_a_dropped_connection_count_as_unre
             relay.read(&worker).await.last_error
         })
         .await;
-        assert!(
-            error.reason.starts_with("unreachable") && error.reason.contains(reason),
-            "{error:?}"
-        );
+        assert!(error.reason.starts_with("unreachable"), "{error:?}");
+        assert!(error.reason.contains(reason), "{error:?}");
         assert!(!error.reason.contains("hush"));
-        let removed = relay
-            .call(
-                reqwest::Method::DELETE,
-                &worker.path,
-                Some(&worker.token),
-                &json!({}),
-            )
-            .await;
-        assert_eq!(removed.status(), 204);
+        relay.remove(&worker).await;
     }
 }
 
 #[tokio::test]
 async fn a_worker_that_goes_offline_gets_no_attempts() {
-    let relay = relay().start().await;
-    let receiver = Receiver::start().await;
-    let worker = relay.register("one", &receiver.url()).await;
+    let (relay, receiver, worker) = relay().with_worker().await;
     relay.go_offline(&worker).await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
@@ -146,22 +96,17 @@ async fn a_pull_worker_is_asked_nothing_and_gets_everything() {
     let relay = relay().start().await;
     let worker = relay.register_pull("one").await;
     assert_eq!(relay.read(&worker).await.state, WorkerState::Pull);
-    for at in 0..3 {
-        relay.post(&issue("i", at)).await;
-    }
+    relay.post_all(0..3).await;
     relay.settled().await;
     let mailbox = relay.pull(&worker, &[], None).await;
     assert_eq!(mailbox.events.len(), 3);
     // Not acknowledged: handed out again, signed anew.
     let again = relay.pull(&worker, &[], Some(1)).await;
     assert_eq!(again.events[0].id, mailbox.events[0].id);
-    let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
-    let left = relay.pull(&worker, &ids[..1], None).await;
-    assert_eq!(
-        left.events.iter().map(|e| &e.id).collect::<Vec<_>>(),
-        ids[1..].iter().collect::<Vec<_>>()
-    );
-    let empty = relay.pull(&worker, &ids, None).await;
+    let all = ids(&mailbox);
+    let left = relay.pull(&worker, &all[..1], None).await;
+    assert_eq!(ids(&left), all[1..]);
+    let empty = relay.pull(&worker, &all, None).await;
     assert_eq!((empty.state, empty.events.len()), (WorkerState::Pull, 0));
 }
 
@@ -172,35 +117,23 @@ async fn a_pull_worker_that_gets_an_address_is_live_once_its_mailbox_is_empty() 
     let worker = relay.register_pull("one").await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
-    let url = Renew {
-        webhook_url: Some(Some(receiver.url())),
-        ..Renew::default()
-    };
-    let renewed = relay.renew(&worker, &url).await;
+    let renewed = relay.renew(&worker, &at(Some(receiver.url()))).await;
     assert_eq!((renewed.state, renewed.waiting), (WorkerState::Away, true));
     let waiting = relay.pull(&worker, &[], None).await;
     assert_eq!(waiting.state, WorkerState::Away);
-    let ids: Vec<_> = waiting.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(
-        relay.pull(&worker, &ids, None).await.state,
-        WorkerState::Live
-    );
+    let emptied = relay.pull(&worker, &ids(&waiting), None).await;
+    assert_eq!(emptied.state, WorkerState::Live);
     relay.post(&issue("i", 2)).await;
     receiver.wait_for(1).await;
-    let none = Renew {
-        webhook_url: Some(None),
-        ..Renew::default()
-    };
-    assert_eq!(relay.renew(&worker, &none).await.state, WorkerState::Pull);
+    let pulling = relay.renew(&worker, &at(None)).await;
+    assert_eq!(pulling.state, WorkerState::Pull);
 }
 
 #[tokio::test]
 async fn a_lease_that_is_not_renewed_ends_and_one_that_is_does_not() {
     let relay = relay().start().await;
-    let (kept, left) = (
-        relay.register_pull("kept").await,
-        relay.register_pull("left").await,
-    );
+    let kept = relay.register_pull("kept").await;
+    let left = relay.register_pull("left").await;
     for _ in 0..3 {
         relay.clock.advance(Duration::from_secs(3 * 24 * 3600));
         relay.renew(&kept, &Renew::default()).await;

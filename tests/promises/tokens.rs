@@ -1,5 +1,7 @@
 //! A token gives access to its own workspace alone, which Linear decides, and each answer of Linear has its own error.
 
+use std::time::Duration;
+
 use local::samples::WORKSPACE;
 use reqwest::Method;
 use serde_json::json;
@@ -9,7 +11,6 @@ use crate::harness::{TOKEN, issue, relay};
 #[tokio::test]
 async fn a_refused_token_is_never_confused_with_linear_being_down() {
     let relay = relay().start().await;
-    let register = (Method::POST, "/edge/register");
     let refused = r#"{"errors":[{"extensions":{"code":"AUTHENTICATION_ERROR","type":"authentication error"}}]}"#;
     let limited = r#"{"errors":[{"extensions":{"code":"RATELIMITED"}}]}"#;
     let user = |flags: &str| {
@@ -17,50 +18,37 @@ async fn a_refused_token_is_never_confused_with_linear_being_down() {
             r#"{{"data":{{"viewer":{{"id":"u",{flags}}},"organization":{{"id":"o","urlKey":"k","name":"n"}}}}}}"#
         )
     };
+    let nobody = r#"{"data":{"viewer":null,"organization":null}}"#;
+    let error = |message: &str| format!(r#"{{"errors":[{{"message":"{message}"}}]}}"#);
+    let malformed = error("Remove the Bearer prefix");
+    let forbidden = error("Invalid scope: `read` required");
+    let (inactive, guest) = (r#""active":false"#, r#""active":true,"guest":true"#);
+    let unavailable = (503, "linear_unavailable");
     for (status, body, expected) in [
-        (401, refused.to_owned(), (401, "linear_token_invalid")),
-        (400, refused.to_owned(), (401, "linear_token_invalid")),
-        (200, refused.to_owned(), (401, "linear_token_invalid")),
-        (400, limited.to_owned(), (503, "linear_unavailable")),
-        (429, String::new(), (503, "linear_unavailable")),
-        (500, "oops".to_owned(), (503, "linear_unavailable")),
-        (302, String::new(), (503, "linear_unavailable")),
-        (200, "<html>".to_owned(), (503, "linear_unavailable")),
-        (
-            200,
-            r#"{"data":{"viewer":null,"organization":null}}"#.to_owned(),
-            (503, "linear_unavailable"),
-        ),
-        (200, "x".repeat(70_000), (503, "linear_unavailable")),
-        (
-            400,
-            r#"{"errors":[{"message":"Remove the Bearer prefix"}]}"#.to_owned(),
-            (400, "linear_token_malformed"),
-        ),
-        (
-            403,
-            r#"{"errors":[{"message":"Invalid scope: `read` required"}]}"#.to_owned(),
-            (403, "linear_token_forbidden"),
-        ),
-        (200, user(r#""active":false"#), (403, "linear_user_refused")),
-        (
-            200,
-            user(r#""active":true,"guest":true"#),
-            (403, "linear_user_refused"),
-        ),
+        (401, refused, (401, "linear_token_invalid")),
+        (400, refused, (401, "linear_token_invalid")),
+        (200, refused, (401, "linear_token_invalid")),
+        (400, limited, unavailable),
+        (429, "", unavailable),
+        (500, "oops", unavailable),
+        (302, "", unavailable),
+        (200, "<html>", unavailable),
+        (200, nobody, unavailable),
+        (200, &"x".repeat(70_000), unavailable),
+        (400, &malformed, (400, "linear_token_malformed")),
+        (403, &forbidden, (403, "linear_token_forbidden")),
+        (200, &user(inactive), (403, "linear_user_refused")),
+        (200, &user(guest), (403, "linear_user_refused")),
     ] {
-        relay.linear.fail(Some((status, &body)));
+        relay.linear.fail(Some((status, body)));
         let request = json!({"name": "one", "linearToken": TOKEN});
-        relay
-            .refuses(register.clone(), None, &request, expected)
-            .await;
+        relay.refuses_registration(&request, expected).await;
     }
     relay.linear.fail(None);
     relay.register_pull("one").await;
     let unknown = json!({"name": "one", "linearToken": "lin_oauth_unknown"});
-    relay
-        .refuses(register, None, &unknown, (401, "linear_token_invalid"))
-        .await;
+    let expected = (401, "linear_token_invalid");
+    relay.refuses_registration(&unknown, expected).await;
 }
 
 #[tokio::test]
@@ -77,30 +65,24 @@ async fn linear_that_cannot_be_reached_is_503_and_everything_else_goes_on() {
 #[tokio::test]
 async fn a_worker_sees_its_own_workspaces_events_only() {
     let relay = relay().start().await;
-    relay
-        .linear
-        .admit("lin_oauth_bo", "bo", "another-workspace");
+    let another = "another-workspace";
+    relay.linear.admit("lin_oauth_bo", "bo", another);
     let ours = relay.register_pull("one").await;
-    let theirs = relay
-        .register_as(json!({"name": "one", "linearToken": "lin_oauth_bo"}))
-        .await;
+    let bos = json!({"name": "one", "linearToken": "lin_oauth_bo"});
+    let theirs = relay.register_as(bos).await;
     assert_ne!(ours.path, theirs.path);
     relay.post(&issue("i", 1)).await;
-    relay
-        .post(&issue("i", 2).replace(WORKSPACE, "another-workspace"))
-        .await;
+    let theirs_alone = issue("i", 2).replace(WORKSPACE, another);
+    relay.post(&theirs_alone).await;
     relay.settled().await;
     assert_eq!(relay.pull(&ours, &[], None).await.events.len(), 1);
     assert_eq!(relay.pull(&theirs, &[], None).await.events.len(), 1);
     // Neither token opens the other's door, nor does a worker's id under another workspace.
     for (path, token) in [
-        (theirs.path.clone(), &ours.token),
-        (ours.path.clone(), &theirs.token),
-        (
-            ours.path.replace(WORKSPACE, "another-workspace"),
-            &ours.token,
-        ),
-        (ours.path.clone(), &TOKEN.to_owned()),
+        (&theirs.path, ours.token.as_str()),
+        (&ours.path, &theirs.token),
+        (&ours.path.replace(WORKSPACE, another), &ours.token),
+        (&ours.path, TOKEN),
     ] {
         for (method, path) in [
             (Method::GET, path.clone()),
@@ -122,19 +104,16 @@ async fn registering_again_ends_the_old_token_and_the_error_tells_its_holder_why
     let new = relay.register_pull("one").await;
     let call = (Method::GET, old.path.as_str());
     let expected = (401, "worker_token_replaced");
-    relay
-        .refuses_worker(call.clone(), &old.token, expected)
-        .await;
+    let token = &old.token;
+    relay.refuses_worker(call.clone(), token, expected).await;
     relay.read(&new).await;
     let request = json!({"name": "one", "linearToken": TOKEN});
-    let answer = relay
-        .call(Method::POST, "/edge/register", None, &request)
-        .await;
-    let answer: serde_json::Value = answer.json().await.unwrap();
-    assert_eq!(answer["replaced"], true);
+    let again = relay.call(Method::POST, "/edge/register", None, &request);
+    let again: serde_json::Value = again.await.json().await.unwrap();
+    assert_eq!(again["replaced"], true);
     // Only the token before the last gets this code; without a valid token, all answers are the same.
     let expected = (401, "worker_token_invalid");
-    relay.refuses_worker(call, &old.token, expected).await;
+    relay.refuses_worker(call, token, expected).await;
 }
 
 #[tokio::test]
@@ -145,13 +124,11 @@ async fn many_registrations_of_one_caller_are_refused_before_linear_is_asked() {
     }
     let asked = relay.linear.calls();
     let request = json!({"name": "one more", "linearToken": TOKEN});
-    let call = (Method::POST, "/edge/register");
-    let answer = relay.call(Method::POST, call.1, None, &request).await;
-    assert!(answer.headers().contains_key("retry-after"));
-    relay
-        .refuses(call, None, &request, (429, "too_many_registrations"))
-        .await;
+    let call = relay.call(Method::POST, "/edge/register", None, &request);
+    assert!(call.await.headers().contains_key("retry-after"));
+    let expected = (429, "too_many_registrations");
+    relay.refuses_registration(&request, expected).await;
     assert_eq!(relay.linear.calls(), asked);
-    relay.clock.advance(std::time::Duration::from_secs(60));
+    relay.clock.advance(Duration::from_secs(60));
     relay.register_pull("one more").await;
 }

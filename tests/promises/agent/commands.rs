@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use local::samples::FIVE_KINDS;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::harness::agent::{Agent, command, output, run, run_with, worker};
-use crate::harness::{Answer, Receiver, eventually, issue, relay};
+use crate::harness::agent::{Agent, Home, command, events, in_time, output, relay_and_home};
+use crate::harness::agent::{run, run_with, with_handler, worker};
+use crate::harness::{Answer, Receiver, eventually, issue, until};
 
 /// Output with what differs from run to run replaced.
 fn snapshot(name: &str, text: &str, home: &Path) {
@@ -41,30 +44,32 @@ fn snapshot(name: &str, text: &str, home: &Path) {
     settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
+/// What a terminal shows of a command that ends with this code.
+async fn shown(home: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(home, arguments).await;
+    assert_eq!(output.code, Some(code), "{arguments:?}: {output:?}");
+    let line = arguments.join(" ");
+    format!("$ edge-agent {line}\n{}{}\n", output.stdout, output.stderr)
+}
+
 #[tokio::test]
 async fn help_lists_the_commands_and_the_exit_codes() {
-    let home = tempfile::tempdir().unwrap();
+    let home = Home::new();
     for name in [
         "", "up", "events", "replay", "send", "verify", "init", "doctor", "service", "forget",
     ] {
-        let arguments: Vec<_> = [name, "--help"]
-            .into_iter()
-            .filter(|a| !a.is_empty())
-            .collect();
-        let help = run(home.path(), &arguments).await;
-        assert_eq!(help.code, Some(0));
+        let mut arguments = vec![name, "--help"];
+        arguments.retain(|argument| !argument.is_empty());
+        let help = run(&home, &arguments).await.exits(0).stdout;
+        let help = help.replace("Usage: agent", "Usage: edge-agent");
         let name = if name.is_empty() { "edge-agent" } else { name };
-        snapshot(
-            &format!("help-{name}"),
-            &help.stdout.replace("Usage: agent", "Usage: edge-agent"),
-            home.path(),
-        );
+        snapshot(&format!("help-{name}"), &help, &home);
     }
 }
 
 #[tokio::test]
 async fn before_the_first_start_every_command_advises_what_to_do() {
-    let home = tempfile::tempdir().unwrap();
+    let home = Home::new();
     let mut said = String::new();
     for arguments in [
         vec!["status"],
@@ -76,70 +81,46 @@ async fn before_the_first_start_every_command_advises_what_to_do() {
         vec!["doctor"],
         vec!["service", "status"],
     ] {
-        let output = run(home.path(), &arguments).await;
-        assert_eq!(output.code, Some(3), "{arguments:?}: {output:?}");
-        said.push_str(&format!(
-            "$ edge-agent {}\n{}{}\n",
-            arguments.join(" "),
-            output.stdout,
-            output.stderr
-        ));
+        said.push_str(&shown(&home, &arguments, 3).await);
     }
-    snapshot("nothing-yet", &said, home.path());
+    snapshot("nothing-yet", &said, &home);
 }
 
 #[tokio::test]
 async fn status_and_events_tell_what_became_of_everything() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let handler = Receiver::start().await;
+    let (relay, home, handler) = with_handler().await;
     handler.answer([
         Answer::With(200, "x-body", "thank you\n".into()),
         Answer::With(400, "x-body", "line one\nline two".into()),
     ]);
-    let to = format!(":{}/hook?key=hush", handler.address.port());
-    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
-    relay.post(local::samples::FIVE_KINDS[0]).await;
+    let to = format!(":{}/hook?key=hush", handler.port());
+    let agent = Agent::start(Agent::up(&relay, &home).arg(&to)).await;
+    relay.post(FIVE_KINDS[0]).await;
     handler.wait_for(1).await;
-    relay.post(local::samples::FIVE_KINDS[1]).await;
+    relay.post(FIVE_KINDS[1]).await;
     let waits = eventually("the second one waits for its retry", || async {
-        let events = run(home.path(), &["events", "--json"]).await.lines();
-        let second = events.get(1)?.clone();
+        let second = events(&home).await.get(1)?.clone();
         second["dueAt"].is_string().then_some(second)
     })
     .await;
     let mut said = String::new();
     let id = waits["id"].as_str().unwrap();
-    for arguments in [
-        vec!["status"],
-        vec!["status", "--json"],
-        vec!["events", "--type", "Issue.create"],
-        vec!["events", "--type", "Issue", "--json"],
-        vec!["events", "--failed"],
-        vec!["events", "evt_nowhere"],
+    for (arguments, code) in [
+        (vec!["status"], 0),
+        (vec!["status", "--json"], 0),
+        (vec!["events", "--type", "Issue.create"], 0),
+        (vec!["events", "--type", "Issue", "--json"], 0),
+        (vec!["events", "--failed"], 3),
+        (vec!["events", "evt_nowhere"], 3),
     ] {
-        let output = run(home.path(), &arguments).await;
-        let code = if arguments.contains(&"--failed") || arguments.contains(&"evt_nowhere") {
-            3
-        } else {
-            0
-        };
-        assert_eq!(output.code, Some(code), "{output:?}");
-        said.push_str(&format!(
-            "$ edge-agent {}\n{}{}\n",
-            arguments.join(" "),
-            output.stdout,
-            output.stderr
-        ));
+        said.push_str(&shown(&home, &arguments, code).await);
     }
-    snapshot("status-and-events", &said, home.path());
-    let one = run(home.path(), &["events", id]).await;
-    assert!(
-        one.stdout.contains("  | line one\n  | line two\n"),
-        "{one:?}"
-    );
+    snapshot("status-and-events", &said, &home);
+    let one = run(&home, &["events", id]).await;
+    let answer = "  | line one\n  | line two\n";
+    assert!(one.stdout.contains(answer), "{one:?}");
     assert!(!format!("{one:?}{said}").contains("hush"));
-    let body = run(home.path(), &["events", id, "--body"]).await;
+    let body = run(&home, &["events", id, "--body"]).await;
     let received = handler.wait_for(2).await;
     assert_eq!(body.stdout.as_bytes(), received[1].body);
     agent.stop().await;
@@ -147,20 +128,16 @@ async fn status_and_events_tell_what_became_of_everything() {
 
 #[tokio::test]
 async fn followed_events_are_shown_as_they_come() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let agent = Agent::pulling(&relay, home.path()).await;
+    let (relay, home) = relay_and_home().await;
+    let agent = Agent::pulling(&relay, &home).await;
     relay.post(&issue("i", 1)).await;
-    let mut follow = command(home.path());
-    let mut follow = follow
-        .args(["events", "--follow", "--json"])
-        .spawn()
-        .unwrap();
-    let stdout = follow.stdout.take().unwrap();
-    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(stdout));
+    let mut follow = command(&home);
+    let follow = follow.args(["events", "--follow", "--json"]);
+    let mut follow = follow.spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
     for at in 2..4 {
-        let line = tokio::time::timeout(crate::harness::agent::PATIENCE, lines.next_line()).await;
-        let event: Value = serde_json::from_str(&line.unwrap().unwrap().unwrap()).unwrap();
+        let line = in_time(lines.next_line()).await.unwrap().unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(event["type"], "Issue");
         relay.post(&issue("i", at)).await;
     }
@@ -170,137 +147,90 @@ async fn followed_events_are_shown_as_they_come() {
 
 #[tokio::test]
 async fn what_is_sent_takes_the_path_of_a_delivery() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let handler = Receiver::start().await;
-    let to = handler.address.port().to_string();
-    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
-    let sent = run(home.path(), &["send", "--type", "Comment"]).await;
-    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let (relay, home, handler) = with_handler().await;
+    let agent = Agent::handing(&relay, &home, &handler).await;
+    let sent = run(&home, &["send", "--type", "Comment"]).await.exits(0);
     let received = handler.wait_for(1).await;
     assert_eq!(received[0].header("webhook-id"), sent.stdout.trim());
-    assert!(received[0].verifies(&worker(home.path()).secret));
-    let body: Value = serde_json::from_slice(&received[0].body).unwrap();
+    assert!(received[0].verifies(&worker(&home).secret));
+    let body = received[0].json();
     assert_eq!(body["type"], "Comment");
     let age = relay.clock.millis() - body["webhookTimestamp"].as_i64().unwrap();
     assert!((0..60_000).contains(&age), "{age}");
 
     let raw = "{ \"type\" : \"Own\" }\r\n";
-    let sent = run_with(home.path(), &["send", "-", "--json"], raw.as_bytes()).await;
+    let sent = run_with(&home, &["send", "-", "--json"], raw.as_bytes()).await;
     assert_eq!(sent.json()["status"], 202);
     assert_eq!(handler.wait_for(2).await[1].body, raw.as_bytes());
-    let wrong = run_with(home.path(), &["send", "-"], b"\xff").await;
-    assert_eq!(wrong.code, Some(2));
+    run_with(&home, &["send", "-"], b"\xff").await.exits(2);
     agent.stop().await;
-    assert_eq!(run(home.path(), &["send"]).await.code, Some(3));
+    run(&home, &["send"]).await.exits(3);
 }
 
 #[tokio::test]
 async fn replay_goes_to_the_agent_or_to_a_target_and_has_a_dry_run() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let handler = Receiver::start().await;
-    let to = handler.address.port().to_string();
+    let (relay, home, handler) = with_handler().await;
     let mut ids = Vec::new();
-    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
+    let agent = Agent::handing(&relay, &home, &handler).await;
     for at in 0..3 {
         ids.push(relay.post(&issue("i", at)).await.event);
     }
     handler.wait_for(3).await;
-    eventually("all are done", || async {
-        let events = run(home.path(), &["events", "--json"]).await.lines();
-        (events.len() == 3 && events.iter().all(|e| e["state"] == "done")).then_some(())
+    until("all are done", async || {
+        let events = events(&home).await;
+        events.len() == 3 && events.iter().all(|e| e["state"] == "done")
     })
     .await;
-    let planned = run(home.path(), &["replay", "--since", "1h", "--dry-run"]).await;
-    assert_eq!((planned.code, planned.stdout.lines().count()), (Some(0), 3));
+    let plan = ["replay", "--since", "1h", "--dry-run"];
+    let planned = run(&home, &plan).await.exits(0);
+    assert_eq!(planned.stdout.lines().count(), 3);
     assert_eq!(handler.count(), 3);
-    assert_eq!(
-        run(home.path(), &["replay", &ids[1], &ids[0]]).await.code,
-        Some(0)
-    );
+    run(&home, &["replay", &ids[1], &ids[0]]).await.exits(0);
     let received = handler.wait_for(5).await;
-    let replayed: Vec<_> = received[3..]
-        .iter()
-        .map(|r| r.header("webhook-id").to_owned())
+    let replayed: Vec<_> = (received[3..].iter())
+        .map(|r| r.header("webhook-id"))
         .collect();
     assert_eq!(replayed, ids[..2], "in the order in which they came");
-    let unknown = run(home.path(), &["replay", &ids[0], "evt_nowhere"]).await;
-    assert_eq!(unknown.code, Some(3));
-    assert!(unknown.stderr.contains("nothing was replayed"));
-    assert_eq!(
-        run(home.path(), &["replay", "--failed"]).await.code,
-        Some(3)
-    );
+    let unknown = run(&home, &["replay", &ids[0], "evt_nowhere"]).await;
+    unknown.exits(3).warns("nothing was replayed");
+    run(&home, &["replay", "--failed"]).await.exits(3);
     agent.stop().await;
 
     // Elsewhere, without the agent.
     let other = Receiver::start().await;
-    other.answer([
-        Answer::Status(200),
-        Answer::Status(500),
-        Answer::Status(200),
-    ]);
-    let target = other.address.port().to_string();
-    let sent = run(
-        home.path(),
-        &["replay", "--since", "1h", "--to", &target, "--json"],
-    )
-    .await;
-    assert_eq!(sent.code, Some(1));
-    let results: Vec<_> = sent
-        .lines()
-        .iter()
-        .map(|line| line["result"].clone())
-        .collect();
+    other.answer([200, 500, 200].map(Answer::Status));
+    let arguments = ["replay", "--since", "1h", "--to", &other.port(), "--json"];
+    let sent = run(&home, &arguments).await.exits(1);
+    let lines = sent.lines();
+    let results: Vec<_> = lines.iter().map(|line| &line["result"]).collect();
     assert_eq!(results, ["200", "500", "200"]);
     sent.warns("1 of 3 were not taken");
     // Handed to an agent that is not running, it is handled at the next start.
-    let handed = run(home.path(), &["replay", &ids[2]]).await;
+    let handed = run(&home, &["replay", &ids[2]]).await;
     handed.warns("edge-agent is not running");
     let count = handler.count();
-    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
-    assert_eq!(
-        handler.wait_for(count + 1).await[count].header("webhook-id"),
-        ids[2]
-    );
+    let agent = Agent::handing(&relay, &home, &handler).await;
+    let received = handler.wait_for(count + 1).await;
+    assert_eq!(received[count].header("webhook-id"), ids[2]);
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn verify_reports_which_check_of_a_capture_fails() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let handler = Receiver::start().await;
-    let to = handler.address.port().to_string();
-    let agent = Agent::start(Agent::up(&relay, home.path()).arg(&to)).await;
+    let (relay, home, handler) = with_handler().await;
+    let agent = Agent::handing(&relay, &home, &handler).await;
     relay.post(&issue("i", 1)).await;
     let received = handler.wait_for(1).await.remove(0);
     let headers: String = ["webhook-id", "webhook-timestamp", "webhook-signature"]
         .map(|name| format!("{}: {}\r\n", name.to_uppercase(), received.header(name)))
         .concat();
-    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(
-        path("headers"),
-        format!("POST /webhook HTTP/1.1\r\n{headers}"),
-    )
-    .unwrap();
-    std::fs::write(path("body"), &received.body).unwrap();
-    std::fs::write(path("changed"), [&received.body[..], b"\n"].concat()).unwrap();
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    home.write("headers", format!("POST /webhook HTTP/1.1\r\n{headers}"));
+    home.write("body", &received.body);
+    home.write("changed", [&received.body[..], b"\n"].concat());
     let json = json!({"webhook-id": received.header("webhook-id"), "webhook-timestamp": "1000", "webhook-signature": "v1,x"});
-    std::fs::write(path("headers.json"), json.to_string()).unwrap();
-    std::fs::write(path("odd"), "no colon here").unwrap();
-    let verify = |headers: &str, body: &str| {
-        let arguments = [
-            "verify".to_owned(),
-            "--headers".to_owned(),
-            path(headers),
-            "--body".to_owned(),
-            path(body),
-        ];
-        let home = home.path().to_owned();
-        async move { run(&home, &arguments.each_ref().map(String::as_str)).await }
-    };
+    home.write("headers.json", json.to_string());
+    home.write("odd", "no colon here");
     let mut said = String::new();
     for (headers, body, code) in [
         ("headers", "body", 0),
@@ -308,208 +238,144 @@ async fn verify_reports_which_check_of_a_capture_fails() {
         ("headers.json", "body", 3),
         ("odd", "body", 2),
     ] {
-        let output = verify(headers, body).await;
-        assert_eq!(output.code, Some(code), "{output:?}");
+        let files = ["--headers", &path(headers), "--body", &path(body)];
+        let output = run(&home, &[&["verify"], &files[..]].concat())
+            .await
+            .exits(code);
         said.push_str(&format!(
             "$ edge-agent verify --headers {headers} --body {body}\n{}{}\n",
             output.stdout, output.stderr
         ));
     }
-    snapshot("verify", &said, home.path());
+    snapshot("verify", &said, &home);
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn init_writes_a_file_that_is_right_and_overwrites_none() {
-    let home = tempfile::tempdir().unwrap();
-    let written = run(
-        home.path(),
-        &["init", "--relay", "https://relay.test", "--name", "la\"p"],
-    )
-    .await;
-    assert_eq!(written.code, Some(0), "{written:?}");
-    let text = std::fs::read_to_string(home.path().join("edge-agent.toml")).unwrap();
-    snapshot("edge-agent.toml", &text, home.path());
-    let again = run(home.path(), &["init"]).await;
-    assert_eq!(again.code, Some(2));
-    assert!(again.stderr.contains("`--force` overwrites it"));
-    assert_eq!(
-        std::fs::read_to_string(home.path().join("edge-agent.toml")).unwrap(),
-        text
-    );
+    let home = Home::new();
+    let init = ["init", "--relay", "https://relay.test", "--name", "la\"p"];
+    run(&home, &init).await.exits(0);
+    let written = || std::fs::read_to_string(home.join("edge-agent.toml")).unwrap();
+    let text = written();
+    snapshot("edge-agent.toml", &text, &home);
+    let again = run(&home, &["init"]).await.exits(2);
+    again.warns("`--force` overwrites it");
+    assert_eq!(written(), text);
     // Every line that is commented out is a setting that exists.
-    let all: String = text
-        .lines()
-        .filter(|line| {
-            !line.starts_with("# to")
-                && !line.starts_with("# exec")
-                && !line.contains("[[handler]]")
-        })
+    let begins = |line: &str, with: &[&str]| with.iter().any(|start| line.starts_with(start));
+    let all: String = (text.lines())
+        .filter(|line| !begins(line, &["# to", "# exec"]) && !line.contains("[[handler]]"))
         .filter_map(|line| {
             line.strip_prefix("# ")
                 .filter(|line| line.contains(" = "))
                 .or((!line.starts_with('#')).then_some(line))
         })
-        .filter(|line| {
-            !line.starts_with("type = \"Comment")
-                && !line.starts_with("to =")
-                && !line.starts_with("exec =")
-        })
+        .filter(|line| !begins(line, &["type = \"Comment", "to =", "exec ="]))
         .map(|line| format!("{line}\n"))
         .collect();
-    std::fs::write(home.path().join("edge-agent.toml"), &all).unwrap();
-    std::fs::write(home.path().join("webhook-secret"), "x").unwrap();
-    let read = run(home.path(), &["doctor", "--json"]).await.json();
+    home.write("edge-agent.toml", &all);
+    home.write("webhook-secret", "x");
+    let read = run(&home, &["doctor", "--json"]).await.json();
     assert_eq!(read[0]["isWell"], true, "{read} {all}");
 }
 
 #[tokio::test]
 async fn doctor_checks_everything_and_advises_what_to_do() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let handler = Receiver::start().await;
-    let port = handler.address.port();
-    let relay_url = relay.local.url();
-    std::fs::write(
-        home.path().join("edge-agent.toml"),
-        format!("relay = '{relay_url}'\nname = 'laptop'\nto = '{port}'\n"),
-    )
-    .unwrap();
-    let agent = Agent::start(&mut Agent::up(&relay, home.path())).await;
-    let well = run(home.path(), &["doctor"]).await;
-    assert_eq!(well.code, Some(0), "{well:?}");
-    let ping = agent.address.replace("/webhook", "");
-    assert!(
-        well.stdout.contains("a signed ping came round"),
-        "{ping} {well:?}"
-    );
-    snapshot("doctor-well", &well.stdout, home.path());
+    let (relay, home, handler) = with_handler().await;
+    let (url, port) = (relay.local.url(), handler.port());
+    let settings = format!("relay = '{url}'\nname = 'laptop'\nto = '{port}'\n");
+    home.write("edge-agent.toml", settings);
+    let agent = Agent::start(&mut Agent::up(&relay, &home)).await;
+    let well = run(&home, &["doctor"]).await.exits(0);
+    assert!(well.stdout.contains("a signed ping came round"), "{well:?}");
+    snapshot("doctor-well", &well.stdout, &home);
     handler.close();
     agent.kill().await;
-    let gone = worker(home.path());
-    relay
-        .call(
-            reqwest::Method::DELETE,
-            &gone.path,
-            Some(&gone.token),
-            &json!({}),
-        )
-        .await;
+    relay.remove(&worker(&home)).await;
     let ill = eventually("the handler is gone", || async {
-        let ill = run(home.path(), &["doctor"]).await;
+        let ill = run(&home, &["doctor"]).await;
         ill.stdout.contains("refused").then_some(ill)
     })
     .await;
-    assert_eq!(ill.code, Some(3));
-    snapshot(
-        "doctor-ill",
-        &format!("{}{}", ill.stdout, ill.stderr),
-        home.path(),
-    );
+    let ill = ill.exits(3);
+    let said = ill.stdout + &ill.stderr;
+    snapshot("doctor-ill", &said, &home);
 }
 
 #[tokio::test]
 async fn a_service_is_written_started_asked_after_and_removed() {
-    let home = tempfile::tempdir().unwrap();
-    let bin = home.path().join("bin");
+    let home = Home::new();
+    let bin = home.join("bin");
     std::fs::create_dir(&bin).unwrap();
     let stand_in = |name: &str, script: &str| {
-        use std::os::unix::fs::PermissionsExt as _;
-        let file = bin.join(name);
-        std::fs::write(
-            &file,
-            format!(
-                "#!/bin/sh\necho {name} \"$@\" >> '{}/calls'\n{script}\n",
-                home.path().display()
-            ),
-        )
-        .unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let calls = home.join("calls");
+        let noted = format!("echo {name} \"$@\" >> '{}'", calls.display());
+        let script = format!("#!/bin/sh\n{noted}\n{script}\n");
+        home.script(&format!("bin/{name}"), &script);
     };
     stand_in("systemctl", "exit 0");
     stand_in("loginctl", "echo no");
     let service = |arguments: &[&str]| {
-        let mut command = command(home.path());
-        command
-            .arg("service")
-            .args(arguments)
-            .env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        let mut command = command(&home);
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        command.arg("service").args(arguments).env("PATH", path);
         command
     };
-    let unready = output(&mut service(&["install"])).await;
-    assert_eq!(unready.code, Some(2), "{unready:?}");
-    std::fs::write(
-        home.path().join("edge-agent.toml"),
-        "relay = 'https://relay.test'\nname = 'x'\n",
-    )
-    .unwrap();
-    let silent = output(&mut service(&["install"])).await;
-    silent.warns("a service needs a handler");
-    std::fs::write(
-        home.path().join("edge-agent.toml"),
-        "relay = 'https://relay.test'\nname = 'x'\nto = '3000'\n",
-    )
-    .unwrap();
+    let ran = async |arguments: &[&str]| output(&mut service(arguments)).await;
+    ran(&["install"]).await.exits(2);
+    let settings = "relay = 'https://relay.test'\nname = 'x'\n";
+    home.write("edge-agent.toml", settings);
+    ran(&["install"]).await.warns("a service needs a handler");
+    home.write("edge-agent.toml", format!("{settings}to = '3000'\n"));
     let tokenless = output(service(&["install"]).env("LINEAR_TOKEN", "x")).await;
     tokenless.warns("a service does not see LINEAR_TOKEN");
-    std::fs::write(home.path().join("registration.json"), "{}").unwrap();
+    home.write("registration.json", "{}");
 
-    let plan = output(&mut service(&["install", "--dry-run"])).await;
-    assert_eq!(plan.code, Some(0), "{plan:?}");
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_agent"))
-        .display()
-        .to_string();
+    let plan = ran(&["install", "--dry-run"]).await.exits(0).stdout;
+    let program = env!("CARGO_BIN_EXE_agent");
     snapshot(
         "service-install",
-        &plan.stdout.replace(&program, "[program]"),
-        home.path(),
+        &plan.replace(program, "[program]"),
+        &home,
     );
-    let unit = home.path().join("config/systemd/user/edge-agent.service");
-    assert!(
-        !unit.exists() && !home.path().join("calls").exists(),
-        "a dry run does nothing"
-    );
+    let unit = home.join("config/systemd/user/edge-agent.service");
+    let is_done = unit.exists() || home.join("calls").exists();
+    assert!(!is_done, "a dry run does nothing");
 
-    let installed = output(&mut service(&["install"])).await;
-    assert_eq!(installed.code, Some(0), "{installed:?}");
+    let installed = ran(&["install"]).await.exits(0);
     installed.warns("loginctl enable-linger");
     let text = std::fs::read_to_string(&unit).unwrap();
-    assert!(plan.stdout.contains(&text));
-    assert_eq!(output(&mut service(&["status"])).await.code, Some(0));
-    assert_eq!(output(&mut service(&["uninstall"])).await.code, Some(0));
+    assert!(plan.contains(&text));
+    ran(&["status"]).await.exits(0);
+    ran(&["uninstall"]).await.exits(0);
     assert!(!unit.exists());
-    assert_eq!(output(&mut service(&["uninstall"])).await.code, Some(3));
-    let calls = std::fs::read_to_string(home.path().join("calls")).unwrap();
-    let calls: Vec<_> = calls
-        .lines()
-        .filter(|line| line.starts_with("systemctl"))
-        .collect();
-    assert_eq!(
-        calls,
-        [
-            "systemctl --user daemon-reload",
-            "systemctl --user enable edge-agent.service",
-            "systemctl --user restart edge-agent.service",
-            "systemctl --user is-active --quiet edge-agent.service",
-            "systemctl --user disable --now edge-agent.service",
-        ]
-    );
+    ran(&["uninstall"]).await.exits(3);
+    let calls = std::fs::read_to_string(home.join("calls")).unwrap();
+    let mut calls: Vec<_> = calls.lines().collect();
+    calls.retain(|line| line.starts_with("systemctl"));
+    let expected = [
+        "systemctl --user daemon-reload",
+        "systemctl --user enable edge-agent.service",
+        "systemctl --user restart edge-agent.service",
+        "systemctl --user is-active --quiet edge-agent.service",
+        "systemctl --user disable --now edge-agent.service",
+    ];
+    assert_eq!(calls, expected);
 
     stand_in("systemctl", "echo 'Failed to connect to bus' >&2; exit 1");
-    let failed = output(&mut service(&["install"])).await;
-    assert_eq!(failed.code, Some(1));
+    let failed = ran(&["install"]).await.exits(1);
     failed.warns("Failed to connect to bus");
     assert!(!unit.exists(), "nothing is left half done");
 }
 
 #[tokio::test]
 async fn completions_are_made_for_each_shell() {
-    let home = tempfile::tempdir().unwrap();
+    let home = Home::new();
     for shell in ["bash", "zsh", "fish"] {
-        let made = run(home.path(), &["completions", shell]).await;
-        assert_eq!(made.code, Some(0));
+        let made = run(&home, &["completions", shell]).await.exits(0).stdout;
         assert!(
-            made.stdout.contains("edge-agent") && made.stdout.contains("replay"),
+            made.contains("edge-agent") && made.contains("replay"),
             "{shell}"
         );
     }
@@ -517,14 +383,14 @@ async fn completions_are_made_for_each_shell() {
 
 #[tokio::test]
 async fn colours_are_for_terminals_unless_asked_for() {
-    let home = tempfile::tempdir().unwrap();
+    let home = Home::new();
     for (arguments, no_color, coloured) in [
         (vec!["status"], false, false),
         (vec!["status", "--color", "always"], false, true),
         (vec!["status", "--color", "never"], false, false),
         (vec!["status"], true, false),
     ] {
-        let mut command = command(home.path());
+        let mut command = command(&home);
         command.args(&arguments);
         if no_color {
             command.env("NO_COLOR", "1");

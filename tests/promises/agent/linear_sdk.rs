@@ -10,8 +10,8 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::agent::{Inside, run};
-use crate::harness::{SECRET as RELAYS, eventually, relay};
+use crate::harness::agent::{Inside, events, in_time, relay_and_home};
+use crate::harness::{SECRET as RELAYS, until};
 
 const SECRET: &str = "lin_wh_the handler's own";
 
@@ -24,10 +24,9 @@ struct Handler {
 impl Handler {
     async fn start() -> Self {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/linear-sdk");
+        let package = std::path::Path::new(directory).join("node_modules/@linear/sdk");
         assert!(
-            std::path::Path::new(directory)
-                .join("node_modules/@linear/sdk")
-                .exists(),
+            package.exists(),
             "run `npm ci --prefix tests/linear-sdk` first"
         );
         let mut child = Command::new("node")
@@ -48,27 +47,20 @@ impl Handler {
     }
 
     async fn payload(&mut self) -> Value {
-        let line =
-            tokio::time::timeout(crate::harness::agent::PATIENCE, self.lines.next_line()).await;
-        serde_json::from_str(&line.expect("in time").unwrap().unwrap()).unwrap()
+        let line = in_time(self.lines.next_line()).await.unwrap();
+        serde_json::from_str(&line.unwrap()).unwrap()
     }
 }
 
 #[tokio::test]
 #[ignore = "needs npm's @linear/sdk: `npm ci --prefix tests/linear-sdk`; `.ci/run` runs it"]
 async fn linears_own_sdk_takes_events_that_are_hours_old() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
+    let (relay, home) = relay_and_home().await;
     let mut handler = Handler::start().await;
-    let secret = home.path().join("webhook-secret");
-    std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
+    let secret = home.write("webhook-secret", format!("{SECRET}\n"));
     let secret = secret.to_str().unwrap();
-    let agent = Inside::start(
-        &relay,
-        home.path(),
-        &[&handler.port, "--linear-secret-file", secret],
-    )
-    .await;
+    let arguments = [&handler.port, "--linear-secret-file", secret];
+    let agent = Inside::start(&relay, &home, &arguments).await;
 
     let old = relay.clock.millis() - 5 * 3_600_000;
     let common =
@@ -108,26 +100,19 @@ async fn linears_own_sdk_takes_events_that_are_hours_old() {
         let payload: Value = serde_json::from_str(sample).unwrap();
         assert_eq!(handler.payload().await["type"], payload["type"]);
     }
-    eventually("all are done", || async {
-        let events = run(home.path(), &["events", "--json"]).await.lines();
-        (events.len() == 12
-            && events
-                .iter()
-                .all(|e| e["state"] == "done" && e["attempts"] == 1))
-        .then_some(())
+    until("all are done", async || {
+        let events = events(&home).await;
+        let is_done = |event: &Value| event["state"] == "done" && event["attempts"] == 1;
+        events.len() == 12 && events.iter().all(is_done)
     })
     .await;
     agent.stop().await;
 
     // Without the stamp, the SDK refuses it: what it was given above was not just anything.
     let body = format!("{{{common},\"webhookTimestamp\":{old}}}");
-    let answer = (relay
-        .client
-        .post(format!("http://127.0.0.1:{}/", handler.port)))
-    .header("linear-signature", sign(SECRET, body.as_bytes()))
-    .body(body)
-    .send()
-    .await
-    .unwrap();
+    let url = format!("http://127.0.0.1:{}/", handler.port);
+    let signature = sign(SECRET, body.as_bytes());
+    let call = relay.client.post(url).header("linear-signature", signature);
+    let answer = call.body(body).send().await.unwrap();
     assert_eq!(answer.status(), 400);
 }

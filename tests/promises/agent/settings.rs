@@ -1,33 +1,26 @@
 //! Settings: flags over `EDGE_AGENT_*` over the file over defaults, and what is wrong with them.
 
-use crate::harness::agent::{Agent, command, output, run};
-use crate::harness::{Receiver, issue, relay};
+use crate::harness::agent::{Agent, Home, command, output, relay_and_home, run};
+use crate::harness::{Receiver, TOKEN, issue};
 
 #[tokio::test]
 async fn flags_go_before_variables_and_those_before_the_file() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let (file, variable, flag) = (
-        Receiver::start().await,
-        Receiver::start().await,
-        Receiver::start().await,
-    );
-    let port = |receiver: &Receiver| receiver.address.port().to_string();
-    let text = format!(
-        "name = 'from-the-file'\n[[handler]]\nto = '{}'\n",
-        port(&file)
-    );
+    let (relay, home) = relay_and_home().await;
+    let (file, flag) = (Receiver::start().await, Receiver::start().await);
+    let variable = Receiver::start().await;
+    let handler = format!("[[handler]]\nto = '{}'\n", file.port());
     // The user's file, since there is none in the project.
-    std::fs::create_dir_all(home.path().join("config/edge-agent")).unwrap();
-    std::fs::write(home.path().join("config/edge-agent/edge-agent.toml"), &text).unwrap();
+    std::fs::create_dir_all(home.join("config/edge-agent")).unwrap();
+    let text = format!("name = 'from-the-file'\n{handler}");
+    home.write("config/edge-agent/edge-agent.toml", text);
     let up = || {
-        let mut command = command(home.path());
+        let mut command = command(&home);
         command
             .arg("up")
             .env("EDGE_AGENT_RELAY", relay.local.url())
             .env("EDGE_AGENT_POLL", "1s")
             .env("EDGE_AGENT_LISTEN", "127.0.0.1:0")
-            .env("LINEAR_TOKEN", crate::harness::TOKEN);
+            .env("LINEAR_TOKEN", TOKEN);
         command
     };
     let mut agent = Agent::begin(&mut up()).await;
@@ -36,33 +29,24 @@ async fn flags_go_before_variables_and_those_before_the_file() {
     file.wait_for(1).await;
     agent.stop().await;
 
-    let mut agent = Agent::begin(
-        up().env("EDGE_AGENT_NAME", "from-a-variable")
-            .env("EDGE_AGENT_TO", port(&variable)),
-    )
-    .await;
+    let mut with_variables = up();
+    with_variables.env("EDGE_AGENT_NAME", "from-a-variable");
+    with_variables.env("EDGE_AGENT_TO", variable.port());
+    let mut agent = Agent::begin(&mut with_variables).await;
     agent.says("ready: `from-a-variable`").await;
     relay.post(&issue("i", 2)).await;
     variable.wait_for(1).await;
     agent.stop().await;
 
-    let mut agent = Agent::begin(
-        up().env("EDGE_AGENT_NAME", "from-a-variable")
-            .env("EDGE_AGENT_TO", port(&variable))
-            .args(["--name", "from-a-flag", &port(&flag)]),
-    )
-    .await;
+    let with_flags = with_variables.args(["--name", "from-a-flag", &flag.port()]);
+    let mut agent = Agent::begin(with_flags).await;
     agent.says("ready: `from-a-flag`").await;
     relay.post(&issue("i", 3)).await;
     flag.wait_for(1).await;
     agent.stop().await;
 
     // The project's file goes before the user's.
-    std::fs::write(
-        home.path().join("edge-agent.toml"),
-        "name = 'from-the-project'\n",
-    )
-    .unwrap();
+    home.write("edge-agent.toml", "name = 'from-the-project'\n");
     let mut agent = Agent::begin(&mut up()).await;
     agent.says("ready: `from-the-project`").await;
     agent.stop().await;
@@ -70,9 +54,8 @@ async fn flags_go_before_variables_and_those_before_the_file() {
 
 #[tokio::test]
 async fn a_flag_replaces_a_variable_of_another_name_for_the_same_setting() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let mut up = Agent::up(&relay, home.path());
+    let (relay, home) = relay_and_home().await;
+    let mut up = Agent::up(&relay, &home);
     up.env("EDGE_AGENT_TO", "1")
         .env("EDGE_AGENT_TUNNEL", "ngrok");
     up.args(["--pull", "--exec", "true"]);
@@ -86,15 +69,13 @@ async fn a_flag_replaces_a_variable_of_another_name_for_the_same_setting() {
 
 #[tokio::test]
 async fn invalid_settings_are_reported_before_anything_starts() {
-    let home = tempfile::tempdir().unwrap();
+    let home = Home::new();
     let relay = "https://relay.test";
-    let write = |name: &str, text: &str| {
-        let file = home.path().join(name);
-        std::fs::write(&file, text).unwrap();
-        file.to_str().unwrap().to_owned()
-    };
-    let empty = write("empty", "\n");
-    let misspelled = write("misspelled.toml", "tunel = 'auto'\n");
+    let empty = home.write("empty", "\n").display().to_string();
+    let misspelled = home.write("misspelled.toml", "tunel = 'auto'\n");
+    let misspelled = format!("--config {}", misspelled.display());
+    let hint = "there is no `tunel`: did you mean `tunnel`?";
+    let programs = "values: auto, cloudflared, ngrok, tailscale, none]";
     let up = |rest: &str| format!("up --relay {relay} {rest}");
     for (line, part) in [
         ("up", "the relay's address is missing"),
@@ -108,24 +89,15 @@ async fn invalid_settings_are_reported_before_anything_starts() {
         ),
         (&up("70000"), "this is no target"),
         (&up("3000 --exec x"), "cannot be used with"),
-        (
-            &up("--tunnel carrier-pigeon"),
-            "values: auto, cloudflared, ngrok, tailscale, none]",
-        ),
+        (&up("--tunnel carrier-pigeon"), programs),
         (&up("--tunnel auto --pull"), "cannot be used with"),
         (&up("--poll 3"), "is written like `3s`"),
         (&up("--concurrency 0"), "`concurrency` has to be 1 to 64"),
         (&up(&format!("--linear-secret-file {empty}")), "is empty"),
         (&up("--linear-token-file /nowhere"), "/nowhere"),
         ("up --config /nowhere.toml", "/nowhere.toml"),
-        (
-            &format!("up --config {misspelled}"),
-            "there is no `tunel`: did you mean `tunnel`?",
-        ),
-        (
-            &format!("status --config {misspelled}"),
-            "there is no `tunel`: did you mean `tunnel`?",
-        ),
+        (&format!("up {misspelled}"), hint),
+        (&format!("status {misspelled}"), hint),
         ("replay", "required arguments were not provided"),
         ("events --type ?", "use `Issue`"),
         ("events --since yesterday", "is written like `3s`"),
@@ -136,20 +108,19 @@ async fn invalid_settings_are_reported_before_anything_starts() {
         ("upp", "tip: a similar subcommand exists: 'up'"),
     ] {
         let arguments: Vec<_> = line.split_whitespace().collect();
-        let output = run(home.path(), &arguments).await;
+        let output = run(&home, &arguments).await;
         assert_eq!(output.code, Some(2), "{arguments:?}: {output:?}");
         assert!(output.stderr.contains(part), "{arguments:?}: {output:?}");
         assert!(output.stdout.is_empty(), "stdout is data");
     }
     // The keyring, the network, a port: nothing is touched before the arguments are right.
-    assert!(!home.path().join("lock").exists());
-    let mut command = command(home.path());
+    assert!(!home.join("lock").exists());
+    let mut command = command(&home);
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     command
         .args(["up", "--relay", relay, "--listen", &taken])
         .env("LINEAR_TOKEN", "x");
-    let refused = output(&mut command).await;
-    assert_eq!(refused.code, Some(2));
+    let refused = output(&mut command).await.exits(2);
     refused.warns("use another `--listen`");
 }

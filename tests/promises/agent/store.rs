@@ -1,60 +1,47 @@
 //! The store under a full disk, a damaged file and age; its unit tests hold the rest.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::agent::{Agent, deliver, run, signed};
-use crate::harness::{Receiver, eventually, issue, relay};
+use crate::harness::agent::with_handler;
+use crate::harness::agent::{Agent, Inside, deliver, events, relay_and_home, run, signed};
+use crate::harness::{issue, until};
 
 #[tokio::test]
 async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let up = Agent::up(&relay, home.path());
+    let (relay, home) = relay_and_home().await;
+    let up = Agent::up(&relay, &home);
     // A write beyond the limit is to fail, as on a full disk, instead of ending the process.
     let mut command = tokio::process::Command::new("sh");
+    let variables = up.as_std().get_envs();
     command
-        .args([
-            "-c",
-            "trap '' 25; exec \"$0\" \"$@\"",
-            env!("CARGO_BIN_EXE_agent"),
-        ])
+        .args(["-c", "trap '' 25; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_agent"))
         .args(up.as_std().get_args())
         .env_clear()
-        .envs(
-            up.as_std()
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .current_dir(home.path())
+        .envs(variables.filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(&*home)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     let mut agent = Agent::start(&mut command).await;
     let pid = Pid::from_raw(agent.id().cast_signed());
-    let room = |bytes: Option<u64>| {
+    let room = |current: Option<u64>| {
         let maximum = getrlimit(Resource::Fsize).maximum;
-        prlimit(
-            pid,
-            Resource::Fsize,
-            Rlimit {
-                current: bytes,
-                maximum,
-            },
-        )
-        .unwrap();
+        let limit = Rlimit { current, maximum };
+        prlimit(pid, Resource::Fsize, limit).unwrap();
     };
     room(Some(64 * 1024));
     let large = format!("{{\"a\":\"{}\"}}", "x".repeat(500_000));
-    let headers = signed(home.path(), "evt_1", &large);
+    let headers = signed(&home, "evt_1", &large);
     for _ in 0..2 {
         assert_eq!(deliver(&agent.address, &headers, &large).await.0, 503);
     }
-    agent
-        .says("events cannot be stored, and wait at the relay")
-        .await;
+    let full = "events cannot be stored, and wait at the relay";
+    agent.says(full).await;
     room(None);
     assert_eq!(deliver(&agent.address, &headers, &large).await.0, 202);
     agent.says("events can be stored again").await;
@@ -64,19 +51,17 @@ async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room
 
 #[tokio::test]
 async fn a_damaged_store_is_moved_aside_with_a_warning_and_events_arrive_again() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let agent = Agent::pulling(&relay, home.path()).await;
+    let (relay, home) = relay_and_home().await;
+    let agent = Agent::pulling(&relay, &home).await;
     agent.stop().await;
-    std::fs::write(home.path().join("events.db"), "x".repeat(10_000)).unwrap();
-    let _ = std::fs::remove_file(home.path().join("events.db-wal"));
-    let status = run(home.path(), &["events"]).await;
-    assert_eq!(status.code, Some(1), "{status:?}");
-    let mut agent = Agent::begin(&mut Agent::up(&relay, home.path())).await;
+    home.write("events.db", "x".repeat(10_000));
+    let _ = std::fs::remove_file(home.join("events.db-wal"));
+    run(&home, &["events"]).await.exits(1);
+    let mut agent = Agent::begin(&mut Agent::up(&relay, &home)).await;
     relay.post(&issue("i", 1)).await;
     agent.event().await;
     agent.stop().await;
-    let aside = std::fs::read_dir(home.path()).unwrap().filter(|entry| {
+    let aside = std::fs::read_dir(&*home).unwrap().filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
         let name = name.to_string_lossy();
         name.starts_with("events.damaged-") && name.ends_with(".db")
@@ -86,26 +71,17 @@ async fn a_damaged_store_is_moved_aside_with_a_warning_and_events_arrive_again()
 
 #[tokio::test]
 async fn handled_events_go_when_they_are_old_and_what_waits_stays() {
-    let relay = relay().start().await;
-    let home = tempfile::tempdir().unwrap();
-    let handler = Receiver::start().await;
-    let to = handler.address.port().to_string();
-    let agent =
-        crate::harness::agent::Inside::start(&relay, home.path(), &[&to, "--keep", "1d"]).await;
+    let (relay, home, handler) = with_handler().await;
+    let arguments = [&handler.port(), "--keep", "1d"];
+    let agent = Inside::start(&relay, &home, &arguments).await;
     relay.post(&issue("i", 1)).await;
     handler.wait_for(1).await;
-    let count = || async { run(home.path(), &["events", "--json"]).await.lines().len() };
-    eventually("it is done", || async {
-        let lines = run(home.path(), &["events", "--json"]).await.lines();
-        (lines.first()?["state"] == "done").then_some(())
+    until("it is done", async || {
+        let events = events(&home).await;
+        events.first().is_some_and(|event| event["state"] == "done")
     })
     .await;
-    relay
-        .clock
-        .advance(std::time::Duration::from_secs(2 * 86_400));
-    eventually("it is gone", || async {
-        (count().await == 0).then_some(())
-    })
-    .await;
+    relay.clock.advance(Duration::from_secs(2 * 86_400));
+    until("it is gone", async || events(&home).await.is_empty()).await;
     agent.stop().await;
 }

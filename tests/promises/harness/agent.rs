@@ -1,6 +1,10 @@
 //! The agent under test: a separate process, or a task whose clock is the relay's.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,15 +13,57 @@ use edge_agent::Failure;
 use edge_agent::signal::Signal;
 use edge_agent::up::Environment;
 use protocol::signature::{Secret, sign};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Registration, Relay, TOKEN, terminate};
+use super::{Receiver, Registration, Relay, TOKEN, client, relay, terminate, until};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The directory of an agent, gone with the test.
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Writes a file in it.
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let file = self.join(name);
+        std::fs::write(&file, content).unwrap();
+        file
+    }
+
+    /// Writes a program in it.
+    pub(crate) fn script(&self, name: &str, content: &str) -> PathBuf {
+        let file = self.write(name, content);
+        std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+        file
+    }
+}
+
+impl Deref for Home {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// What an agent needs.
+pub(crate) async fn relay_and_home() -> (Relay, Home) {
+    (relay().start().await, Home::new())
+}
+
+/// What an agent needs, and a server that it hands events to.
+pub(crate) async fn with_handler() -> (Relay, Home, Receiver) {
+    (relay().start().await, Home::new(), Receiver::start().await)
+}
 
 /// The program, with nothing of this process's environment that it would read.
 pub(crate) fn command(home: &Path) -> Command {
@@ -45,6 +91,12 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Asserts that it ended with this code.
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
     /// Asserts that stderr has this in it.
     pub(crate) fn warns(&self, part: &str) {
         assert!(self.stderr.contains(part), "{self:?}");
@@ -68,33 +120,37 @@ pub(crate) async fn run(home: &Path, arguments: &[&str]) -> Output {
 
 /// Runs it with something on stdin.
 pub(crate) async fn run_with(home: &Path, arguments: &[&str], stdin: &[u8]) -> Output {
-    let mut child = (command(home).args(arguments).stdin(Stdio::piped()))
+    let mut command = command(home);
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(stdin).await.unwrap();
-    read(
-        tokio::time::timeout(PATIENCE, child.wait_with_output())
-            .await
-            .unwrap()
-            .unwrap(),
-    )
+    read(child.wait_with_output()).await
 }
 
 pub(crate) async fn output(command: &mut Command) -> Output {
-    read(
-        tokio::time::timeout(PATIENCE, command.output())
-            .await
-            .unwrap()
-            .unwrap(),
-    )
+    read(command.output()).await
 }
 
-fn read(output: std::process::Output) -> Output {
+async fn read(ends: impl Future<Output = io::Result<std::process::Output>>) -> Output {
+    let output = in_time(ends).await.unwrap();
     Output {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// What `events` says of each event, the oldest first.
+pub(crate) async fn events(home: &Path) -> Vec<Value> {
+    run(home, &["events", "--json"]).await.lines()
+}
+
+/// What has to come sooner or later.
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("in time")
 }
 
 pub(crate) async fn free_port() -> u16 {
@@ -125,14 +181,16 @@ impl Agent {
     }
 
     pub(crate) async fn pushed(relay: &Relay, home: &Path, port: u16) -> Self {
-        let mut command = Self::up(relay, home);
-        command.args(["--listen", &format!("127.0.0.1:{port}")]);
-        command.args(["--public-url", &format!("http://127.0.0.1:{port}/webhook")]);
-        Self::start(&mut command).await
+        Self::start(Self::up(relay, home).args(at(port))).await
     }
 
     pub(crate) async fn pulling(relay: &Relay, home: &Path) -> Self {
         Self::start(&mut Self::up(relay, home)).await
+    }
+
+    /// Hands over to this server.
+    pub(crate) async fn handing(relay: &Relay, home: &Path, handler: &Receiver) -> Self {
+        Self::start(Self::up(relay, home).arg(handler.port())).await
     }
 
     /// Starts it, and waits until it is ready.
@@ -199,6 +257,21 @@ impl Agent {
         assert_eq!(status, 202, "{answer}");
     }
 
+    /// Delivers what the agent has to refuse with this status and code.
+    pub(crate) async fn refuses(
+        &self,
+        headers: &[(&str, String)],
+        body: &str,
+        (status, code): (u16, &str),
+    ) {
+        let (got, problem) = deliver(&self.address, headers, body).await;
+        assert_eq!(
+            (got, &problem["code"]),
+            (status, &json!(code)),
+            "{headers:?}"
+        );
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id().unwrap()
     }
@@ -216,8 +289,7 @@ impl Agent {
 
     /// Waits for its end; answers its exit code.
     pub(crate) async fn ends(&mut self) -> Option<i32> {
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        ended.unwrap().unwrap().code()
+        in_time(self.child.wait()).await.unwrap().code()
     }
 
     pub(crate) async fn kill(mut self) {
@@ -244,25 +316,12 @@ impl Inside {
         let token = home.join("linear-token");
         std::fs::write(&token, TOKEN).unwrap();
         let url = relay.local.url();
-        let given = [
-            "edge-agent",
-            "up",
-            "--quiet",
-            "--name",
-            "laptop",
-            "--relay",
-            &url,
-        ];
-        let paths = [
-            "--config".into(),
-            empty(home).as_os_str().to_owned(),
-            "--data".into(),
-            home.as_os_str().to_owned(),
-            "--linear-token-file".into(),
-            token.into_os_string(),
-        ] as [OsString; 6];
-        let mut all: Vec<OsString> = given.map(Into::into).to_vec();
-        all.extend(paths);
+        let mut all: Vec<OsString> = ["edge-agent", "up", "--quiet", "--name", "laptop"]
+            .map(Into::into)
+            .to_vec();
+        all.extend(["--relay".into(), url.into(), "--data".into(), home.into()]);
+        all.extend(["--config".into(), empty(home).into()]);
+        all.extend(["--linear-token-file".into(), token.into()]);
         if !arguments.contains(&"--listen") {
             all.extend(["--listen", "127.0.0.1:0"].map(Into::into));
         }
@@ -292,21 +351,25 @@ impl Inside {
 
     /// Waits until the relay knows it.
     pub(crate) async fn is_ready(&self) {
-        super::eventually("the agent is ready", || async {
+        until("the agent is ready", async || {
             assert!(!self.task.is_finished(), "the agent ended");
-            self.status()?["state"].is_string().then_some(())
+            self.status()
+                .is_some_and(|status| status["state"].is_string())
         })
         .await;
     }
 
     pub(crate) async fn stop(self) {
         self.signal.send(Signal::Shutdown).await.unwrap();
-        tokio::time::timeout(PATIENCE, self.task)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        in_time(self.task).await.unwrap().unwrap();
     }
+}
+
+/// The flags of an agent that is reached at this port.
+pub(crate) fn at(port: u16) -> [String; 4] {
+    let listen = format!("127.0.0.1:{port}");
+    let public = format!("http://{listen}/webhook");
+    ["--listen".into(), listen, "--public-url".into(), public]
 }
 
 /// A file of settings that says nothing, so that none of this machine's is read.
@@ -339,30 +402,21 @@ pub(crate) fn worker(home: &Path) -> Registration {
 pub(crate) fn signed(home: &Path, id: &str, body: &str) -> Vec<(&'static str, String)> {
     let secret = Secret::parse(&worker(home).secret).unwrap();
     let now = protocol::clock::Clock::system().seconds();
+    let signature = sign(&[secret], id, now, body.as_bytes());
     vec![
         ("webhook-id", id.to_owned()),
         ("webhook-timestamp", now.to_string()),
-        (
-            "webhook-signature",
-            sign(&[secret], id, now, body.as_bytes()),
-        ),
+        ("webhook-signature", signature),
     ]
 }
 
 /// POSTs to the agent; answers status and body.
 pub(crate) async fn deliver(address: &str, headers: &[(&str, String)], body: &str) -> (u16, Value) {
-    let mut request = reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .unwrap()
-        .post(address)
-        .body(body.to_owned());
+    let mut request = client().post(address).body(body.to_owned());
     for (name, value) in headers {
         request = request.header(*name, value);
     }
     let answer = request.send().await.unwrap();
-    (
-        answer.status().as_u16(),
-        answer.json().await.unwrap_or_default(),
-    )
+    let status = answer.status().as_u16();
+    (status, answer.json().await.unwrap_or_default())
 }

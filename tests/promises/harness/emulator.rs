@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use super::agent::free_port;
-use super::template::Template;
+use super::client;
+use super::template::{Template, arn, as_text, resource, route_key};
 
 /// A running emulator.
 pub(crate) struct Emulator {
@@ -24,16 +25,30 @@ pub(crate) struct Emulator {
     _child: Child,
 }
 
+/// Starts a program that serves at this address, and waits until it does. It ends with what is returned.
+pub(crate) async fn serve(program: &mut Command, url: &str) -> Child {
+    let started = (program.stdin(Stdio::null()).stdout(Stdio::null()))
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let name = program.as_std().get_program().display();
+    let child = started.unwrap_or_else(|error| {
+        panic!("`{name}` is not on the PATH ({error}): `.ci/run` installs it")
+    });
+    // Python takes its time on a busy machine.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while client().get(url).send().await.is_err() {
+        assert!(Instant::now() < deadline, "`{name}` does not start");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    child
+}
+
 /// Where release bootstraps are.
 pub(crate) fn bootstrap(function: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/release")
-        .join(function);
-    assert!(
-        path.exists(),
-        "{} is not built: `.ci/run` does",
-        path.display()
-    );
+    let release = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
+    let path = release.join(function);
+    assert!(path.exists(), "{path:?} is not built: `.ci/run` does");
     path
 }
 
@@ -48,27 +63,15 @@ pub(crate) fn authorization(service: &str) -> String {
 impl Emulator {
     pub(crate) async fn start() -> Self {
         let port = free_port().await;
-        let child = Command::new("ministack")
-            .env("BIND_HOST", "127.0.0.1")
-            .env("GATEWAY_PORT", port.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("`ministack` is on the PATH: `.ci/run` installs it");
-        let emulator = Self {
-            url: format!("http://127.0.0.1:{port}"),
-            client: Client::builder().no_proxy().build().unwrap(),
-            _child: child,
-        };
-        // Python takes its time on a busy machine.
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while emulator.client.get(&emulator.url).send().await.is_err() {
-            assert!(Instant::now() < deadline, "the emulator does not start");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        let url = format!("http://127.0.0.1:{port}");
+        let mut program = Command::new("ministack");
+        program.env("BIND_HOST", "127.0.0.1");
+        program.env("GATEWAY_PORT", port.to_string());
+        Self {
+            _child: serve(&mut program, &url).await,
+            client: client(),
+            url,
         }
-        emulator
     }
 
     async fn send(&self, request: RequestBuilder) -> Value {
@@ -111,8 +114,8 @@ impl Emulator {
             "FunctionResponseTypes": source["FunctionResponseTypes"],
             "ScalingConfig": source["ScalingConfig"],
         });
-        self.rest("lambda", "/2015-03-31/event-source-mappings", &mapping)
-            .await;
+        let path = "/2015-03-31/event-source-mappings";
+        self.rest("lambda", path, &mapping).await;
         self.make_api(template).await
     }
 
@@ -128,44 +131,34 @@ impl Emulator {
         ] {
             table.as_object_mut().unwrap().remove(setting);
         }
-        self.call("dynamodb", "DynamoDB_20120810.CreateTable", &table)
-            .await;
+        let target = "DynamoDB_20120810.CreateTable";
+        self.call("dynamodb", target, &table).await;
         template.refer("Table", "edge-relay");
 
         let secret = json!({"Name": "linear-webhook-secrets"});
-        let secret = self
-            .call("secretsmanager", "secretsmanager.CreateSecret", &secret)
-            .await;
+        let target = "secretsmanager.CreateSecret";
+        let secret = self.call("secretsmanager", target, &secret).await;
         template.refer("LinearWebhookSecrets", secret["ARN"].as_str().unwrap());
 
         for name in ["DeadLetters", "Queue"] {
             let properties = template.properties(name);
             let attributes: serde_json::Map<_, _> = (properties.as_object().unwrap().iter())
                 .filter(|(name, _)| *name != "QueueName")
-                .map(|(name, value)| {
-                    let text = value
-                        .as_str()
-                        .map_or_else(|| value.to_string(), str::to_owned);
-                    (name.clone(), text.into())
-                })
+                .map(|(name, value)| (name.clone(), as_text(value).into()))
                 .collect();
             let create = json!({"QueueName": properties["QueueName"], "Attributes": attributes});
             let queue = self.call("sqs", "AmazonSQS.CreateQueue", &create).await;
             template.refer(name, queue["QueueUrl"].as_str().unwrap());
-            let queue_name = properties["QueueName"].as_str().unwrap();
-            let arn = format!("arn:aws:sqs:us-east-1:000000000000:{queue_name}");
+            let arn = arn(properties["QueueName"].as_str().unwrap());
             template.attribute(&format!("{name}.Arn"), &arn);
         }
     }
 
     async fn make_function(&self, template: &Template, function: &str) {
-        let (first, rest) = function.split_at(1);
-        let properties = template.properties(&format!("{}{rest}", first.to_uppercase()));
+        let properties = template.properties(&resource(function));
         let mut environment = properties["Environment"]["Variables"].clone();
         for (_, value) in environment.as_object_mut().unwrap() {
-            if !value.is_string() {
-                *value = value.to_string().into();
-            }
+            *value = as_text(value).into();
         }
         // What Lambda itself puts there, and where this AWS is.
         environment["AWS_REGION"] = json!("us-east-1");
@@ -194,42 +187,28 @@ impl Emulator {
             for (method, route) in methods.as_object().unwrap() {
                 let integration = &route["x-amazon-apigateway-integration"];
                 let uri = integration["uri"].as_str().unwrap();
-                let function = if uri.contains("Ingest") {
-                    "ingest"
-                } else {
-                    "register"
-                };
+                let is_ingest = uri.contains("Ingest");
+                let function = if is_ingest { "ingest" } else { "register" };
                 let integration = json!({
-                    "IntegrationType": "AWS_PROXY",
-                    "IntegrationUri": format!("arn:aws:lambda:us-east-1:000000000000:function:edge-relay-{function}"),
-                    "PayloadFormatVersion": integration["payloadFormatVersion"],
+                    "integrationType": "AWS_PROXY",
+                    "integrationUri": format!("arn:aws:lambda:us-east-1:000000000000:function:edge-relay-{function}"),
+                    "payloadFormatVersion": integration["payloadFormatVersion"],
                 });
-                let path_of = format!("/v2/apis/{id}/integrations");
-                let made = self
-                    .rest("apigateway", &path_of, &camel(&integration))
-                    .await;
-                let method = match method.as_str() {
-                    "x-amazon-apigateway-any-method" => "ANY".to_owned(),
-                    other => other.to_uppercase(),
-                };
+                let made = self.add(&id, "integrations", &integration).await;
                 let target = format!("integrations/{}", made["integrationId"].as_str().unwrap());
-                let route = json!({"RouteKey": format!("{method} {path}"), "Target": target});
-                self.rest(
-                    "apigateway",
-                    &format!("/v2/apis/{id}/routes"),
-                    &camel(&route),
-                )
-                .await;
+                let route = json!({"routeKey": route_key(method, path), "target": target});
+                self.add(&id, "routes", &route).await;
             }
         }
-        let stage = json!({"StageName": "$default", "AutoDeploy": true});
-        self.rest(
-            "apigateway",
-            &format!("/v2/apis/{id}/stages"),
-            &camel(&stage),
-        )
-        .await;
+        let stage = json!({"stageName": "$default", "autoDeploy": true});
+        self.add(&id, "stages", &stage).await;
         id
+    }
+
+    /// Adds a part to an API.
+    async fn add(&self, api: &str, parts: &str, part: &Value) -> Value {
+        let path = format!("/v2/apis/{api}/{parts}");
+        self.rest("apigateway", &path, part).await
     }
 
     /// A request to the deployed API.
@@ -244,17 +223,6 @@ impl Emulator {
         let path = format!("/2015-03-31/functions/edge-relay-{function}/invocations");
         self.rest("lambda", &path, event).await
     }
-}
-
-/// API Gateway's own interface has names that begin with a small letter.
-fn camel(names: &Value) -> Value {
-    (names.as_object().unwrap().iter())
-        .map(|(name, value)| {
-            let (first, rest) = name.split_at(1);
-            (format!("{}{rest}", first.to_lowercase()), value.clone())
-        })
-        .collect::<serde_json::Map<_, _>>()
-        .into()
 }
 
 fn zipped(bootstrap: &Path) -> Vec<u8> {

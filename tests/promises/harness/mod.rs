@@ -5,6 +5,7 @@ pub(crate) mod agent;
 pub(crate) mod emulator;
 mod receiver;
 pub(crate) mod served;
+pub(crate) mod sqs;
 pub(crate) mod template;
 pub(crate) mod tls;
 pub(crate) mod used;
@@ -21,12 +22,13 @@ use local::secrets::SECRET_ID;
 use local::sqs::Message;
 use local::testing::calls::Calls;
 use protocol::clock::Clock;
-use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker};
+use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker, WorkerState};
 use protocol::problem::Problem;
 use reqwest::{Client, Method, Response, StatusCode};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-pub(crate) use receiver::{Answer, Receiver};
+pub(crate) use receiver::{Answer, Received, Receiver};
 
 pub(crate) const SECRET: &str = "the webhook secret";
 pub(crate) const TOKEN: &str = "lin_api_ana";
@@ -44,6 +46,11 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         assert!(std::time::Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Asks again until it holds.
+pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    eventually(what, || async { holds().await.then_some(()) }).await;
 }
 
 /// Tells a process to end, as a person or a service manager would.
@@ -101,10 +108,8 @@ impl<'a> Start<'a> {
     }
 
     pub(crate) async fn start(mut self) -> Relay {
-        let (linear, address) = LinearApi::start().await.unwrap();
-        linear.admit(TOKEN, "ana", WORKSPACE);
-        self.settings
-            .insert("LINEAR_API_URL", format!("http://{address}/graphql"));
+        let (linear, url) = linear().await;
+        self.settings.insert("LINEAR_API_URL", url);
         let clock = Clock::system();
         let mut options = Options::read(&|name| self.settings.get(name).cloned()).unwrap();
         options.clock = clock.clone();
@@ -116,9 +121,28 @@ impl<'a> Start<'a> {
             local,
             linear,
             clock,
-            client: Client::builder().no_proxy().build().unwrap(),
+            client: client(),
         }
     }
+
+    /// Starts it with a worker called `one`, which is at the receiver.
+    pub(crate) async fn with_worker(self) -> (Relay, Receiver, Registration) {
+        let (relay, receiver) = (self.start().await, Receiver::start().await);
+        let worker = relay.register("one", &receiver.url()).await;
+        (relay, receiver, worker)
+    }
+}
+
+/// A client that takes no notice of this machine's proxy.
+pub(crate) fn client() -> Client {
+    Client::builder().no_proxy().build().unwrap()
+}
+
+/// A stand-in for Linear's API that knows `TOKEN`, and its address.
+pub(crate) async fn linear() -> (LinearApi, String) {
+    let (linear, address) = LinearApi::start().await.unwrap();
+    linear.admit(TOKEN, "ana", WORKSPACE);
+    (linear, format!("http://{address}/graphql"))
 }
 
 /// A relay in memory, with its defaults but for a limit that tests would meet.
@@ -144,10 +168,8 @@ impl Relay {
     }
 
     pub(crate) async fn register_as(&self, request: Value) -> Registration {
-        let answer = self
-            .call(Method::POST, "/edge/register", None, &request)
-            .await;
-        (expect::<Registered>(answer, StatusCode::CREATED).await).into()
+        let call = self.call(Method::POST, "/edge/register", None, &request);
+        (expect::<Registered>(call.await, StatusCode::CREATED).await).into()
     }
 
     pub(crate) async fn call(
@@ -199,6 +221,22 @@ impl Relay {
         self.refuses(call, Some(token), &json!({}), expected).await;
     }
 
+    /// Posts a webhook and expects a problem of this status and code.
+    pub(crate) async fn refuses_webhook(
+        &self,
+        webhook: &Webhook,
+        expected: (u16, &str),
+    ) -> Problem {
+        problem(self.send(webhook).await, expected).await
+    }
+
+    /// Removes a worker, by its own request.
+    pub(crate) async fn remove(&self, worker: &Registration) {
+        let (path, token) = (worker.path.as_str(), Some(worker.token.as_str()));
+        let removed = self.call(Method::DELETE, path, token, &json!({})).await;
+        assert_eq!(removed.status(), 204);
+    }
+
     /// Asserts that the worker is removed and its token is refused.
     pub(crate) async fn assert_removed(&self, worker: &Registration) {
         let read = (Method::GET, worker.path.as_str());
@@ -206,19 +244,26 @@ impl Relay {
         self.refuses_worker(read, &worker.token, expected).await;
     }
 
-    pub(crate) async fn read(&self, worker: &Registration) -> Worker {
-        let answer = self
-            .call(Method::GET, &worker.path, Some(&worker.token), &json!({}))
-            .await;
+    /// A worker's own call, which has to succeed.
+    async fn as_worker<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        worker: &Registration,
+        below: &str,
+        body: &Value,
+    ) -> T {
+        let path = format!("{}{below}", worker.path);
+        let answer = self.call(method, &path, Some(&worker.token), body).await;
         expect(answer, StatusCode::OK).await
+    }
+
+    pub(crate) async fn read(&self, worker: &Registration) -> Worker {
+        self.as_worker(Method::GET, worker, "", &json!({})).await
     }
 
     pub(crate) async fn renew(&self, worker: &Registration, renew: &Renew) -> Worker {
         let body = serde_json::to_value(renew).unwrap();
-        let answer = self
-            .call(Method::PUT, &worker.path, Some(&worker.token), &body)
-            .await;
-        expect(answer, StatusCode::OK).await
+        self.as_worker(Method::PUT, worker, "", &body).await
     }
 
     pub(crate) async fn pull(
@@ -227,22 +272,23 @@ impl Relay {
         ack: &[String],
         limit: Option<u32>,
     ) -> Mailbox {
-        let path = format!("{}/mailbox", worker.path);
-        let pull = Pull {
-            ack: ack.to_vec(),
-            limit,
-        };
-        let body = serde_json::to_value(pull).unwrap();
-        let answer = self
-            .call(Method::POST, &path, Some(&worker.token), &body)
-            .await;
-        expect(answer, StatusCode::OK).await
+        let ack = ack.to_vec();
+        let body = serde_json::to_value(Pull { ack, limit }).unwrap();
+        self.as_worker(Method::POST, worker, "/mailbox", &body)
+            .await
     }
 
     /// Stamps a payload with the relay's time, signs it, and posts it as Linear does.
     pub(crate) async fn post(&self, payload: &str) -> Posted {
         let webhook = Webhook::sample(SECRET, payload, self.clock.millis());
         self.post_webhook(webhook).await
+    }
+
+    /// Posts events about one issue, one after another.
+    pub(crate) async fn post_all(&self, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            self.post(&issue("i", number)).await;
+        }
     }
 
     /// Posts an event about an issue. Returns how many workers it goes to.
@@ -278,16 +324,17 @@ impl Relay {
     }
 
     async fn aws(&self, target: &str, request: &Value) -> (u16, Value) {
-        let answer = (self
-            .client
-            .post(format!("http://{}/", self.local.aws_address)))
-        .header("content-type", "application/x-amz-json-1.0")
-        .header("x-amz-target", target)
-        .body(request.to_string())
-        .send()
-        .await
-        .unwrap();
+        let call = (self.client.post(self.aws_url()))
+            .header("content-type", "application/x-amz-json-1.0")
+            .header("x-amz-target", target)
+            .body(request.to_string());
+        let answer = call.send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
+    }
+
+    /// Where its AWS is.
+    pub(crate) fn aws_url(&self) -> String {
+        format!("http://{}", self.local.aws_address)
     }
 
     pub(crate) fn dead_letters(&self) -> Vec<Message> {
@@ -296,20 +343,30 @@ impl Relay {
 
     /// Waits until nothing is on the queue.
     pub(crate) async fn settled(&self) {
-        eventually("the queue is empty", || async {
+        until("the queue is empty", async || {
             let depth = self.local.sqs.depth(QUEUE).unwrap();
-            (depth.visible + depth.in_flight == 0).then_some(())
+            depth.visible + depth.in_flight == 0
         })
         .await;
     }
 
-    /// Waits until every message on the queue waits for its next attempt, then moves the clock by this much.
-    pub(crate) async fn pass(&self, time: Duration, attempts: impl Fn() -> usize, expected: usize) {
-        eventually(&format!("{expected} attempts"), || async {
-            (attempts() >= expected && self.is_waiting()).then_some(())
+    /// Waits until the receiver has had this many attempts and every message on the queue waits for its next one, then
+    /// moves the clock by this much.
+    pub(crate) async fn pass(&self, time: Duration, receiver: &Receiver, attempts: usize) {
+        until(&format!("{attempts} attempts"), async || {
+            receiver.count() >= attempts && self.is_waiting()
         })
         .await;
         self.clock.advance(time);
+    }
+
+    /// Waits until a worker is in this state.
+    pub(crate) async fn becomes(&self, worker: &Registration, state: WorkerState) -> Worker {
+        eventually(&format!("the worker is {}", state.as_str()), || async {
+            let worker = self.read(worker).await;
+            (worker.state == state).then_some(worker)
+        })
+        .await
     }
 
     /// Whether every message's next attempt has been scheduled: one that is being tried is invisible for the
@@ -326,10 +383,18 @@ impl Relay {
     /// Marks a worker away, by its own request.
     pub(crate) async fn go_offline(&self, worker: &Registration) {
         let away = Renew {
-            state: Some(protocol::messages::WorkerState::Away),
+            state: Some(WorkerState::Away),
             ..Renew::default()
         };
         self.renew(worker, &away).await;
+    }
+}
+
+/// A renewal by which a worker moves to an address, or has none any more.
+pub(crate) fn at(url: Option<String>) -> Renew {
+    Renew {
+        webhook_url: Some(url),
+        ..Renew::default()
     }
 }
 
@@ -341,10 +406,7 @@ pub(crate) struct Posted {
     pub(crate) webhook: Webhook,
 }
 
-pub(crate) async fn expect<T: serde::de::DeserializeOwned>(
-    answer: Response,
-    status: StatusCode,
-) -> T {
+pub(crate) async fn expect<T: DeserializeOwned>(answer: Response, status: StatusCode) -> T {
     let got = answer.status();
     let body = answer.text().await.unwrap();
     assert_eq!(got, status, "{body}");
@@ -357,11 +419,7 @@ pub(crate) async fn problem(answer: Response, (status, code): (u16, &str)) -> Pr
     let got = answer.status();
     let body = answer.text().await.unwrap();
     let problem: Problem = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{got}: {body}"));
-    assert_eq!(
-        (problem.status, problem.code.as_str()),
-        (status, code),
-        "{body}"
-    );
+    assert_eq!((problem.status, &*problem.code), (status, code), "{body}");
     assert_eq!(got.as_u16(), status);
     assert_eq!(media_type.unwrap(), "application/problem+json");
     problem
@@ -379,10 +437,32 @@ pub(crate) fn issue(issue: &str, number: usize) -> String {
     .to_string()
 }
 
+/// As [`issue`], with a text of this length in it.
+pub(crate) fn large_issue(issue: &str, number: usize, length: usize) -> String {
+    let text = format!("\"text\":\"{}\",\"number\"", "x".repeat(length));
+    self::issue(issue, number).replace("\"number\"", &text)
+}
+
 /// The number of a payload from [`issue`].
 pub(crate) fn number(body: &[u8]) -> usize {
     let body: Value = serde_json::from_slice(body).unwrap();
     usize::try_from(body["data"]["number"].as_u64().unwrap()).unwrap()
+}
+
+/// The numbers of deliveries.
+pub(crate) fn numbers(received: &[Received]) -> Vec<usize> {
+    received.iter().map(|r| number(&r.body)).collect()
+}
+
+/// The numbers of pulled events.
+pub(crate) fn pulled(mailbox: &Mailbox) -> Vec<usize> {
+    let bodies = mailbox.events.iter().map(|e| e.body.as_bytes());
+    bodies.map(number).collect()
+}
+
+/// The ids of pulled events, to acknowledge them by.
+pub(crate) fn ids(mailbox: &Mailbox) -> Vec<String> {
+    mailbox.events.iter().map(|e| e.id.clone()).collect()
 }
 
 pub(crate) fn sorted<T: Ord + Debug>(items: impl IntoIterator<Item = T>) -> Vec<T> {

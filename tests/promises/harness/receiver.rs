@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use protocol::messages::{ChallengeResponse, Control};
 use protocol::signature::{Secret, Signed, verify};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
@@ -53,6 +54,10 @@ impl Received {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
     }
 
     /// Whether it verifies with a secret, at the time it was signed.
@@ -174,6 +179,10 @@ impl Receiver {
         self.serving.abort();
     }
 
+    pub(crate) fn port(&self) -> String {
+        self.address.port().to_string()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}/hook?key=hush", self.address)
     }
@@ -236,25 +245,21 @@ async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    let path = uri.path().to_owned();
     let is_signed = headers.contains_key("webhook-signature");
     let answer = {
         let mut orders = orders.lock().unwrap();
-        if is_signed && matches!(serde_json::from_slice(&body), Ok(Control::Ping { .. })) {
-            orders.pinged.push(Received {
-                version,
-                path,
-                headers,
-                body,
-            });
+        let received = Received {
+            version,
+            path: uri.path().to_owned(),
+            headers,
+            body,
+        };
+        let control = serde_json::from_slice(&received.body);
+        if is_signed && matches!(control, Ok(Control::Ping { .. })) {
+            orders.pinged.push(received);
             orders.ping.clone()
         } else if is_signed {
-            orders.received.push(Received {
-                version,
-                path,
-                headers,
-                body,
-            });
+            orders.received.push(received);
             if orders.answers.len() > 1 {
                 orders.answers.pop_front()
             } else {
@@ -262,7 +267,7 @@ async fn receive(
             }
         } else {
             orders.challenged += 1;
-            let Control::Challenge { challenge } = serde_json::from_slice(&body).unwrap() else {
+            let Control::Challenge { challenge } = control.unwrap() else {
                 panic!("an unsigned delivery is a challenge");
             };
             Some(orders.challenge.clone().unwrap_or_else(|| {
@@ -272,19 +277,20 @@ async fn receive(
         }
     };
     let mut response = Response::new(Body::empty());
+    let mut answer_with = |status| *response.status_mut() = StatusCode::from_u16(status).unwrap();
     match answer.unwrap_or(Answer::Status(200)) {
-        Answer::Status(status) => *response.status_mut() = StatusCode::from_u16(status).unwrap(),
+        Answer::Status(status) => answer_with(status),
         Answer::With(status, "x-body", body) => {
-            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            answer_with(status);
             *response.body_mut() = Body::from(body);
         }
         Answer::With(status, name, value) => {
-            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            answer_with(status);
             response.headers_mut().insert(name, value.parse().unwrap());
         }
         Answer::Slow(time, status) => {
             tokio::time::sleep(time).await;
-            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            answer_with(status);
         }
         Answer::Stall(time) => tokio::time::sleep(time).await,
         Answer::Meet(barrier) => {

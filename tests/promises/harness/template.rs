@@ -24,12 +24,8 @@ impl Template {
     /// As `.ci/run` has translated it, with the parameters' defaults.
     pub(crate) fn read() -> Self {
         let path = path();
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
-            panic!(
-                "{}: {error}: `.ci/run` translates the template",
-                path.display()
-            )
-        });
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{path:?}: {error}: `.ci/run` translates the template"));
         let whole: Value = serde_json::from_str(&text).unwrap();
         let mut parameters: HashMap<_, _> = [
             ("AWS::StackName", "edge-relay"),
@@ -60,9 +56,9 @@ impl Template {
 
     /// Says what `Ref` of a resource answers.
     pub(crate) fn refer(&mut self, resource: &str, physical: &str) {
-        assert!(!self.whole["Resources"][resource].is_null(), "{resource}");
-        self.physical
-            .insert(resource.to_owned(), physical.to_owned());
+        assert!(!self.raw(resource).is_null(), "{resource}");
+        let (resource, physical) = (resource.to_owned(), physical.to_owned());
+        self.physical.insert(resource, physical);
     }
 
     /// Says what an attribute of a resource, as `Table.Arn`, is.
@@ -89,7 +85,7 @@ impl Template {
 
     /// A resource's properties, with every reference followed.
     pub(crate) fn properties(&self, resource: &str) -> Value {
-        let raw = &self.whole["Resources"][resource]["Properties"];
+        let raw = &self.raw(resource)["Properties"];
         assert!(raw.is_object(), "there is no `{resource}`");
         self.follow(raw).unwrap()
     }
@@ -147,10 +143,7 @@ impl Template {
         if let Some(value) = self.parameters.get(name) {
             return value.clone();
         }
-        assert!(
-            !self.whole["Resources"][name].is_null(),
-            "`Ref` of `{name}`"
-        );
+        assert!(!self.raw(name).is_null(), "`Ref` of `{name}`");
         self.physical.get(name).map_or(name, String::as_str).into()
     }
 
@@ -169,10 +162,7 @@ impl Template {
                 Value::Null => self.reference(name),
                 value => value.clone(),
             };
-            match value {
-                Value::String(text) => done.push_str(&text),
-                other => done.push_str(&other.to_string()),
-            }
+            done.push_str(&as_text(&value));
             done.push_str(rest);
         }
         done
@@ -183,10 +173,7 @@ impl Template {
         match name.as_str() {
             "Fn::Equals" => {
                 // A number's text and the number are the same to CloudFormation.
-                let text = |value: &Value| match self.follow(value) {
-                    Some(Value::String(text)) => text,
-                    other => other.unwrap_or_default().to_string(),
-                };
+                let text = |value: &Value| as_text(&self.follow(value).unwrap_or_default());
                 text(&argument[0]) == text(&argument[1])
             }
             "Fn::Not" => !self.holds(&argument[0]),
@@ -194,6 +181,30 @@ impl Template {
             "Condition" => self.holds(&self.whole["Conditions"][argument.as_str().unwrap()]),
             other => panic!("`{other}` is not followed here"),
         }
+    }
+}
+
+/// A value as the text that an environment or an attribute has.
+pub(crate) fn as_text(value: &Value) -> String {
+    (value.as_str()).map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The address of a queue.
+pub(crate) fn arn(queue: &str) -> String {
+    format!("arn:aws:sqs:us-east-1:000000000000:{queue}")
+}
+
+/// The name of a function's resource.
+pub(crate) fn resource(function: &str) -> String {
+    let (first, rest) = function.split_at(1);
+    format!("{}{rest}", first.to_uppercase())
+}
+
+/// A route of the API, by method and path as they stand in its body.
+pub(crate) fn route_key(method: &str, path: &str) -> String {
+    match method {
+        "x-amazon-apigateway-any-method" => format!("ANY {path}"),
+        method => format!("{} {path}", method.to_uppercase()),
     }
 }
 
