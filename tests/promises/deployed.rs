@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use local::linear_api::LinearApi;
-use local::samples::{WORKSPACE, Webhook};
+use local::local_relay::{DEAD_LETTERS, QUEUE};
+use local::samples::Webhook;
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Registered, WorkerState};
 use reqwest::{Method, Response, StatusCode};
@@ -15,9 +16,8 @@ use serde_json::{Value, json};
 
 use crate::harness::emulator::{Emulator, bootstrap};
 use crate::harness::template::Template;
-use crate::harness::{
-    Answer, Receiver, Registration, SECRET, TOKEN, eventually, expect, issue, number,
-};
+use crate::harness::{Answer, Receiver, Registration, SECRET, TOKEN, eventually, expect};
+use crate::harness::{ids, issue, large_issue, linear, number, pulled};
 
 /// The relay as it was deployed.
 struct Deployed {
@@ -29,10 +29,9 @@ struct Deployed {
 
 impl Deployed {
     async fn start() -> Self {
-        let (linear, address) = LinearApi::start().await.unwrap();
-        linear.admit(TOKEN, "ana", WORKSPACE);
+        let (linear, url) = linear().await;
         let mut template = Template::read();
-        template.set("LinearApiUrl", format!("http://{address}/graphql"));
+        template.set("LinearApiUrl", url);
         template.set("GiveUp4xxSeconds", 1);
         let emulator = Emulator::start().await;
         let api = emulator.deploy(&mut template).await;
@@ -44,12 +43,16 @@ impl Deployed {
         }
     }
 
+    /// A function's setting.
+    fn setting(&self, function: &str, name: &str) -> Value {
+        self.template.properties(function)["Environment"]["Variables"][name].clone()
+    }
+
     async fn put_secret(&self, secret: &str) {
-        let id = &self.template.properties("Ingest")["Environment"]["Variables"]["LINEAR_WEBHOOK_SECRET_ID"];
+        let id = self.setting("Ingest", "LINEAR_WEBHOOK_SECRET_ID");
         let put = json!({"SecretId": id, "SecretString": secret});
-        self.emulator
-            .call("secretsmanager", "secretsmanager.PutSecretValue", &put)
-            .await;
+        let target = "secretsmanager.PutSecretValue";
+        self.emulator.call("secretsmanager", target, &put).await;
     }
 
     async fn call(
@@ -68,20 +71,15 @@ impl Deployed {
 
     async fn register(&self, name: &str, url: &str) -> Registration {
         let request = json!({"name": name, "linearToken": TOKEN, "webhookUrl": url});
-        let answer = self
-            .call(Method::POST, "/edge/register", None, &request)
-            .await;
-        (expect::<Registered>(answer, StatusCode::CREATED).await).into()
+        let call = self.call(Method::POST, "/edge/register", None, &request);
+        (expect::<Registered>(call.await, StatusCode::CREATED).await).into()
     }
 
     async fn send(&self, webhook: &Webhook) -> Response {
-        let made = webhook
-            .request(&self.emulator.client, &self.emulator.url)
-            .build()
-            .unwrap();
-        let mut request = self
-            .emulator
-            .request(&self.api, Method::POST, "/webhooks/linear");
+        let emulator = &self.emulator;
+        let made = webhook.request(&emulator.client, &emulator.url);
+        let made = made.build().unwrap();
+        let mut request = emulator.request(&self.api, Method::POST, "/webhooks/linear");
         for (name, value) in made.headers() {
             request = request.header(name, value);
         }
@@ -96,30 +94,20 @@ impl Deployed {
 
     async fn pull(&self, worker: &Registration, ack: &[String]) -> Mailbox {
         let path = format!("{}/mailbox", worker.path);
-        let answer = self
-            .call(
-                Method::POST,
-                &path,
-                Some(&worker.token),
-                &json!({"ack": ack}),
-            )
-            .await;
-        expect(answer, StatusCode::OK).await
+        let ack = json!({"ack": ack});
+        let call = self.call(Method::POST, &path, Some(&worker.token), &ack);
+        expect(call.await, StatusCode::OK).await
     }
 
     async fn dead_letters(&self) -> Vec<Value> {
-        let url =
-            self.template.properties("Deliver")["Environment"]["Variables"]["DLQ_URL"].clone();
         let receive = json!({
-            "QueueUrl": url,
+            "QueueUrl": self.setting("Deliver", "DLQ_URL"),
             "VisibilityTimeout": 0,
             "MaxNumberOfMessages": 10,
             "MessageAttributeNames": ["All"],
         });
-        let answer = self
-            .emulator
-            .call("sqs", "AmazonSQS.ReceiveMessage", &receive)
-            .await;
+        let target = "AmazonSQS.ReceiveMessage";
+        let answer = self.emulator.call("sqs", target, &receive).await;
         answer["Messages"].as_array().cloned().unwrap_or_default()
     }
 }
@@ -150,25 +138,17 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
     for attempt in &received {
         assert_eq!(attempt.body, webhook.body);
         assert!(attempt.verifies(&worker.secret));
-        assert_eq!(
-            attempt.header("webhook-id"),
-            format!("evt_{}", webhook.delivery)
-        );
+        let id = format!("evt_{}", webhook.delivery);
+        assert_eq!(attempt.header("webhook-id"), id);
     }
     assert_eq!(received[1].header("edge-attempt"), "2");
-    let large = issue("i", 2).replace(
-        "\"number\"",
-        &format!("\"text\":\"{}\",\"number\"", "x".repeat(200_000)),
-    );
-    let (webhook, _) = relay.post(&large).await;
+    let (webhook, _) = relay.post(&large_issue("i", 2, 200_000)).await;
     assert_eq!(receiver.wait_for(3).await[2].body, webhook.body);
 
     // Away: parked, said by a ping, pulled, live again.
     let away = json!({"state": "away"});
-    let away = relay
-        .call(Method::PUT, &worker.path, Some(&worker.token), &away)
-        .await;
-    assert_eq!(away.status(), 200);
+    let renewed = relay.call(Method::PUT, &worker.path, Some(&worker.token), &away);
+    assert_eq!(renewed.await.status(), 200);
     for at in 3..6 {
         relay.post(&issue("i", at)).await;
     }
@@ -177,31 +157,20 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
         (mailbox.events.len() == 3).then_some(mailbox)
     })
     .await;
-    let numbers: Vec<_> = mailbox
-        .events
-        .iter()
-        .map(|e| number(e.body.as_bytes()))
-        .collect();
-    assert_eq!(numbers, [3, 4, 5]);
+    assert_eq!(pulled(&mailbox), [3, 4, 5]);
     let schedule = relay.template.properties("HealthPart0")["Target"]["Input"].clone();
     let in_six_minutes = Clock::system().millis() + 6 * 60 * 1000;
     let time = protocol::clock::rfc3339(in_six_minutes);
-    let schedule = schedule
-        .as_str()
-        .unwrap()
-        .replace("<aws.scheduler.scheduled-time>", &time);
-    let counted = relay
-        .emulator
-        .invoke("health", &serde_json::from_str(&schedule).unwrap())
-        .await;
-    assert_eq!(
-        counted,
-        json!({"live": 0, "away": 1, "pull": 0, "waiting": 1})
-    );
-    let ping: Value = serde_json::from_slice(&receiver.pinged()[0].body).unwrap();
+    let schedule = schedule.as_str().unwrap();
+    let schedule = schedule.replace("<aws.scheduler.scheduled-time>", &time);
+    let schedule = serde_json::from_str(&schedule).unwrap();
+    let counted = relay.emulator.invoke("health", &schedule).await;
+    let expected = json!({"live": 0, "away": 1, "pull": 0, "waiting": 1});
+    assert_eq!(counted, expected);
+    let ping = receiver.pinged()[0].json();
     assert_eq!(ping, json!({"type": "edge.ping", "waiting": true}));
-    let ids: Vec<_> = mailbox.events.iter().map(|e| e.id.clone()).collect();
-    assert_eq!(relay.pull(&worker, &ids).await.state, WorkerState::Live);
+    let emptied = relay.pull(&worker, &ids(&mailbox)).await;
+    assert_eq!(emptied.state, WorkerState::Live);
     relay.post(&issue("i", 6)).await;
     assert_eq!(number(&receiver.wait_for(4).await[3].body), 6);
 
@@ -214,22 +183,16 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
     })
     .await;
     assert_eq!(letters.len(), 1);
-    assert_eq!(
-        letters[0]["Body"].as_str().unwrap().as_bytes(),
-        webhook.body
-    );
-    let attributes = &letters[0]["MessageAttributes"];
-    assert_eq!(
-        attributes["reason"]["StringValue"],
-        "rejected: answered 400"
-    );
-    assert_eq!(attributes["lastStatus"]["StringValue"], "400");
+    let body = letters[0]["Body"].as_str().unwrap();
+    assert_eq!(body.as_bytes(), webhook.body);
+    let attribute = |name: &str| &letters[0]["MessageAttributes"][name]["StringValue"];
+    assert_eq!(*attribute("reason"), "rejected: answered 400");
+    assert_eq!(*attribute("lastStatus"), "400");
 
     // For a wrong request, the functions themselves answer what would be right.
-    let get = relay
-        .call(Method::GET, "/webhooks/linear", None, &json!({}))
-        .await;
-    assert_eq!(get.status(), 405);
+    let nothing = json!({});
+    let get = relay.call(Method::GET, "/webhooks/linear", None, &nothing);
+    assert_eq!(get.await.status(), 405);
     let junk = Webhook::signed("junk", issue("i", 8));
     assert_eq!(relay.send(&junk).await.status(), 401);
 }
@@ -238,9 +201,9 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
 #[ignore = "needs the release bootstraps: .ci/run"]
 async fn a_setting_that_cannot_be_used_is_named_once_and_nothing_is_taken() {
     let relay = crate::harness::relay().start().await;
-    let aws = format!("http://{}", relay.local.aws_address);
-    let queue = relay.local.sqs.url(local::local_relay::QUEUE);
-    let dead_letters = relay.local.sqs.url(local::local_relay::DEAD_LETTERS);
+    let aws = relay.aws_url();
+    let queue = relay.local.sqs.url(QUEUE);
+    let dead_letters = relay.local.sqs.url(DEAD_LETTERS);
     let right = HashMap::from([
         ("AWS_REGION", "us-east-1"),
         ("AWS_ACCESS_KEY_ID", "test"),
@@ -275,21 +238,14 @@ async fn a_setting_that_cannot_be_used_is_named_once_and_nothing_is_taken() {
             Some(value) => environment.insert(name, value),
             None => environment.remove(name),
         };
-        let ended = tokio::process::Command::new(bootstrap(function))
-            .env_clear()
-            .envs(&environment)
-            .output();
-        let ended = tokio::time::timeout(Duration::from_secs(20), ended)
-            .await
-            .unwrap()
-            .unwrap();
+        let mut program = tokio::process::Command::new(bootstrap(function));
+        let ended = program.env_clear().envs(&environment).output();
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        let ended = ended.unwrap().unwrap();
         assert_eq!(ended.status.code(), Some(1), "{function}: {name}");
-        let said =
-            String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap();
-        let named: Vec<_> = said
-            .lines()
-            .filter(|line| line.contains(&format!("`{name}`")))
-            .collect();
+        let said = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
+        let mut named: Vec<_> = said.lines().collect();
+        named.retain(|line| line.contains(&format!("`{name}`")));
         assert_eq!(named.len(), 1, "{function}: {name}: {said}");
         let line: Value = serde_json::from_str(named[0]).unwrap();
         assert_eq!(line["level"], "ERROR");

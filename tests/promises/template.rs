@@ -19,7 +19,7 @@ use relay::table::{INDEX, PROJECTED, SHARD};
 use relay::{deliver, health, linear, metrics, policy, register};
 use serde_json::{Value, json};
 
-use crate::harness::template::Template;
+use crate::harness::template::{Template, arn, as_text, resource, route_key};
 use crate::harness::used::{self, EMITTED, USED};
 
 const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
@@ -29,39 +29,21 @@ fn template() -> Template {
     let mut template = Template::read();
     template.refer("Table", TABLE);
     template.refer("LinearWebhookSecrets", SECRET_ID);
-    template.refer(
-        "Queue",
-        "https://sqs.us-east-1.amazonaws.com/000000000000/deliveries.fifo",
-    );
-    template.refer(
-        "DeadLetters",
-        "https://sqs.us-east-1.amazonaws.com/000000000000/dead.fifo",
-    );
+    let queues = "https://sqs.us-east-1.amazonaws.com/000000000000";
+    template.refer("Queue", &format!("{queues}/deliveries.fifo"));
+    template.refer("DeadLetters", &format!("{queues}/dead.fifo"));
     template.attribute("Table.Arn", TABLE);
     template.attribute("Queue.Arn", QUEUE);
     template.attribute("DeadLetters.Arn", DEAD_LETTERS);
     template
 }
 
-fn resource(function: &str) -> String {
-    let mut letters = function.chars();
-    let first = letters.next().unwrap().to_ascii_uppercase();
-    format!("{first}{}", letters.as_str())
-}
-
 fn environment(template: &Template, function: &str) -> BTreeMap<String, String> {
     let properties = template.properties(&resource(function));
-    (properties["Environment"]["Variables"]
-        .as_object()
-        .unwrap()
-        .iter())
-    .map(|(name, value)| {
-        let text = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
-        (name.clone(), text)
-    })
-    .collect()
+    let variables = properties["Environment"]["Variables"].as_object().unwrap();
+    (variables.iter())
+        .map(|(name, value)| (name.clone(), as_text(value)))
+        .collect()
 }
 
 /// Reads a function's settings; answers with the names that it asked for, and with what was wrong.
@@ -88,11 +70,13 @@ fn read(function: &str, from: &BTreeMap<String, String>) -> (BTreeSet<String>, O
 }
 
 fn seconds(value: &Value) -> Duration {
-    Duration::from_secs(
-        value
-            .as_u64()
-            .unwrap_or_else(|| panic!("{value} is no number")),
-    )
+    let number = value.as_u64();
+    Duration::from_secs(number.unwrap_or_else(|| panic!("{value} is no number")))
+}
+
+/// A field that has to be a text.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -102,29 +86,18 @@ fn each_function_gets_the_settings_that_it_reads_and_no_others() {
     for function in FUNCTIONS {
         let given = environment(&template, function);
         let (asked, wrong) = read(function, &given);
-        assert_eq!(
-            given.keys().cloned().collect::<BTreeSet<_>>(),
-            asked,
-            "{function}"
-        );
+        let names: BTreeSet<_> = given.keys().cloned().collect();
+        assert_eq!(names, asked, "{function}");
         assert_eq!(wrong, None, "{function}");
         // None is there for nothing: without it there is another value, or a complaint.
         for name in &asked {
             let mut less = given.clone();
             less.remove(name);
-            let complaint = read(function, &less).1;
-            let needed = [
-                "STACK_NAME",
-                "TABLE_NAME",
-                "QUEUE_URL",
-                "DLQ_URL",
-                "LINEAR_WEBHOOK_SECRET_ID",
-            ];
-            assert_eq!(
-                complaint.is_some_and(|c| c.contains(&format!("`{name}`"))),
-                needed.contains(&name.as_str()),
-                "{function} without {name}"
-            );
+            let complaint = read(function, &less).1.unwrap_or_default();
+            let needed = "STACK_NAME TABLE_NAME QUEUE_URL DLQ_URL LINEAR_WEBHOOK_SECRET_ID";
+            let is_needed = needed.split(' ').any(|needed| needed == name);
+            let is_missed = complaint.contains(&format!("`{name}`"));
+            assert_eq!(is_missed, is_needed, "{function} without {name}");
         }
     }
 }
@@ -140,10 +113,8 @@ fn a_parameters_bounds_are_those_of_the_setting() {
             let Some(parameter) = value["Ref"].as_str().map(|name| template.parameter(name)) else {
                 continue;
             };
-            let (Some(least), Some(most)) = (
-                parameter["MinValue"].as_i64(),
-                parameter["MaxValue"].as_i64(),
-            ) else {
+            let bounds = ["MinValue", "MaxValue"].map(|bound| parameter[bound].as_i64());
+            let [Some(least), Some(most)] = bounds else {
                 continue;
             };
             let complains = |number: i64| {
@@ -186,10 +157,8 @@ fn no_timeout_ends_before_what_it_contains() {
         age += policy::backoff(age, None, -1.0);
         attempts += 1;
     }
-    assert!(
-        most > attempts + attempts / 2,
-        "{most} receives for {attempts} attempts"
-    );
+    let enough = attempts + attempts / 2;
+    assert!(most > enough, "{most} receives for {attempts} attempts");
     assert!(seconds(&queue["MessageRetentionPeriod"]) > longest);
 }
 
@@ -211,14 +180,9 @@ fn queues_and_table_are_those_of_one_machine() {
         json!({"deadLetterTargetArn": DEAD_LETTERS, "maxReceiveCount": MAX_RECEIVE_COUNT});
     assert_eq!(queue["RedrivePolicy"], redrive);
     let allowed = &template.properties("DeadLetters")["RedriveAllowPolicy"];
-    let source = format!(
-        "arn:aws:sqs:us-east-1:000000000000:{}",
-        queue["QueueName"].as_str().unwrap()
-    );
-    assert_eq!(
-        *allowed,
-        json!({"redrivePermission": "byQueue", "sourceQueueArns": [source]})
-    );
+    let source = arn(queue["QueueName"].as_str().unwrap());
+    let by_queue = json!({"redrivePermission": "byQueue", "sourceQueueArns": [source]});
+    assert_eq!(*allowed, by_queue);
 
     let table = template.properties("Table");
     let keys = |names: &[(&str, &str)]| -> Value {
@@ -234,14 +198,10 @@ fn queues_and_table_are_those_of_one_machine() {
     }]);
     assert_eq!(table["GlobalSecondaryIndexes"], index);
     assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
-    assert_eq!(
-        table["TimeToLiveSpecification"],
-        json!({"AttributeName": "expires_at", "Enabled": true})
-    );
-    assert_eq!(
-        table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"],
-        true
-    );
+    let expiry = json!({"AttributeName": "expires_at", "Enabled": true});
+    assert_eq!(table["TimeToLiveSpecification"], expiry);
+    let recovery = &table["PointInTimeRecoverySpecification"];
+    assert_eq!(recovery["PointInTimeRecoveryEnabled"], true);
     assert_eq!(table["SSESpecification"]["SSEEnabled"], true);
     assert_eq!(table["DeletionProtectionEnabled"], true);
     assert_eq!(template.raw("Table")["DeletionPolicy"], "Retain");
@@ -256,43 +216,30 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
     let mut routes = BTreeSet::new();
     for (path, methods) in body["paths"].as_object().unwrap() {
         for (method, route) in methods.as_object().unwrap() {
-            let method = match method.as_str() {
-                "x-amazon-apigateway-any-method" => "ANY".to_owned(),
-                other => other.to_uppercase(),
-            };
             let integration = &route["x-amazon-apigateway-integration"];
             assert_eq!(integration["payloadFormatVersion"], "2.0");
             let uri = integration["uri"].as_str().unwrap();
-            let function = FUNCTIONS
-                .iter()
-                .find(|f| uri.contains(&format!("{}Aliaslive", resource(f))));
-            routes.insert((format!("{method} {path}"), *function.unwrap()));
+            let is_called = |f: &&str| uri.contains(&format!("{}Aliaslive", resource(f)));
+            let function = FUNCTIONS.into_iter().find(is_called).unwrap();
+            routes.insert((route_key(method, path), function));
         }
     }
-    let expected: BTreeSet<_> = ROUTES
-        .iter()
-        .map(|(route, f)| ((*route).to_owned(), *f))
-        .collect();
-    assert_eq!(routes, expected);
+    let expected = ROUTES.iter().map(|(route, f)| ((*route).to_owned(), *f));
+    assert_eq!(routes, expected.collect());
     let stage = template.properties("ApiApiGatewayDefaultStage");
+    let settings = &stage["RouteSettings"];
     for (route, _) in ROUTES {
-        assert!(
-            stage["RouteSettings"][route]["ThrottlingRateLimit"].is_number(),
-            "{route}"
-        );
+        let limit = &settings[route]["ThrottlingRateLimit"];
+        assert!(limit.is_number(), "{route}");
     }
-    assert_eq!(
-        stage["RouteSettings"]["POST /webhooks/linear"]["DetailedMetricsEnabled"],
-        true
-    );
+    let webhooks = &settings["POST /webhooks/linear"];
+    assert_eq!(webhooks["DetailedMetricsEnabled"], true);
 
     let source = template.properties("DeliverDelivery");
     assert_eq!(source["EventSourceArn"], QUEUE);
     assert_eq!(source["BatchSize"], 10);
-    assert_eq!(
-        source["FunctionResponseTypes"],
-        json!(["ReportBatchItemFailures"])
-    );
+    let responses = &source["FunctionResponseTypes"];
+    assert_eq!(*responses, json!(["ReportBatchItemFailures"]));
 
     for parts in [1, 4] {
         let mut template = self::template();
@@ -301,10 +248,8 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
         for name in template.named("AWS::Scheduler::Schedule") {
             let schedule = template.properties(name);
             let minutes = health::INTERVAL.as_secs() / 60;
-            assert_eq!(
-                schedule["ScheduleExpression"],
-                format!("cron(0/{minutes} * * * ? *)")
-            );
+            let expression = format!("cron(0/{minutes} * * * ? *)");
+            assert_eq!(schedule["ScheduleExpression"], expression);
             if schedule["State"] == "DISABLED" {
                 continue;
             }
@@ -321,17 +266,15 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
 /// What a role allows: actions, each on a resource.
 fn allowed(template: &Template, role: &str) -> BTreeSet<(String, String)> {
     let role = template.properties(role);
-    assert!(
-        role["ManagedPolicyArns"].is_null(),
-        "a managed policy allows more"
-    );
+    // A managed policy allows more.
+    assert!(role["ManagedPolicyArns"].is_null());
     let mut found = BTreeSet::new();
     for policy in role["Policies"].as_array().unwrap() {
         for statement in policy["PolicyDocument"]["Statement"].as_array().unwrap() {
             assert_eq!(statement["Effect"], "Allow");
             let list = |value: &Value| match value {
-                Value::Array(all) => all.iter().map(|v| v.as_str().unwrap().to_owned()).collect(),
-                one => vec![one.as_str().unwrap().to_owned()],
+                Value::Array(all) => all.iter().map(text).collect(),
+                one => vec![text(one)],
             };
             for action in list(&statement["Action"]) {
                 for resource in list(&statement["Resource"]) {
@@ -383,29 +326,22 @@ fn each_function_may_do_what_it_did_and_nothing_else() {
     let template = template();
     let mut did: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     for entry in noted(USED) {
-        let text = |name: &str| entry[name].as_str().unwrap().to_owned();
-        did.entry(text("function"))
-            .or_default()
-            .insert((text("action"), text("resource")));
+        let action = (text(&entry["action"]), text(&entry["resource"]));
+        let actions = did.entry(text(&entry["function"])).or_default();
+        actions.insert(action);
     }
     for function in FUNCTIONS {
         let name = resource(function);
         let mut may = allowed(&template, &format!("{name}Role"));
         // Its own log, which Lambda writes for it.
         for action in ["logs:CreateLogStream", "logs:PutLogEvents"] {
-            assert!(
-                may.remove(&(action.to_owned(), format!("{name}Logs.Arn"))),
-                "{function}"
-            );
+            let logging = (action.to_owned(), format!("{name}Logs.Arn"));
+            assert!(may.remove(&logging), "{function}");
         }
-        assert_eq!(
-            may, did[function],
-            "{function}: what it may do, and what it did"
-        );
-        assert_eq!(
-            template.properties(&name)["Role"],
-            format!("{name}Role.Arn")
-        );
+        let did = &did[function];
+        assert_eq!(may, *did, "{function}: what it may do, and what it did");
+        let role = template.properties(&name)["Role"].clone();
+        assert_eq!(role, format!("{name}Role.Arn"));
     }
     let mut traced = self::template();
     traced.set("Tracing", "Active");
@@ -438,15 +374,9 @@ fn is_of_aws((namespace, metric, dimensions): &Metric) -> bool {
 fn of_alarm(alarm: &Value) -> Vec<Metric> {
     let one = |metric: &Value| {
         let dimensions = metric["Dimensions"].as_array().unwrap().iter();
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let dimensions = dimensions
-            .map(|d| (text(&d["Name"]), text(&d["Value"])))
-            .collect();
-        (
-            text(&metric["Namespace"]),
-            text(&metric["MetricName"]),
-            dimensions,
-        )
+        let dimensions = dimensions.map(|d| (text(&d["Name"]), text(&d["Value"])));
+        let (namespace, name) = (text(&metric["Namespace"]), text(&metric["MetricName"]));
+        (namespace, name, dimensions.collect())
     };
     match alarm["Metrics"].as_array() {
         None => vec![one(alarm)],
@@ -463,22 +393,13 @@ fn of_dashboard(template: &Template) -> Vec<Metric> {
     let body: Value = serde_json::from_str(properties["DashboardBody"].as_str().unwrap()).unwrap();
     let mut found = Vec::new();
     for widget in body["widgets"].as_array().unwrap() {
-        for metric in widget["properties"]["metrics"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            let texts: Vec<_> = (metric.as_array().unwrap().iter())
-                .filter_map(Value::as_str)
-                .collect();
-            let dimensions = texts[2..]
-                .chunks(2)
-                .map(|d| (d[0].to_owned(), d[1].to_owned()));
-            found.push((
-                texts[0].to_owned(),
-                texts[1].to_owned(),
-                dimensions.collect(),
-            ));
+        let metrics = widget["properties"]["metrics"].as_array();
+        for metric in metrics.into_iter().flatten() {
+            let metric = metric.as_array().unwrap().iter().filter(|m| m.is_string());
+            let texts: Vec<_> = metric.map(text).collect();
+            let dimensions = texts[2..].chunks(2).map(|d| (d[0].clone(), d[1].clone()));
+            let dimensions = dimensions.collect();
+            found.push((texts[0].clone(), texts[1].clone(), dimensions));
         }
     }
     found
@@ -495,8 +416,11 @@ fn every_alarm_and_every_graph_is_about_a_metric_that_exists() {
                 serde_json::from_value(entry["dimensions"].clone()).unwrap();
             // Whichever stack it is.
             dimensions.insert(metrics::STACK.to_owned(), "edge-relay".to_owned());
-            let text = |name: &str| entry[name].as_str().unwrap().to_owned();
-            (text("namespace"), text("metric"), dimensions)
+            (
+                text(&entry["namespace"]),
+                text(&entry["metric"]),
+                dimensions,
+            )
         })
         .collect();
     for metric in metrics::METRICS {
@@ -509,16 +433,11 @@ fn every_alarm_and_every_graph_is_about_a_metric_that_exists() {
         assert!(!metrics.is_empty(), "{name}");
         watched.extend(metrics.into_iter().map(|metric| (name.to_owned(), metric)));
     }
-    watched.extend(
-        of_dashboard(&template)
-            .into_iter()
-            .map(|m| ("Dashboard".to_owned(), m)),
-    );
+    let drawn = of_dashboard(&template).into_iter();
+    watched.extend(drawn.map(|metric| ("Dashboard".to_owned(), metric)));
     for (by, metric) in watched {
-        assert!(
-            is_of_aws(&metric) || emitted.contains(&metric),
-            "{by}: {metric:?}"
-        );
+        let exists = is_of_aws(&metric) || emitted.contains(&metric);
+        assert!(exists, "{by}: {metric:?}");
     }
 }
 
@@ -532,10 +451,8 @@ fn every_alarm_has_a_description_and_a_runbook() {
     for name in &alarms {
         let alarm = template.properties(name);
         let says = alarm["AlarmDescription"].as_str().unwrap();
-        assert!(
-            says.split(". ").count() >= 2 && says.len() > 100,
-            "{name}: {says}"
-        );
+        let is_long = says.split(". ").count() >= 2 && says.len() > 100;
+        assert!(is_long, "{name}: {says}");
         assert_eq!(alarm["AlarmActions"], json!(["AlarmTopic"]), "{name}");
         assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
         let heading = operations
@@ -561,25 +478,14 @@ fn the_outputs_name_the_next_steps() {
     let mut template = template();
     template.refer("Api", "a1b2c3");
     let url = "https://a1b2c3.execute-api.us-east-1.amazonaws.com";
-    assert_eq!(
-        template.outputs()["WebhookUrl"]["Value"],
-        format!("{url}/webhooks/linear")
-    );
-    assert_eq!(template.outputs()["RelayUrl"]["Value"], url);
-    let dashboard = template.outputs()["DashboardUrl"]["Value"].clone();
-    assert!(
-        dashboard
-            .as_str()
-            .unwrap()
-            .ends_with("dashboards:name=edge-relay")
-    );
+    let output = |template: &Template, name: &str| text(&template.outputs()[name]["Value"]);
+    let webhooks = output(&template, "WebhookUrl");
+    assert_eq!(webhooks, format!("{url}/webhooks/linear"));
+    assert_eq!(output(&template, "RelayUrl"), url);
+    let dashboard = output(&template, "DashboardUrl");
+    assert!(dashboard.ends_with("dashboards:name=edge-relay"));
     template.set("DomainName", "relay.example.com");
-    template.set(
-        "CertificateArn",
-        "arn:aws:acm:us-east-1:000000000000:certificate/x",
-    );
-    assert_eq!(
-        template.outputs()["RelayUrl"]["Value"],
-        "https://relay.example.com"
-    );
+    let certificate = "arn:aws:acm:us-east-1:000000000000:certificate/x";
+    template.set("CertificateArn", certificate);
+    assert_eq!(output(&template, "RelayUrl"), "https://relay.example.com");
 }
