@@ -83,9 +83,8 @@ async fn a_body_that_is_too_large_is_refused_and_leaves_nothing() {
     for length in [BODY_LIMIT + 1, 10_000_001] {
         let envelope = payload("", now).len();
         let webhook = Webhook::signed(SECRET, payload(&"x".repeat(length - envelope), now));
-        relay
-            .refuses_webhook(&webhook, (413, "body_too_large"))
-            .await;
+        let expected = (413, "body_too_large");
+        relay.refuses_webhook(&webhook, expected).await;
     }
     relay.settled().await;
 }
@@ -135,10 +134,7 @@ fn any_text_arrives_as_it_was_posted() {
         .enable_all()
         .build()
         .unwrap();
-    let (relay, receiver) = runtime.block_on(async {
-        let (relay, receiver, _) = relay().with_worker().await;
-        (relay, receiver)
-    });
+    let (relay, receiver, _) = runtime.block_on(relay().with_worker());
     let config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(64)

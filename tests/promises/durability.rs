@@ -179,10 +179,8 @@ async fn what_was_answered_200_survives_a_kill_in_the_middle_of_a_stream() {
             })
         })
         .collect();
-    until("some were accepted", async || {
-        count.load(Ordering::Relaxed) >= 20
-    })
-    .await;
+    let are_some = async || count.load(Ordering::Relaxed) >= 20;
+    until("some were accepted", are_some).await;
     relay.kill();
     let mut accepted = Vec::new();
     for posting in posting {

@@ -14,10 +14,8 @@ async fn ticks_until(relay: &Relay, what: &str, most: usize, holds: impl AsyncFn
     for _ in 0..most {
         let before = relay.local.health_runs();
         relay.clock.advance(TICK);
-        until("the schedule has run", async || {
-            relay.local.health_runs() > before
-        })
-        .await;
+        let has_run = async || relay.local.health_runs() > before;
+        until("the schedule has run", has_run).await;
         if holds().await {
             return;
         }

@@ -125,9 +125,8 @@ async fn a_rotated_secret_counts_without_a_restart_and_junk_does_not_ask_for_it_
     // The old one is good for nothing once the secrets were read again.
     relay.refuses_webhook(&sample("junk", 4), INVALID).await;
     for number in 5..10 {
-        relay
-            .refuses_webhook(&sample(SECRET, number), INVALID)
-            .await;
+        let old = sample(SECRET, number);
+        relay.refuses_webhook(&old, INVALID).await;
     }
     assert_eq!(asked(), 1, "once in ten seconds");
     // What is kept there cannot be read: Linear is to try again, and what is known goes on.

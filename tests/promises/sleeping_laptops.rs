@@ -69,10 +69,8 @@ async fn a_closed_port_a_stall_a_redirect_and_a_dropped_connection_count_as_unre
         // It was there for the challenge.
         closing.close();
         relay.post(&issue(name, 1)).await;
-        let error = eventually("the attempt failed", || async {
-            relay.read(&worker).await.last_error
-        })
-        .await;
+        let error = async || relay.read(&worker).await.last_error;
+        let error = eventually("the attempt failed", error).await;
         assert!(error.reason.starts_with("unreachable"), "{error:?}");
         assert!(error.reason.contains(reason), "{error:?}");
         assert!(!error.reason.contains("hush"));

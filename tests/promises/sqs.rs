@@ -56,9 +56,7 @@ async fn concurrent_consumers_get_each_message_once_and_each_group_in_order() {
 async fn a_group_is_blocked_while_one_of_it_is_in_flight() {
     let relay = relay().start().await;
     let queue = relay.queue("blocked.fifo", json!({})).await;
-    for body in ["1", "2", "3"] {
-        queue.send("a", body).await;
-    }
+    queue.send_all("a", &["1", "2", "3"]).await;
     queue.send("b", "4").await;
     let first = queue.receives(1, &["1"]).await;
     queue.receives(10, &["4"]).await;
@@ -82,22 +80,16 @@ async fn no_message_comes_twice_within_its_visibility_and_an_old_handle_is_worth
     let relay = relay().start().await;
     let queue = relay.queue("visible.fifo", json!({})).await;
     queue.send("a", "1").await;
-    let first = queue
-        .receive_with(1, json!({"VisibilityTimeout": 10}))
-        .await;
+    let hidden = json!({"VisibilityTimeout": 10});
+    let first = queue.receive_with(1, hidden).await;
     relay.clock.advance(Duration::from_secs(9));
     queue.receives(1, &[]).await;
     relay.clock.advance(Duration::from_secs(2));
     let second = queue.receive(1).await;
     assert_eq!(second[0]["MessageId"], first[0]["MessageId"]);
     let old = json!({"ReceiptHandle": first[0]["ReceiptHandle"]});
-    refuses(
-        &queue,
-        "DeleteMessage",
-        old.clone(),
-        "InvalidParameterValue",
-    )
-    .await;
+    let (action, again) = ("DeleteMessage", old.clone());
+    refuses(&queue, action, again, "InvalidParameterValue").await;
     queue.delete(&second[0]).await;
     // Deleted already: no error, whichever handle.
     queue.delete(&second[0]).await;
@@ -111,9 +103,8 @@ async fn a_deduplication_id_is_taken_once_in_five_minutes() {
         ("queue.fifo", "queue", 1),
         ("group.fifo", "messageGroup", 2),
     ] {
-        let queue = relay
-            .queue(name, json!({"DeduplicationScope": scope}))
-            .await;
+        let scoped = json!({"DeduplicationScope": scope});
+        let queue = relay.queue(name, scoped).await;
         let send = |group: &str| message(group, "d", "x");
         let ids = |sent: &Value| [sent["MessageId"].clone(), sent["SequenceNumber"].clone()];
         let first = queue.call("SendMessage", send("a")).await;
@@ -132,21 +123,16 @@ async fn a_deduplication_id_is_taken_once_in_five_minutes() {
 async fn a_message_that_is_received_too_often_is_redriven_and_can_be_moved_back() {
     let relay = relay().start().await;
     let dead = relay.queue("dead.fifo", json!({})).await;
-    let queue = relay
-        .queue("source.fifo", redrive(&arn("dead.fifo"), 3))
-        .await;
+    let redrive = redrive(&arn("dead.fifo"), 3);
+    let queue = relay.queue("source.fifo", redrive).await;
     queue.send("a", "1").await;
     queue.send("a", "2").await;
     for _ in 0..3 {
-        queue
-            .receives_with(1, json!({"VisibilityTimeout": 0}), &["1"])
-            .await;
+        queue.peeks(1, &["1"]).await;
     }
     // The fourth receive redrives it, and what was behind it comes.
     queue.receives(1, &["2"]).await;
-    let letters = dead
-        .receives_with(10, json!({"VisibilityTimeout": 0}), &["1"])
-        .await;
+    let letters = dead.peeks(10, &["1"]).await;
     let source = &letters[0]["Attributes"]["DeadLetterQueueSourceArn"];
     assert_eq!(*source, arn("source.fifo"));
     let sources = dead.call("ListDeadLetterSourceQueues", json!({})).await;
@@ -171,9 +157,8 @@ async fn a_message_that_is_received_too_often_is_redriven_and_can_be_moved_back(
 async fn a_slow_move_can_be_cancelled() {
     let relay = relay().start().await;
     let dead = relay.queue("dead.fifo", json!({})).await;
-    let queue = relay
-        .queue("source.fifo", redrive(&arn("dead.fifo"), 3))
-        .await;
+    let redrive = redrive(&arn("dead.fifo"), 3);
+    let queue = relay.queue("source.fifo", redrive).await;
     for body in 0..30 {
         dead.send("a", &body.to_string()).await;
     }
@@ -182,13 +167,8 @@ async fn a_slow_move_can_be_cancelled() {
         "MaxNumberOfMessagesPerSecond": 1,
     });
     let (_, started) = relay.sqs("StartMessageMoveTask", &start).await;
-    refuses(
-        &queue,
-        "StartMessageMoveTask",
-        start,
-        "UnsupportedOperation",
-    )
-    .await;
+    let action = "StartMessageMoveTask";
+    refuses(&queue, action, start, "UnsupportedOperation").await;
     let at_once = json!({"VisibilityTimeout": 0});
     until("one has been moved", async || {
         !queue.receive_with(10, at_once.clone()).await.is_empty()
@@ -221,9 +201,8 @@ async fn a_long_poll_ends_when_something_comes() {
 #[tokio::test]
 async fn a_message_that_is_too_old_is_gone() {
     let relay = relay().start().await;
-    let queue = relay
-        .queue("old.fifo", json!({"MessageRetentionPeriod": "60"}))
-        .await;
+    let kept = json!({"MessageRetentionPeriod": "60"});
+    let queue = relay.queue("old.fifo", kept).await;
     queue.send("a", "1").await;
     relay.clock.advance(Duration::from_secs(61));
     queue.send("a", "2").await;
@@ -368,8 +347,6 @@ async fn a_redrive_to_a_queue_that_is_not_there_leaves_the_message_where_it_is()
     let queue = relay.queue("source.fifo", redrive).await;
     queue.send("a", "1").await;
     for _ in 0..3 {
-        queue
-            .receives_with(1, json!({"VisibilityTimeout": 0}), &["1"])
-            .await;
+        queue.peeks(1, &["1"]).await;
     }
 }

@@ -39,17 +39,13 @@ macro_rules! behaviours {
 behaviours! {
     a_group_comes_in_order (sqs) {
         let queue = sqs.queue("order.fifo", json!({})).await;
-        for body in ["1", "2", "3"] {
-            queue.send("a", body).await;
-        }
+        queue.send_all("a", &["1", "2", "3"]).await;
         queue.receives(10, &["1", "2", "3"]).await;
     }
 
     a_group_waits_while_one_of_it_is_in_flight (sqs) {
         let queue = sqs.queue("blocked.fifo", json!({})).await;
-        for body in ["1", "2"] {
-            queue.send("a", body).await;
-        }
+        queue.send_all("a", &["1", "2"]).await;
         let first = queue.receives(1, &["1"]).await;
         queue.receives(10, &[]).await;
         queue.delete(&first[0]).await;
@@ -127,9 +123,7 @@ behaviours! {
 
     visibility_can_be_ended_at_once (sqs) {
         let queue = sqs.queue("ended.fifo", json!({})).await;
-        for body in ["1", "2"] {
-            queue.send("a", body).await;
-        }
+        queue.send_all("a", &["1", "2"]).await;
         let both = queue.receives(2, &["1", "2"]).await;
         queue.hide(&both[0], 0).await;
         queue.hide(&both[1], 0).await;
@@ -138,9 +132,7 @@ behaviours! {
 
     the_head_that_waits_blocks_what_was_handed_back_behind_it (sqs) {
         let queue = sqs.queue("head.fifo", json!({})).await;
-        for body in ["1", "2"] {
-            queue.send("a", body).await;
-        }
+        queue.send_all("a", &["1", "2"]).await;
         let both = queue.receives(2, &["1", "2"]).await;
         queue.hide(&both[1], 0).await;
         queue.receives(10, &[]).await;
@@ -164,9 +156,7 @@ behaviours! {
 
     what_is_deleted_in_a_batch_is_gone (sqs) {
         let queue = sqs.queue("batch-delete.fifo", json!({"VisibilityTimeout": "1"})).await;
-        for body in ["1", "2"] {
-            queue.send("a", body).await;
-        }
+        queue.send_all("a", &["1", "2"]).await;
         let both = queue.receives(2, &["1", "2"]).await;
         let entries: Vec<_> = (both.iter().enumerate())
             .map(|(at, m)| json!({"Id": at.to_string(), "ReceiptHandle": m["ReceiptHandle"]}))

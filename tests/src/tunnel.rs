@@ -21,9 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
     reason = "a stand-in takes its orders from its environment"
 )]
 fn orders() -> PathBuf {
-    std::env::var_os("TUNNEL")
-        .map(PathBuf::from)
-        .unwrap_or_default()
+    PathBuf::from(std::env::var_os("TUNNEL").unwrap_or_default())
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -39,23 +37,19 @@ async fn main() -> ExitCode {
     let orders = orders();
     if name == "tailscale" && arguments.first().is_some_and(|first| first == "status") {
         let address = std::fs::read_to_string(orders.join("address")).unwrap_or_default();
-        let state = if address.is_empty() {
-            "NeedsLogin"
-        } else {
-            "Running"
-        };
+        let is_in = !address.is_empty();
+        let state = if is_in { "Running" } else { "NeedsLogin" };
+        let name = format!("{address}.");
         println!(
             "{}",
-            json!({"BackendState": state, "Self": {"DNSName": format!("{address}.")}})
+            json!({"BackendState": state, "Self": {"DNSName": name}})
         );
         return ExitCode::SUCCESS;
     }
     let _ = std::fs::remove_file(orders.join("address"));
     let started = std::fs::read_to_string(orders.join("started")).unwrap_or_default();
-    let _ = std::fs::write(
-        orders.join("started"),
-        format!("{started}{}\n", std::process::id()),
-    );
+    let started = format!("{started}{}\n", std::process::id());
+    let _ = std::fs::write(orders.join("started"), started);
     let order = std::fs::read_to_string(orders.join("order")).unwrap_or_default();
     match order.as_str() {
         "die" => {
@@ -67,20 +61,15 @@ async fn main() -> ExitCode {
         _ => {}
     }
     let last = arguments.last().cloned().unwrap_or_default();
-    let agent: SocketAddr = last
-        .trim_start_matches("http://")
-        .parse()
-        .expect("an address to lead to");
+    let agent = last.trim_start_matches("http://").parse();
+    let agent = agent.expect("an address to lead to");
     let first = lead(agent, orders.clone(), order == "dead-end").await;
     let second = lead(agent, orders.clone(), false).await;
     let address = {
         let orders = orders.clone();
         move || {
-            if orders.join("move").exists() {
-                second
-            } else {
-                first
-            }
+            let is_moved = orders.join("move").exists();
+            if is_moved { second } else { first }
         }
     };
     let _ = std::fs::write(orders.join("address"), first.to_string());
@@ -92,20 +81,16 @@ async fn main() -> ExitCode {
             Json(json!({"tunnels": [{"public_url": format!("http://{}", address()), "proto": "https"}]}))
         })),
     };
-    let listen = match arguments
+    let metrics = arguments
         .iter()
-        .position(|argument| argument == "--metrics")
-    {
-        Some(at) => arguments[at + 1].clone(),
-        None => "127.0.0.1:0".to_owned(),
-    };
+        .position(|argument| argument == "--metrics");
+    let listen = metrics.map_or("127.0.0.1:0", |at| &arguments[at + 1]);
     let listener = TcpListener::bind(listen).await.expect("a free port");
     if name == "ngrok" {
-        let address = listener.local_addr().expect("an address");
-        println!(
-            "{}",
-            json!({"lvl": "info", "msg": "starting web service", "obj": "web", "addr": address.to_string()})
-        );
+        let address = listener.local_addr().expect("an address").to_string();
+        let line =
+            json!({"lvl": "info", "msg": "starting web service", "obj": "web", "addr": address});
+        println!("{line}");
     }
     axum::serve(listener, router)
         .await

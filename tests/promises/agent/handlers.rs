@@ -37,10 +37,8 @@ async fn fails_three_times(relay: &Relay, home: &Path, handler: &Receiver, place
     for (tries, wait) in [(1, 2), (2, 6), (3, 0)] {
         handler.wait_for(place + tries).await;
         until("its retry is due", async || {
-            let events = events(home).await;
-            events
-                .get(place)
-                .is_some_and(|event| event["attempts"] == tries)
+            let event = events(home).await.into_iter().nth(place);
+            event.is_some_and(|event| event["attempts"] == tries)
         })
         .await;
         relay.clock.advance(Duration::from_secs(wait));
@@ -215,10 +213,8 @@ async fn an_older_event_that_is_replayed_goes_before_one_that_waits_and_takes_no
     run(&home, &["replay", &first]).await.exits(0);
     let received = handler.wait_for(5).await;
     assert_eq!(number(&received[4].body), 1);
-    until("it is done again", async || {
-        states(&home).await == ["done", "waiting"]
-    })
-    .await;
+    let is_done_again = async || states(&home).await == ["done", "waiting"];
+    until("it is done again", is_done_again).await;
     assert_eq!(handler.count(), 5, "the other one keeps its time");
     relay.clock.advance(Duration::from_secs(31));
     assert_eq!(number(&handler.wait_for(6).await[5].body), 2);

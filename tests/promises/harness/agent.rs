@@ -299,28 +299,25 @@ impl Agent {
 
 /// `edge-agent up` as a task of this process, on the relay's clock.
 pub(crate) struct Inside {
-    pub(crate) task: JoinHandle<Result<(), Failure>>,
+    task: JoinHandle<Result<(), Failure>>,
     pub(crate) signal: mpsc::Sender<Signal>,
-    pub(crate) home: PathBuf,
+    home: PathBuf,
 }
 
 impl Inside {
     /// Starts it, and waits until the relay knows it.
     pub(crate) async fn start(relay: &Relay, home: &Path, arguments: &[&str]) -> Self {
-        let agent = Self::begin(relay, home, arguments).await;
-        agent.is_ready().await;
-        agent
-    }
-
-    pub(crate) async fn begin(relay: &Relay, home: &Path, arguments: &[&str]) -> Self {
         let token = home.join("linear-token");
         std::fs::write(&token, TOKEN).unwrap();
+        // Settings that say nothing, so that none of this machine's are read.
+        let settings = home.join("empty.toml");
+        std::fs::write(&settings, "").unwrap();
         let url = relay.local.url();
         let mut all: Vec<OsString> = ["edge-agent", "up", "--quiet", "--name", "laptop"]
             .map(Into::into)
             .to_vec();
         all.extend(["--relay".into(), url.into(), "--data".into(), home.into()]);
-        all.extend(["--config".into(), empty(home).into()]);
+        all.extend(["--config".into(), settings.into()]);
         all.extend(["--linear-token-file".into(), token.into()]);
         if !arguments.contains(&"--listen") {
             all.extend(["--listen", "127.0.0.1:0"].map(Into::into));
@@ -336,27 +333,24 @@ impl Inside {
             program: env!("CARGO_BIN_EXE_agent").into(),
             signals,
         };
-        Self {
+        let agent = Self {
             task: tokio::spawn(edge_agent::cli::up(all, around)),
             signal,
             home: home.to_owned(),
-        }
+        };
+        until("the agent is ready", async || {
+            assert!(!agent.task.is_finished(), "the agent ended");
+            let status = agent.status();
+            status.is_some_and(|status| status["state"].is_string())
+        })
+        .await;
+        agent
     }
 
     /// What it says of itself.
     pub(crate) fn status(&self) -> Option<Value> {
         let text = std::fs::read(self.home.join("status.json")).ok()?;
         serde_json::from_slice(&text).ok()
-    }
-
-    /// Waits until the relay knows it.
-    pub(crate) async fn is_ready(&self) {
-        until("the agent is ready", async || {
-            assert!(!self.task.is_finished(), "the agent ended");
-            self.status()
-                .is_some_and(|status| status["state"].is_string())
-        })
-        .await;
     }
 
     pub(crate) async fn stop(self) {
@@ -370,15 +364,6 @@ pub(crate) fn at(port: u16) -> [String; 4] {
     let listen = format!("127.0.0.1:{port}");
     let public = format!("http://{listen}/webhook");
     ["--listen".into(), listen, "--public-url".into(), public]
-}
-
-/// A file of settings that says nothing, so that none of this machine's is read.
-fn empty(home: &Path) -> PathBuf {
-    let file = home.join("empty.toml");
-    if !file.exists() {
-        std::fs::write(&file, "").unwrap();
-    }
-    file
 }
 
 /// What the agent keeps of its registration.

@@ -34,10 +34,7 @@ pub(crate) const SECRET: &str = "the webhook secret";
 pub(crate) const TOKEN: &str = "lin_api_ana";
 
 /// Asks again until it is so; the only place that waits for anything.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    ask: impl Fn() -> F,
-) -> T {
+pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
     let deadline = std::time::Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(found) = ask().await {
@@ -50,7 +47,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
 
 /// Asks again until it holds.
 pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    eventually(what, || async { holds().await.then_some(()) }).await;
+    eventually(what, async || holds().await.then_some(())).await;
 }
 
 /// Tells a process to end, as a person or a service manager would.
@@ -158,13 +155,13 @@ pub(crate) fn relay<'a>() -> Start<'a> {
 impl Relay {
     /// Registers a worker at this address.
     pub(crate) async fn register(&self, name: &str, url: &str) -> Registration {
-        self.register_as(json!({"name": name, "linearToken": TOKEN, "webhookUrl": url}))
-            .await
+        let request = json!({"name": name, "linearToken": TOKEN, "webhookUrl": url});
+        self.register_as(request).await
     }
 
     pub(crate) async fn register_pull(&self, name: &str) -> Registration {
-        self.register_as(json!({"name": name, "linearToken": TOKEN}))
-            .await
+        let request = json!({"name": name, "linearToken": TOKEN});
+        self.register_as(request).await
     }
 
     pub(crate) async fn register_as(&self, request: Value) -> Registration {
@@ -179,10 +176,8 @@ impl Relay {
         token: Option<&str>,
         body: &Value,
     ) -> Response {
-        let mut request = self
-            .client
-            .request(method, format!("{}{path}", self.local.url()))
-            .json(body);
+        let url = format!("{}{path}", self.local.url());
+        let mut request = self.client.request(method, url).json(body);
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }

@@ -95,6 +95,12 @@ impl Queue {
         self.call("SendMessage", message(group, &id, body)).await
     }
 
+    pub(crate) async fn send_all(&self, group: &str, bodies: &[&str]) {
+        for body in bodies {
+            self.send(group, body).await;
+        }
+    }
+
     pub(crate) async fn receive(&self, limit: u32) -> Vec<Value> {
         self.receive_with(limit, json!({})).await
     }
@@ -110,6 +116,12 @@ impl Queue {
     /// Receives messages with these bodies and no others.
     pub(crate) async fn receives(&self, limit: u32, expected: &[&str]) -> Vec<Value> {
         self.receives_with(limit, json!({}), expected).await
+    }
+
+    /// Receives messages and leaves them visible.
+    pub(crate) async fn peeks(&self, limit: u32, expected: &[&str]) -> Vec<Value> {
+        let at_once = json!({"VisibilityTimeout": 0});
+        self.receives_with(limit, at_once, expected).await
     }
 
     pub(crate) async fn receives_with(

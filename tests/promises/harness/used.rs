@@ -34,10 +34,8 @@ struct Book {
 
 impl Book {
     fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            seen: Arc::default(),
-        }
+        let seen = Arc::default();
+        Self { name, seen }
     }
 
     fn note(&self, entry: &Value) {
@@ -46,12 +44,9 @@ impl Book {
             return;
         }
         fs::create_dir_all(directory()).unwrap();
-        let path = directory().join(self.name);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
+        let mut options = OpenOptions::new();
+        let file = options.create(true).append(true);
+        let mut file = file.open(directory().join(self.name)).unwrap();
         // One write, so that two test processes never mix their lines.
         file.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
@@ -90,12 +85,8 @@ fn permissions(service: &str, action: &str, request: &Value) -> Vec<(String, Str
         let parts = items.iter().flat_map(|item| item.as_object().unwrap());
         return parts
             .map(|(kind, part)| {
-                let action = if kind == "ConditionCheck" {
-                    kind.clone()
-                } else {
-                    format!("{kind}Item")
-                };
-                (format!("dynamodb:{action}"), text(&part["TableName"]))
+                let item = if kind == "ConditionCheck" { "" } else { "Item" };
+                (format!("dynamodb:{kind}{item}"), text(&part["TableName"]))
             })
             .collect();
     }
@@ -135,21 +126,16 @@ impl Write for Lines {
         let entry: Value = serde_json::from_slice(line)?;
         let directives = entry["_aws"]["CloudWatchMetrics"].as_array();
         for directive in directives.into_iter().flatten() {
-            let dimensions: serde_json::Map<_, _> = (directive["Dimensions"][0].as_array())
-                .into_iter()
-                .flatten()
-                .map(|name| {
-                    let name = name.as_str().unwrap_or_default();
-                    (name.to_owned(), entry[name].clone())
-                })
+            let names = directive["Dimensions"][0].as_array().into_iter().flatten();
+            let names = names.map(|name| name.as_str().unwrap_or_default());
+            let dimensions: serde_json::Map<_, _> = names
+                .map(|name| (name.to_owned(), entry[name].clone()))
                 .collect();
             for metric in directive["Metrics"].as_array().into_iter().flatten() {
                 let name = metric["Name"].as_str().unwrap_or_default();
                 // The format wants every name to be a member of the line, and a metric to be a number or up to 100.
                 let is_metric = match &entry[name] {
-                    Value::Array(numbers) => {
-                        numbers.len() <= 100 && numbers.iter().all(Value::is_number)
-                    }
+                    Value::Array(all) => all.len() <= 100 && all.iter().all(Value::is_number),
                     value => value.is_number(),
                 };
                 let is_whole = is_metric && dimensions.values().all(Value::is_string);
