@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::anyhow;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::format::grouped;
 use crate::scale::Played;
 use crate::whole_way::{Row, System};
-
-const SIZE: (u32, u32) = (900, 520);
 
 fn colour(system: System) -> RGBColor {
     match system {
@@ -20,13 +20,31 @@ fn colour(system: System) -> RGBColor {
     }
 }
 
+/// A plot: its two axes, and the lines on them.
+struct Plot<'a, Axis> {
+    file: &'a str,
+    title: &'a str,
+    x: (&'a str, Axis),
+    y: (&'a str, Axis),
+    y_label: fn(&f64) -> String,
+    y_label_width: u32,
+    legend: SeriesLabelPosition,
+    /// Whether each point is marked on its line.
+    marked: bool,
+    lines: Vec<Line<'a>>,
+}
+
+/// A line with its colour and its name in the legend.
+type Line<'a> = (RGBColor, &'a str, Vec<(f64, f64)>);
+
 /// One plot of each figure that people ask for first, over the number of workers.
 pub(crate) fn whole_way(rows: &[Row], directory: &Path) -> anyhow::Result<()> {
     let Some(body) = rows.iter().map(|row| row.body).min() else {
         return Ok(());
     };
     let rows: Vec<_> = rows.iter().filter(|row| row.body == body).collect();
-    let size = body / 1024;
+    let workers = rows.iter().map(|row| row.workers as f64);
+    let workers = workers.fold(1.0, f64::max);
     for (file, title, unit, figure) in [
         (
             "latency.svg",
@@ -48,121 +66,101 @@ pub(crate) fn whole_way(rows: &[Row], directory: &Path) -> anyhow::Result<()> {
             |row| row.cpu.max(0.001),
         ),
     ] {
-        let title = format!("{title}, {size} KB bodies");
-        draw(&directory.join(file), &title, unit, &rows, figure)
-            .map_err(|error| anyhow!("cannot draw `{file}`: {error}"))?;
+        let lines = System::ALL.into_iter().map(|system| {
+            let rows = rows.iter().filter(|row| row.system == system);
+            let points = rows.map(|row| (row.workers as f64, figure(row)));
+            (colour(system), system.name(), points.collect::<Vec<_>>())
+        });
+        let of =
+            |pick: fn(f64, f64) -> f64, first| rows.iter().map(|r| figure(r)).fold(first, pick);
+        let (least, most) = (of(f64::min, f64::INFINITY), of(f64::max, 0.0));
+        let plot: Plot<'_, LogCoord<f64>> = Plot {
+            file,
+            title: &format!("{title}, {} KB bodies", body / 1024),
+            x: ("workers", (0.9..workers * 1.1).log_scale().into()),
+            y: (unit, (least / 1.5..most * 1.5).log_scale().into()),
+            y_label: |y| {
+                if *y < 1.0 {
+                    y.to_string()
+                } else {
+                    format!("{y:.0}")
+                }
+            },
+            y_label_width: 70,
+            legend: SeriesLabelPosition::UpperLeft,
+            marked: true,
+            lines: lines.filter(|(.., points)| !points.is_empty()).collect(),
+        };
+        plot.draw(directory)?;
     }
     Ok(())
 }
 
 /// Messages that wait, second by second.
 pub(crate) fn burst(bursts: &[Played], directory: &Path) -> anyhow::Result<()> {
-    draw_burst(&directory.join("burst.svg"), bursts)
-        .map_err(|error| anyhow!("cannot draw `burst.svg`: {error}"))
-}
-
-fn draw_burst(file: &Path, bursts: &[Played]) -> Result<(), Box<dyn std::error::Error>> {
     let seconds = bursts.iter().map(|played| played.waiting.len()).max();
     let waiting = bursts.iter().flat_map(|played| &played.waiting).copied();
     let most = waiting.fold(1.0, f64::max);
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(
-            "Messages waiting: 1,000 events a second for 10 s to 100 workers, modelled",
-            ("sans-serif", 20),
-        )
-        .margin(16)
-        .x_label_area_size(44)
-        .y_label_area_size(90)
-        .build_cartesian_2d(0.0..seconds.unwrap_or(1) as f64, 0.0..most * 1.1)?;
-    chart
-        .configure_mesh()
-        .x_desc("seconds")
-        .y_desc("messages")
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| grouped(y.round() as usize))
-        .light_line_style(RGBColor(0xee, 0xee, 0xee))
-        .draw()?;
-    for (played, system) in bursts.iter().zip(System::ALL) {
-        let colour = colour(system);
-        let points = played.waiting.iter().enumerate();
-        let points = points.map(|(second, waiting)| (second as f64, *waiting));
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(played.setup.name.as_str())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(RGBColor(0xcc, 0xcc, 0xcc))
-        .draw()?;
-    root.present()?;
-    Ok(())
+    let lines = bursts.iter().zip(System::ALL).map(|(played, system)| {
+        let points = (0..).map(f64::from).zip(played.waiting.iter().copied());
+        (colour(system), played.setup.name.as_str(), points.collect())
+    });
+    let plot: Plot<'_, RangedCoordf64> = Plot {
+        file: "burst.svg",
+        title: "Messages waiting: 1,000 events a second for 10 s to 100 workers, modelled",
+        x: ("seconds", (0.0..seconds.unwrap_or(1) as f64).into()),
+        y: ("messages", (0.0..most * 1.1).into()),
+        y_label: |y| grouped(y.round() as usize),
+        y_label_width: 90,
+        legend: SeriesLabelPosition::UpperRight,
+        marked: false,
+        lines: lines.collect(),
+    };
+    plot.draw(directory)
 }
 
-fn draw(
-    file: &Path,
-    title: &str,
-    unit: &str,
-    rows: &[&Row],
-    figure: fn(&Row) -> f64,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let of = |pick: fn(f64, f64) -> f64, first| rows.iter().map(|r| figure(r)).fold(first, pick);
-    let (least, most) = (of(f64::min, f64::INFINITY), of(f64::max, 0.0));
-    let workers = rows.iter().map(|row| row.workers as f64);
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 20))
-        .margin(16)
-        .x_label_area_size(44)
-        .y_label_area_size(70)
-        .build_cartesian_2d(
-            (0.9..workers.fold(1.0, f64::max) * 1.1).log_scale(),
-            (least / 1.5..most * 1.5).log_scale(),
-        )?;
-    chart
-        .configure_mesh()
-        .x_desc("workers")
-        .y_desc(unit)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| {
-            if *y < 1.0 {
-                format!("{y}")
-            } else {
-                format!("{y:.0}")
+impl<Axis: Ranged<ValueType = f64> + ValueFormatter<f64>> Plot<'_, Axis> {
+    fn draw(self, directory: &Path) -> anyhow::Result<()> {
+        let file = self.file;
+        self.draw_as(&directory.join(file))
+            .map_err(|error| anyhow!("cannot draw `{file}`: {error}"))
+    }
+
+    fn draw_as(self, file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+        let root = SVGBackend::new(file, (900, 520)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&root)
+            .caption(self.title, ("sans-serif", 20))
+            .margin(16)
+            .x_label_area_size(44)
+            .y_label_area_size(self.y_label_width)
+            .build_cartesian_2d(self.x.1, self.y.1)?;
+        chart
+            .configure_mesh()
+            .x_desc(self.x.0)
+            .y_desc(self.y.0)
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&self.y_label)
+            .light_line_style(RGBColor(0xee, 0xee, 0xee))
+            .draw()?;
+        for (colour, name, points) in self.lines {
+            let style = colour.stroke_width(2);
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), style))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
+            if self.marked {
+                let mark = |point| Circle::new(point, 3, colour.filled());
+                chart.draw_series(points.into_iter().map(mark))?;
             }
-        })
-        .light_line_style(RGBColor(0xee, 0xee, 0xee))
-        .draw()?;
-    for system in System::ALL {
-        let colour = colour(system);
-        let points: Vec<_> = (rows.iter())
-            .filter(|row| row.system == system)
-            .map(|row| (row.workers as f64, figure(row)))
-            .collect();
-        if points.is_empty() {
-            continue;
         }
         chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-            .label(system.name())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(2)));
-        chart.draw_series(
-            points
-                .iter()
-                .map(|point| Circle::new(*point, 3, colour.filled())),
-        )?;
+            .configure_series_labels()
+            .position(self.legend)
+            .background_style(WHITE.mix(0.8))
+            .border_style(RGBColor(0xcc, 0xcc, 0xcc))
+            .draw()?;
+        root.present()?;
+        Ok(())
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(RGBColor(0xcc, 0xcc, 0xcc))
-        .draw()?;
-    root.present()?;
-    Ok(())
 }
