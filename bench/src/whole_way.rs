@@ -11,13 +11,12 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
-use tokio::sync::mpsc;
 
 use crate::load::{Load, Percentiles};
 use crate::one_machine;
 use crate::peers::LISTENS;
 use crate::programs::{self, Program, own_cpu};
-use crate::receiver::{Arrival, Receiver};
+use crate::receiver::Receiver;
 use crate::streams;
 
 /// What is measured.
@@ -131,37 +130,40 @@ async fn peer(name: &str) -> anyhow::Result<(Program, String)> {
     Ok((program, url))
 }
 
-/// Starts a system with so many workers.
-async fn start(
-    system: System,
-    workers: usize,
-    client: &reqwest::Client,
-) -> anyhow::Result<(Program, String, mpsc::UnboundedReceiver<Arrival>)> {
+/// Starts a system with so many workers, and what posts webhooks to it and receives for them.
+async fn start(system: System, workers: usize, body: usize) -> anyhow::Result<(Program, Load)> {
+    let client = reqwest::Client::builder().no_proxy().build()?;
     let (program, url) = match system {
         System::RelayInMemory => one_machine::serve(false).await?,
         System::RelayInFiles => one_machine::serve(true).await?,
         System::Outbox => peer("outbox").await?,
         System::Hub => peer("hub").await?,
     };
-    if system == System::Hub {
-        let arrivals = streams::open(&url, workers).await?;
-        return Ok((program, url, arrivals));
-    }
-    let (receiver, arrivals) = Receiver::start().await?;
-    let address = receiver.address;
-    if system == System::Outbox {
-        for worker in 0..workers {
-            let answer = client
-                .post(format!("{url}/workers"))
-                .body(format!("http://{address}/{worker}"))
-                .send()
-                .await?;
-            ensure!(answer.status() == 201, "the outbox took no worker");
-        }
+    let arrivals = if system == System::Hub {
+        streams::open(&url, workers).await?
     } else {
-        one_machine::register(client, &url, address, workers).await?;
-    }
-    Ok((program, url, arrivals))
+        let (receiver, arrivals) = Receiver::start().await?;
+        let address = receiver.address;
+        if system == System::Outbox {
+            for worker in 0..workers {
+                let request = client.post(format!("{url}/workers"));
+                let request = request.body(format!("http://{address}/{worker}"));
+                let status = request.send().await?.status();
+                ensure!(status == 201, "the outbox took no worker");
+            }
+        } else {
+            one_machine::register(&client, &url, address, workers).await?;
+        }
+        arrivals
+    };
+    let load = Load {
+        client,
+        url: format!("{url}/webhooks/linear"),
+        arrivals,
+        workers,
+        body,
+    };
+    Ok((program, load))
 }
 
 /// Measures every combination, one after the other.
@@ -182,15 +184,7 @@ pub(crate) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Resu
 }
 
 async fn row(system: System, workers: usize, body: usize, seconds: u64) -> anyhow::Result<Row> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let (program, url, arrivals) = start(system, workers, &client).await?;
-    let mut load = Load {
-        client,
-        url: format!("{url}/webhooks/linear"),
-        arrivals,
-        workers,
-        body,
-    };
+    let (program, mut load) = start(system, workers, body).await?;
     // Connections are open and code is warm before anything is measured.
     load.paced(20.0, 20).await?;
     let rate = rate(workers);
@@ -219,25 +213,15 @@ async fn row(system: System, workers: usize, body: usize, seconds: u64) -> anyho
 /// Deliveries kept by `edge-relay serve --data` do not add to its memory: posts so many, and answers its peak
 /// before and after, in MB.
 pub(crate) async fn memory(events: usize, progress: &ProgressBar) -> anyhow::Result<(f64, f64)> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let (program, url, arrivals) = start(System::RelayInFiles, 1, &client).await?;
-    let mut load = Load {
-        client,
-        url: format!("{url}/webhooks/linear"),
-        arrivals,
-        workers: 1,
-        body: 2_048,
-    };
-    load.sustained(outstanding(1), Duration::from_secs(1))
-        .await?;
+    let (program, mut load) = start(System::RelayInFiles, 1, 2_048).await?;
+    let at_once = outstanding(1);
+    load.sustained(at_once, Duration::from_secs(1)).await?;
     let before = program.peak_memory()?;
     progress.set_length(events as u64);
     let mut done = 0;
     while done < events {
-        done += load
-            .sustained(outstanding(1), Duration::from_secs(5))
-            .await?
-            .0;
+        let (deliveries, _) = load.sustained(at_once, Duration::from_secs(5)).await?;
+        done += deliveries;
         progress.set_position(done as u64);
     }
     Ok((before, program.peak_memory()?))
