@@ -2,25 +2,16 @@
 
 /// Milliseconds, to three digits.
 pub(crate) fn ms(value: f64) -> String {
-    let decimals = if value < 10.0 {
-        2
-    } else {
-        usize::from(value < 100.0)
-    };
+    let decimals = usize::from(value < 10.0) + usize::from(value < 100.0);
     format!("{value:.decimals$}")
 }
 
 /// With commas between thousands.
 pub(crate) fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
+    match number / 1_000 {
+        0 => number.to_string(),
+        thousands => format!("{},{:03}", grouped(thousands), number % 1_000),
     }
-    out
 }
 
 #[cfg(test)]

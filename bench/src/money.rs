@@ -11,12 +11,13 @@ use crate::calls::{Event, Found as Calls, Used};
 use crate::function::Found as Function;
 
 /// The list of prices.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct PriceList {
     region: String,
     read: String,
     price: Vec<Price>,
-    other: Vec<Other>,
+    /// What other services publish; only shown.
+    other: toml::Value,
 }
 
 /// A price: dollars for one of the unit.
@@ -26,15 +27,6 @@ struct Price {
     of: String,
     unit: String,
     dollars: f64,
-    source: String,
-}
-
-/// What another service publishes.
-#[derive(Serialize, Deserialize)]
-struct Other {
-    of: String,
-    dollars: String,
-    why: String,
     source: String,
 }
 
@@ -63,24 +55,26 @@ const SECONDS_A_MONTH: f64 = 30.0 * 24.0 * 3600.0;
 
 /// Lambda's time for one invocation of `ingest`, seconds.
 pub(crate) fn ingest_seconds(function: &Function, body: usize, workers: usize) -> f64 {
-    let micros = function
-        .handler("ingest", body, workers)
-        .unwrap_or(f64::NAN);
     // Marker and workers at once, the body if it is stored, the batches sixteen at once, the marker.
-    let stored = f64::from(u8::from(body > relay::queue::INLINE_LIMIT));
-    share(micros) + (2.0 + stored + queue_rounds(workers)) * ROUND
+    let rounds = 2.0 + stored(body) + queue_rounds(workers);
+    handler_seconds(function, "ingest", body, workers) + rounds * ROUND
 }
 
 /// Lambda's time for one batch of `deliver`, seconds.
 pub(crate) fn deliver_seconds(function: &Function, body: usize, messages: f64) -> f64 {
-    let micros = (function.handler("deliver", body, messages.round() as usize)).unwrap_or(f64::NAN);
-    let stored = f64::from(u8::from(body > relay::queue::INLINE_LIMIT));
-    share(micros) + (1.0 + stored) * ROUND + POST
+    let handler = handler_seconds(function, "deliver", body, messages.round() as usize);
+    handler + (1.0 + stored(body)) * ROUND + POST
 }
 
-/// CPU time as it passes at the function's share of a CPU, seconds.
-fn share(micros: f64) -> f64 {
+/// CPU time of the whole handler as it passes at the function's share of a CPU, seconds; no number if not measured.
+fn handler_seconds(function: &Function, name: &str, body: usize, count: usize) -> f64 {
+    let micros = function.handler(name, body, count).unwrap_or(f64::NAN);
     micros / 1e6 * (WHOLE_CPU / MEMORY).max(1.0)
+}
+
+/// A round for the body where it is stored beside its messages.
+fn stored(body: usize) -> f64 {
+    f64::from(body > relay::queue::INLINE_LIMIT)
 }
 
 /// How often `ingest` waits for SQS: the batches go sixteen at once.
@@ -94,44 +88,34 @@ fn lambda(seconds: f64, invocations: f64) -> f64 {
 
 /// What a million events cost, by service.
 #[derive(Serialize)]
-struct Bill {
-    workers: usize,
-    asleep: usize,
-    body: usize,
+struct Bill<'a> {
+    event: &'a Event,
     http: f64,
     lambda: f64,
     sqs: f64,
     dynamodb: f64,
     log: f64,
     out: f64,
-    total: f64,
 }
 
-impl Bill {
-    fn of(event: &Event, function: &Function) -> Self {
-        let used = &event.used;
-        let live = event.workers - event.asleep;
-        let per_batch = event.workers as f64 / used.batches;
-        // All but the webhook itself; each is three rounds for `register`.
-        let pulls = used.http - 1.0;
-        let seconds = ingest_seconds(function, event.body, event.workers)
-            + used.batches * deliver_seconds(function, event.body, per_batch)
-            + pulls * 3.0 * ROUND;
-        let million = 1e6;
-        let mut bill = Self {
-            workers: event.workers,
-            asleep: event.asleep,
-            body: event.body,
-            http: million * used.http * price("http"),
-            lambda: million * lambda(seconds, 1.0 + used.batches + pulls),
-            sqs: million * used.sqs * price("sqs"),
-            dynamodb: million * dynamodb(used),
-            log: million * used.log / GB * price("log"),
-            out: million * (live * event.body) as f64 / GB * price("out"),
-            total: 0.0,
-        };
-        bill.total = bill.http + bill.lambda + bill.sqs + bill.dynamodb + bill.log + bill.out;
-        bill
+fn bill<'a>(event: &'a Event, function: &Function) -> Bill<'a> {
+    let used = &event.used;
+    let live = event.workers - event.asleep;
+    let per_batch = event.workers as f64 / used.batches;
+    // All but the webhook itself; each is three rounds for `register`.
+    let pulls = used.http - 1.0;
+    let seconds = ingest_seconds(function, event.body, event.workers)
+        + used.batches * deliver_seconds(function, event.body, per_batch)
+        + pulls * 3.0 * ROUND;
+    let million = 1e6;
+    Bill {
+        event,
+        http: million * used.http * price("http"),
+        lambda: million * lambda(seconds, 1.0 + used.batches + pulls),
+        sqs: million * used.sqs * price("sqs"),
+        dynamodb: million * dynamodb(used),
+        log: million * used.log / GB * price("log"),
+        out: million * (live * event.body) as f64 / GB * price("out"),
     }
 }
 
@@ -145,99 +129,73 @@ fn call(used: &Used) -> f64 {
 }
 
 /// What a deployment costs in a month in which nothing happens.
-#[derive(Serialize)]
-struct Idle {
-    alarms: f64,
-    metric_count: usize,
-    metrics: f64,
-    pollers: f64,
-    health: f64,
-    worker: f64,
-    pull_worker: f64,
-}
-
-impl Idle {
-    fn of(calls: &Calls) -> Self {
-        let runs = SECONDS_A_MONTH / 300.0;
-        let health = &calls.health;
-        let run =
-            lambda(health.total() * ROUND, 1.0) + dynamodb(health) + health.log / GB * price("log");
-        // A name with a dimension is a metric for each of its values.
-        let metric_count: usize = (METRICS.iter())
-            .map(|metric| if metric.dimension.is_some() { 4 } else { 1 })
-            .sum();
-        let worker = runs * call(&calls.renewal);
-        Self {
-            alarms: 10.0 * price("alarm") + price("secret"),
-            metric_count,
-            metrics: metric_count as f64 * price("metric"),
-            pollers: 5.0 * SECONDS_A_MONTH / 20.0 * price("sqs"),
-            health: runs * run,
-            worker,
-            pull_worker: worker + SECONDS_A_MONTH / 3.0 * call(&calls.look),
-        }
+fn idle(calls: &Calls) -> Value {
+    let runs = SECONDS_A_MONTH / 300.0;
+    let health = &calls.health;
+    let run =
+        lambda(health.total() * ROUND, 1.0) + dynamodb(health) + health.log / GB * price("log");
+    // A name with a dimension is a metric for each of its values.
+    let values = (METRICS.iter()).map(|metric| if metric.dimension.is_some() { 4 } else { 1 });
+    let metric_count: i32 = values.sum();
+    let worker = runs * call(&calls.renewal);
+    context! {
+        alarms => 10.0 * price("alarm") + price("secret"),
+        metric_count,
+        metrics => f64::from(metric_count) * price("metric"),
+        pollers => 5.0 * SECONDS_A_MONTH / 20.0 * price("sqs"),
+        health => runs * run,
+        worker,
+        pull_worker => worker + SECONDS_A_MONTH / 3.0 * call(&calls.look),
     }
 }
 
 /// What the page on money shows.
 pub(crate) fn context(calls: &Calls, function: &Function) -> Value {
-    let bills = calls.events.iter().map(|event| Bill::of(event, function));
+    let bills = calls.events.iter().map(|event| bill(event, function));
     context! {
-        region => LIST.region,
-        read => LIST.read,
-        price => LIST.price,
-        other => LIST.other,
+        prices => &*LIST,
         memory => MEMORY,
         whole_cpu => WHOLE_CPU,
         round_ms => ROUND * 1e3,
         post_ms => POST * 1e3,
         bills => bills.collect::<Vec<_>>(),
-        idle => Idle::of(calls),
+        idle => idle(calls),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::function::Row;
+    use crate::function::{HANDLER, Row};
 
-    fn event() -> Event {
-        Event {
-            workers: 10,
-            asleep: 0,
-            body: 2_048,
-            used: Used {
-                calls: BTreeMap::new(),
-                read_units: 16.0,
-                write_units: 1.0,
-                sqs: 3.0,
-                http: 1.0,
-                batches: 1.0,
-                log: 1_000.0,
-            },
-        }
-    }
-
-    fn function() -> Function {
-        let row = |function: &str, workers, micros| Row {
+    #[test]
+    fn a_bill_adds_up_what_was_used_at_the_listed_prices() {
+        let used = Used {
+            read_units: 16.0,
+            write_units: 1.0,
+            sqs: 3.0,
+            http: 1.0,
+            batches: 1.0,
+            log: 1_000.0,
+            ..Used::default()
+        };
+        let (workers, asleep, body) = (10, 0, 2_048);
+        let rows = [("ingest", 512.0), ("deliver", 1_024.0)].map(|(function, micros)| Row {
             function: function.to_owned(),
-            step: crate::function::HANDLER.to_owned(),
-            body: 2_048,
+            step: HANDLER.to_owned(),
+            body,
             workers,
             micros,
             allocations: 0,
             allocated: 0,
+        });
+        let event = Event {
+            workers,
+            asleep,
+            body,
+            used,
         };
-        Function {
-            rows: vec![row("ingest", 10, 512.0), row("deliver", 10, 1_024.0)],
-        }
-    }
-
-    #[test]
-    fn a_bill_adds_up_what_was_used_at_the_listed_prices() {
-        let bill = Bill::of(&event(), &function());
+        let bill = bill(&event, &Function { rows: rows.into() });
         let close = |a: f64, b: f64| (a - b).abs() < 1e-6;
         assert!(close(bill.http, 1.00));
         assert!(close(bill.sqs, 1.50));
@@ -246,17 +204,13 @@ mod tests {
         assert!(close(bill.out, 10.0 * 2_048.0 / 1e3 * 0.09));
         // 512 µs and 1,024 µs of a CPU of which there are 512/1769, three rounds and one, a POST; half a GB.
         let seconds = (512.0 + 1_024.0) * 1_769.0 / 512.0 / 1e6 + 4.0 * ROUND + POST;
-        assert!(close(
-            bill.lambda,
-            2.0 * 0.20 + 1e6 * seconds * 0.5 * 0.000_016_666_7
-        ));
+        let lambda = 2.0 * 0.20 + 1e6 * seconds * 0.5 * 0.000_016_666_7;
+        assert!(close(bill.lambda, lambda));
     }
 
     #[test]
     fn the_largest_fan_out_waits_for_sqs_more_than_once() {
-        assert_eq!(
-            [1, 10, 160, 161, 1_000].map(queue_rounds),
-            [1.0, 1.0, 1.0, 2.0, 7.0]
-        );
+        let rounds = [1, 10, 160, 161, 1_000].map(queue_rounds);
+        assert_eq!(rounds, [1.0, 1.0, 1.0, 2.0, 7.0]);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use minijinja::{Value, context};
 use serde::{Deserialize, Serialize};
 
-use crate::calls::Found as Calls;
+use crate::calls::{Found as Calls, Used};
 use crate::function::Found as Function;
 use crate::money::{POST, ROUND, deliver_seconds, ingest_seconds};
 use crate::taken::Part;
@@ -28,30 +28,24 @@ struct Cost {
     ingest: f64,
     /// And for a batch in `deliver`.
     deliver: f64,
-    batches: f64,
     send_calls: f64,
-    read_units: f64,
-    write_units: f64,
-    renewal_reads: f64,
-    renewal_writes: f64,
-    look_reads: f64,
+    event: Used,
+    renewal: Used,
+    look: Used,
     /// Read units of `health` for one worker.
     health_reads: f64,
 }
 
 impl Cost {
     fn of(calls: &Calls, function: &Function) -> Option<Self> {
-        let used = &calls.event(WORKSPACE, 0, BODY)?.used;
+        let event = calls.event(WORKSPACE, 0, BODY)?.used.clone();
         Some(Self {
             ingest: ingest_seconds(function, BODY, WORKSPACE),
-            deliver: deliver_seconds(function, BODY, WORKSPACE as f64 / used.batches),
-            batches: used.batches,
-            send_calls: *used.calls.get("SendMessageBatch")?,
-            read_units: used.read_units,
-            write_units: used.write_units,
-            renewal_reads: calls.renewal.read_units,
-            renewal_writes: calls.renewal.write_units,
-            look_reads: calls.look.read_units,
+            deliver: deliver_seconds(function, BODY, WORKSPACE as f64 / event.batches),
+            send_calls: *event.calls.get("SendMessageBatch")?,
+            event,
+            renewal: calls.renewal.clone(),
+            look: calls.look.clone(),
             health_reads: calls.health.read_units / calls.idle_workers as f64,
         })
     }
@@ -59,7 +53,7 @@ impl Cost {
     /// Read units of an event in the workspace's own partition, where its workers are.
     fn partition_reads(&self) -> f64 {
         // All but the look for the marker.
-        self.read_units - 1.0
+        self.event.read_units - 1.0
     }
 }
 
@@ -68,7 +62,8 @@ impl Cost {
 struct Model {
     limit: Vec<Limit>,
     setup: Vec<Setup>,
-    source: Vec<Source>,
+    /// Where the limits are documented; only shown.
+    source: toml::Value,
 }
 
 /// A limit as deployed, and raised.
@@ -92,13 +87,6 @@ pub(crate) struct Setup {
     partitions: f64,
 }
 
-/// Where a limit is documented.
-#[derive(Serialize, Deserialize)]
-struct Source {
-    limit: String,
-    source: String,
-}
-
 static MODEL: LazyLock<Model> = LazyLock::new(|| {
     toml::from_str(include_str!("../data/limits.toml")).expect("the inputs of the model are valid")
 });
@@ -107,22 +95,18 @@ static MODEL: LazyLock<Model> = LazyLock::new(|| {
 #[derive(Serialize)]
 struct Demand {
     asked: f64,
+    /// The part of the limit as deployed.
+    part: f64,
     #[serde(flatten)]
     of: &'static Limit,
 }
 
-impl Demand {
-    /// The part of the limit as deployed.
-    fn asked_part(&self) -> f64 {
-        self.asked / self.of.given
-    }
-}
-
+/// The nearest to its limit first.
 fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
     let workspaces = (workers / WORKSPACE as f64).max(1.0);
     let renewals = workers / 300.0;
     let looks = workers * WITHOUT_ADDRESS / 3.0;
-    let batches = events * cost.batches;
+    let batches = events * cost.event.batches;
     let delivering = batches * cost.deliver;
     let registering = (renewals + looks) * 2.0 * ROUND;
     let asked = |name: &str| match name {
@@ -133,21 +117,24 @@ fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
         "sqs_calls" => (events * cost.send_calls).max(batches),
         "in_flight" => events * WORKSPACE as f64 * cost.deliver,
         "table_reads" => {
-            events * cost.read_units
-                + renewals * cost.renewal_reads
-                + looks * cost.look_reads
+            events * cost.event.read_units
+                + renewals * cost.renewal.read_units
+                + looks * cost.look.read_units
                 + workers * cost.health_reads / 300.0
         }
-        "table_writes" => events * cost.write_units + renewals * cost.renewal_writes,
+        "table_writes" => events * cost.event.write_units + renewals * cost.renewal.write_units,
         "partition_reads" => events / workspaces * cost.partition_reads(),
         "health_run" => workers * cost.health_reads / UNITS_A_PAGE * PAGE,
         _ => f64::NAN,
     };
-    let demand = |of: &'static Limit| Demand {
-        asked: asked(&of.name),
-        of,
+    let demand = |of: &'static Limit| {
+        let asked = asked(&of.name);
+        let part = asked / of.given;
+        Demand { asked, part, of }
     };
-    MODEL.limit.iter().map(demand).collect()
+    let mut demands: Vec<_> = MODEL.limit.iter().map(demand).collect();
+    demands.sort_by(|a, b| b.part.total_cmp(&a.part));
+    demands
 }
 
 /// A Query answers up to 1 MB, 128 units of an eventually consistent read.
@@ -171,69 +158,57 @@ pub(crate) struct Played {
     refused: f64,
     refused_again: f64,
     /// The longest that a message waited, seconds.
-    longest: f64,
+    longest: usize,
 }
 
 /// Second by second, as if everything flowed.
 fn play(cost: &Cost, setup: &'static Setup) -> Played {
     let mut tokens = setup.burst;
-    let mut waiting: f64 = 0.0;
-    let mut played = Played {
-        setup,
-        waiting: Vec::new(),
-        refused: 0.0,
-        refused_again: 0.0,
-        longest: 0.0,
-    };
-    let mut again = vec![0.0; BURST.1];
-    let (mut busy_since, mut sent, mut done) = (None, 0.0, 0.0);
-    let mut arrivals: Vec<(usize, f64)> = Vec::new();
+    let mut refused_at = [0.0; BURST.1];
+    let mut refused_again = 0.0;
+    let mut waiting = Vec::new();
+    let mut longest = 0;
+    // Messages so far: by second those sent, and those delivered.
+    let (mut sent, mut done) = (Vec::<f64>::new(), 0.0);
+    let (mut waits, mut busy_seconds): (f64, _) = (0.0, 0);
     for second in 0.. {
         let fresh = if second < BURST.1 { BURST.0 } else { 0.0 };
-        let retried = second.checked_sub(AGAIN).and_then(|at| again.get(at));
+        let retried = (second.checked_sub(AGAIN)).and_then(|at| refused_at.get(at));
         let asked = fresh + retried.copied().unwrap_or_default();
         tokens = (tokens + setup.rate).min(setup.burst.max(setup.rate));
         let accepted = asked.min(tokens);
         tokens -= accepted;
-        let refused = asked - accepted;
-        if second < BURST.1 {
-            again[second] = refused;
-            played.refused += refused;
-        } else {
-            played.refused_again += refused;
-        }
+        *refused_at.get_mut(second).unwrap_or(&mut refused_again) += asked - accepted;
         let messages = accepted * WORKSPACE as f64;
-        waiting += messages;
-        sent += messages;
-        arrivals.push((second, sent));
-        if waiting > 0.0 && busy_since.is_none() {
-            busy_since = Some(second);
-        }
+        waits += messages;
+        sent.push(sent.last().copied().unwrap_or_default() + messages);
         // Five batches at once, and 300 more a minute.
-        let since = busy_since.map_or(0, |since| second - since);
-        let concurrency = setup.concurrency.min(5.0 + 5.0 * since as f64);
-        let by_lambda = concurrency / cost.deliver * (WORKSPACE as f64 / cost.batches);
+        let concurrency = setup.concurrency.min(5.0 + 5.0 * f64::from(busy_seconds));
+        let by_lambda = concurrency / cost.deliver * (WORKSPACE as f64 / cost.event.batches);
         // `ingest` reads the workers of every event, `deliver` each message's worker.
         let ingest_reads = accepted * (cost.partition_reads() - WORKSPACE as f64).max(0.0);
         let by_partition = (PARTITION * setup.partitions - ingest_reads).max(0.0);
-        let delivered = waiting.min(by_lambda).min(by_partition);
-        waiting -= delivered;
+        let delivered = waits.min(by_lambda).min(by_partition);
+        waits -= delivered;
         done += delivered;
         // What is delivered last in this second came when as many had been sent.
         if delivered > 0.0 {
-            let came = arrivals.partition_point(|(_, sent)| *sent < done - 1e-6);
-            let came = arrivals.get(came).map_or(second, |(second, _)| *second);
-            played.longest = played.longest.max((second - came) as f64);
+            let came = sent.partition_point(|sent| *sent < done - 1e-6);
+            longest = longest.max(second.saturating_sub(came));
         }
-        played.waiting.push(waiting);
-        if second > AGAIN + BURST.1 && waiting < 1.0 {
+        waiting.push(waits);
+        busy_seconds = if waits < 1.0 { 0 } else { busy_seconds + 1 };
+        if second > AGAIN + BURST.1 && waits < 1.0 {
             break;
         }
-        if waiting < 1.0 {
-            busy_since = None;
-        }
     }
-    played
+    Played {
+        setup,
+        waiting,
+        refused: refused_at.iter().sum(),
+        refused_again,
+        longest,
+    }
 }
 
 /// Every setup's burst.
@@ -253,12 +228,12 @@ pub(crate) fn context(calls: &Calls, function: &Part<Function>) -> Option<Value>
             (usual, "one event a minute in each workspace"),
             (1_000.0, "1,000 events a second, spread over all workspaces"),
         ]
-        .map(|(events, title)| Case::new(&cost, workers, events, title))
+        .map(|(events, title)| {
+            let deliveries = events * WORKSPACE as f64;
+            let demands = demands(&cost, workers as f64, events);
+            context! { workers, title, deliveries, demands }
+        })
     });
-    let cases: Vec<_> = cases.collect();
-    let mut most = demands(&cost, WORKSPACE as f64, 1.0);
-    most.retain(|demand| !matches!(demand.of.name.as_str(), "edge" | "health_run"));
-    most.sort_by(|a, b| b.asked_part().total_cmp(&a.asked_part()));
     Some(context! {
         taken => function.taken,
         workspace => WORKSPACE,
@@ -266,8 +241,8 @@ pub(crate) fn context(calls: &Calls, function: &Part<Function>) -> Option<Value>
         round_ms => ROUND * 1e3,
         post_ms => POST * 1e3,
         page_ms => PAGE * 1e3,
-        cases,
-        most,
+        cases => cases.collect::<Vec<_>>(),
+        most => demands(&cost, WORKSPACE as f64, 1.0),
         bursts => bursts(calls, &function.found),
         burst_rate => BURST.0,
         burst_seconds => BURST.1,
@@ -276,66 +251,35 @@ pub(crate) fn context(calls: &Calls, function: &Part<Function>) -> Option<Value>
     })
 }
 
-/// So many workers and events, and what breaks.
-#[derive(Serialize)]
-struct Case {
-    workers: usize,
-    title: &'static str,
-    deliveries: f64,
-    /// The nearest to its limit first.
-    demands: Vec<Demand>,
-    /// The limits that break even if raised.
-    unmoved: Vec<&'static str>,
-}
-
-impl Case {
-    fn new(cost: &Cost, workers: usize, events: f64, title: &'static str) -> Self {
-        let mut demands = demands(cost, workers as f64, events);
-        demands.sort_by(|a, b| b.asked_part().total_cmp(&a.asked_part()));
-        let broken = demands
-            .iter()
-            .filter(|demand| demand.asked > demand.of.raised);
-        Self {
-            workers,
-            title,
-            deliveries: events * WORKSPACE as f64,
-            unmoved: broken.map(|demand| demand.of.limit.as_str()).collect(),
-            demands,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn cost() -> Cost {
+        let used = |read_units, write_units| Used {
+            read_units,
+            write_units,
+            batches: 10.0,
+            ..Used::default()
+        };
         Cost {
             ingest: 0.03,
             deliver: 0.15,
-            batches: 10.0,
             send_calls: 10.0,
-            read_units: 117.0,
-            write_units: 1.0,
-            renewal_reads: 1.0,
-            renewal_writes: 2.0,
-            look_reads: 1.0,
+            event: used(117.0, 1.0),
+            renewal: used(1.0, 2.0),
+            look: used(1.0, 0.0),
             health_reads: 0.1,
         }
     }
 
     #[test]
     fn what_breaks_first_is_asked_for_most_of_what_is_given() {
-        let first = |events| {
-            let case = Case::new(&cost(), 100, events, "");
-            (
-                case.demands[0].of.name.clone(),
-                case.demands[0].asked_part(),
-            )
-        };
-        let (name, part) = first(1_000.0);
+        let first = |events| demands(&cost(), 100.0, events).swap_remove(0);
+        let Demand { part, of, .. } = first(1_000.0);
+        let name = &of.name;
         assert!(name == "partition_reads" && part > 1.0, "{name} {part}");
-        assert!(first(1.0 / 60.0).1 < 1.0);
+        assert!(first(1.0 / 60.0).part < 1.0);
     }
 
     #[test]
@@ -346,18 +290,12 @@ mod tests {
             panic!("there are three setups");
         };
         // 500 at once and 100 a second for ten seconds are let in of 10,000.
-        assert!(
-            (deployed.refused - 8_500.0).abs() < 101.0,
-            "{}",
-            deployed.refused
-        );
+        let refused = deployed.refused;
+        assert!((refused - 8_500.0).abs() < 101.0, "{refused}");
         assert!(raised.refused.abs() < 1e-6 && raised.refused_again.abs() < 1e-6);
         // A million messages, at 3,000 a second.
-        assert!(
-            (320..360).contains(&raised.waiting.len()),
-            "{}",
-            raised.waiting.len()
-        );
+        let took = raised.waiting.len();
+        assert!((320..360).contains(&took), "{took}");
         assert!(spread.waiting.len() < raised.waiting.len() && spread.longest < raised.longest);
         for played in [deployed, raised, spread] {
             assert!(played.waiting.last().is_some_and(|waiting| *waiting < 1.0));
