@@ -399,26 +399,14 @@ mod tests {
         }
         let issue = r#"{"organizationId":"org","type":"Issue","webhookTimestamp":1,"data":{"id":"i","issueId":"parent"}}"#;
         assert_eq!(parse(issue).unwrap().ordering_key, "i");
-        let odd = parse(&payload(r#","data":{"id":"with spaces"}"#))
-            .unwrap()
-            .ordering_key
-            .clone();
-        assert!(is_identifier(&odd));
+        let odd = payload(r#","data":{"id":"with spaces"}"#);
+        assert!(is_identifier(&parse(&odd).unwrap().ordering_key));
     }
 
     #[test]
     fn an_action_that_is_not_a_word_counts_as_none() {
-        for action in [
-            "null",
-            "7",
-            "\"a b\"",
-            "\"\\u0000\"",
-            "[]",
-            "{\"id\":\"x\"}",
-        ] {
-            let body = format!(
-                r#"{{"organizationId":"a","type":"T","action":{action},"webhookTimestamp":1}}"#
-            );
+        for action in ["null", "7", "\"a b\"", "\"\\u0000\"", "[]", r#"{"id":"x"}"#] {
+            let body = payload("").replace(r#""a""#, action);
             assert_eq!(parse(&body).unwrap().action, "", "{action}");
         }
     }

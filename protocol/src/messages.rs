@@ -231,10 +231,8 @@ mod tests {
         assert_eq!(absent, Renew::default());
         let null: Renew = serde_json::from_str(r#"{"webhookUrl":null,"new":1}"#).unwrap();
         assert_eq!(null.webhook_url, Some(None));
-        assert_eq!(
-            serde_json::to_string(&null).unwrap(),
-            r#"{"webhookUrl":null}"#
-        );
+        let json = serde_json::to_string(&null).unwrap();
+        assert_eq!(json, r#"{"webhookUrl":null}"#);
     }
 
     #[test]
@@ -242,15 +240,13 @@ mod tests {
         let ping = Control::Ping { waiting: true };
         let json = serde_json::to_string(&ping).unwrap();
         assert_eq!(json, r#"{"type":"edge.ping","waiting":true}"#);
-        let challenge: Control =
-            serde_json::from_str(r#"{"type":"edge.challenge","challenge":"x"}"#).unwrap();
+        let read = serde_json::from_str::<Control>;
+        let challenge = "x".into();
         assert_eq!(
-            challenge,
-            Control::Challenge {
-                challenge: "x".into()
-            }
+            read(r#"{"type":"edge.challenge","challenge":"x"}"#).unwrap(),
+            Control::Challenge { challenge }
         );
-        assert!(serde_json::from_str::<Control>(r#"{"type":"Issue"}"#).is_err());
+        assert!(read(r#"{"type":"Issue"}"#).is_err());
     }
 
     #[test]

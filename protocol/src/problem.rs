@@ -230,8 +230,6 @@ impl Code {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
-
     use super::*;
 
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
@@ -247,15 +245,10 @@ mod tests {
                 Origin::Agent => "agent",
                 Origin::Both => "both",
             };
-            let status = code.status().as_u16();
-            writeln!(
-                table,
-                "| `{}` | {status} | {origin} | {} | {} |",
-                code.as_str(),
-                code.meaning(),
-                code.remedy()
-            )
-            .unwrap();
+            let (name, status) = (code.as_str(), code.status().as_u16());
+            let (meaning, remedy) = (code.meaning(), code.remedy());
+            let row = format!("| `{name}` | {status} | {origin} | {meaning} | {remedy} |\n");
+            table.push_str(&row);
         }
         let page = std::fs::read_to_string(PAGE).unwrap();
         let (before, _) = page.split_once(BEGIN).unwrap();
@@ -274,10 +267,8 @@ mod tests {
 
     #[test]
     fn a_code_of_a_newer_sender_is_read() {
-        let problem: Problem = serde_json::from_str(
-            r#"{"title":"Gone","status":410,"code":"brand_new","detail":"…","more":1}"#,
-        )
-        .unwrap();
+        let json = r#"{"title":"Gone","status":410,"code":"brand_new","detail":"…","more":1}"#;
+        let problem: Problem = serde_json::from_str(json).unwrap();
         assert!(!problem.is(Code::NotFound));
     }
 }

@@ -231,16 +231,21 @@ mod tests {
         ),
     ];
 
+    fn signed<'a>(id: &'a str, timestamp: &'a str, signature: &'a str) -> Signed<'a> {
+        Signed {
+            id,
+            timestamp,
+            signature,
+        }
+    }
+
     #[test]
     fn the_published_vectors_are_signed_and_verified() {
         for (secret, id, timestamp, body, expected) in VECTORS {
             let secrets = [Secret::parse(secret).unwrap()];
             assert_eq!(sign(&secrets, id, timestamp, body.as_bytes()), expected);
-            let signed = Signed {
-                id,
-                timestamp: &timestamp.to_string(),
-                signature: expected,
-            };
+            let at = timestamp.to_string();
+            let signed = signed(id, &at, expected);
             assert_eq!(verify(&secrets, signed, body.as_bytes(), timestamp), Ok(()));
         }
     }
@@ -248,16 +253,11 @@ mod tests {
     #[test]
     fn the_published_invalid_example_fails_by_its_digest() {
         let (secret, id, timestamp, body, _) = VECTORS[0];
-        let signed = Signed {
-            id,
-            timestamp: &timestamp.to_string(),
-            signature: "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA=",
-        };
+        let at = timestamp.to_string();
+        let signed = signed(id, &at, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA=");
         let secrets = [Secret::parse(secret).unwrap()];
-        assert_eq!(
-            verify(&secrets, signed, body.as_bytes(), timestamp),
-            Err(SignatureError::Digest)
-        );
+        let verified = verify(&secrets, signed, body.as_bytes(), timestamp);
+        assert_eq!(verified, Err(SignatureError::Digest));
     }
 
     #[test]
@@ -275,12 +275,7 @@ mod tests {
             ("evt_1", "1000", "v1,short", "webhook-signature"),
             ("evt_1", "1000", "v1a,AAAA", "webhook-signature"),
         ] {
-            let signed = Signed {
-                id,
-                timestamp,
-                signature,
-            };
-            match verify(&secret, signed, b"{}", 1_000) {
+            match verify(&secret, signed(id, timestamp, signature), b"{}", 1_000) {
                 Err(SignatureError::Format { header: named, .. }) => assert_eq!(named, header),
                 other => panic!("{id} {timestamp} {signature}: {other:?}"),
             }
@@ -291,17 +286,14 @@ mod tests {
     fn an_old_and_a_future_timestamp_fail_by_their_age() {
         let secrets = [Secret::generate()];
         let signature = sign(&secrets, "evt_1", 1_000, b"{}");
-        let signed = Signed {
-            id: "evt_1",
-            timestamp: "1000",
-            signature: &signature,
-        };
+        let signed = signed("evt_1", "1000", &signature);
         for now in [700, 1_300] {
             assert_eq!(verify(&secrets, signed, b"{}", now), Ok(()));
         }
         for now in [699, 1_301] {
+            let verified = verify(&secrets, signed, b"{}", now);
             assert!(matches!(
-                verify(&secrets, signed, b"{}", now),
+                verified,
                 Err(SignatureError::Age { seconds: 301, .. })
             ));
         }
@@ -325,24 +317,22 @@ mod tests {
         ) {
             let secrets = [Secret(new.to_vec()), Secret(old.to_vec())];
             // The public library reads the system's clock.
-            let now = i64::try_from(
-                std::time::SystemTime::now()
-                    .duration_since(std::time::UNIX_EPOCH)
-                    .unwrap()
-                    .as_secs(),
-            )
-            .unwrap();
-            let signature = sign(&secrets, &id, now, body.as_bytes());
+            let now = crate::clock::Clock::system().seconds();
+            let body = body.as_bytes();
+            let signature = sign(&secrets, &id, now, body);
             let timestamp = now.to_string();
-            let signed = Signed { id: &id, timestamp: &timestamp, signature: &signature };
+            let headers = [
+                ("webhook-id", &id),
+                ("webhook-timestamp", &timestamp),
+                ("webhook-signature", &signature),
+            ];
+            let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let headers = http::HeaderMap::from_iter(headers);
             for secret in &secrets {
-                prop_assert_eq!(
-                    verify(std::slice::from_ref(secret), signed, body.as_bytes(), now),
-                    Ok(())
-                );
+                let signed = signed(&id, &timestamp, &signature);
+                prop_assert_eq!(verify(std::slice::from_ref(secret), signed, body, now), Ok(()));
                 let theirs = standardwebhooks::Webhook::new(&secret.expose()).unwrap();
-                let headers = http_headers(&id, &timestamp, &signature);
-                prop_assert!(theirs.verify(body.as_bytes(), &headers).is_ok());
+                prop_assert!(theirs.verify(body, &headers).is_ok());
             }
         }
 
@@ -354,13 +344,11 @@ mod tests {
         ) {
             let secrets = [Secret::generate()];
             let signature = sign(&secrets, "evt_1", 1_000, &body);
-            let signed = Signed { id: "evt_1", timestamp: "1000", signature: &signature };
+            let signed = signed("evt_1", "1000", &signature);
             let mut changed = body.clone();
             changed[at.index(body.len())] ^= 1 << bit;
-            prop_assert_eq!(
-                verify(&secrets, signed, &changed, 1_000),
-                Err(SignatureError::Digest)
-            );
+            let verified = verify(&secrets, signed, &changed, 1_000);
+            prop_assert_eq!(verified, Err(SignatureError::Digest));
         }
 
         #[test]
@@ -368,13 +356,5 @@ mod tests {
             let secret = Secret(key);
             prop_assert_eq!(Secret::parse(&secret.expose()), Ok(secret));
         }
-    }
-
-    fn http_headers(id: &str, timestamp: &str, signature: &str) -> http::HeaderMap {
-        let mut headers = http::HeaderMap::new();
-        headers.insert("webhook-id", id.parse().unwrap());
-        headers.insert("webhook-timestamp", timestamp.parse().unwrap());
-        headers.insert("webhook-signature", signature.parse().unwrap());
-        headers
     }
 }
