@@ -13,7 +13,6 @@ mod agent;
 mod calls;
 mod cold_start;
 mod events;
-mod format;
 mod function;
 mod load;
 mod logs;

@@ -1,6 +1,7 @@
 //! What the calls cost: by a list of prices with its date, Lambda's time by what the functions were measured to take
 //! and a stated wait for the network.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use minijinja::{Value, context};
@@ -87,18 +88,7 @@ fn lambda(seconds: f64, invocations: f64) -> f64 {
 }
 
 /// What a million events cost, by service.
-#[derive(Serialize)]
-struct Bill<'a> {
-    event: &'a Event,
-    http: f64,
-    lambda: f64,
-    sqs: f64,
-    dynamodb: f64,
-    log: f64,
-    out: f64,
-}
-
-fn bill<'a>(event: &'a Event, function: &Function) -> Bill<'a> {
+fn bill(event: &Event, function: &Function) -> BTreeMap<&'static str, f64> {
     let used = &event.used;
     let live = event.workers - event.asleep;
     let per_batch = event.workers as f64 / used.batches;
@@ -108,32 +98,35 @@ fn bill<'a>(event: &'a Event, function: &Function) -> Bill<'a> {
         + used.batches * deliver_seconds(function, event.body, per_batch)
         + pulls * 3.0 * ROUND;
     let million = 1e6;
-    Bill {
-        event,
-        http: million * used.http * price("http"),
-        lambda: million * lambda(seconds, 1.0 + used.batches + pulls),
-        sqs: million * used.sqs * price("sqs"),
-        dynamodb: million * dynamodb(used),
-        log: million * used.log / GB * price("log"),
-        out: million * (live * event.body) as f64 / GB * price("out"),
-    }
+    let lambda = lambda(seconds, 1.0 + used.batches + pulls);
+    let out = million * (live * event.body) as f64 / GB * price("out");
+    BTreeMap::from([
+        ("http", million * used.http * price("http")),
+        ("lambda", million * lambda),
+        ("sqs", million * used.sqs * price("sqs")),
+        ("dynamodb", million * dynamodb(used)),
+        ("log", million * used.log / GB * price("log")),
+        ("out", out),
+    ])
 }
 
 fn dynamodb(used: &Used) -> f64 {
     used.read_units * price("read_unit") + used.write_units * price("write_unit")
 }
 
-/// What one call of a worker costs: the gateway, `register`, and the table.
+/// What one run of a function costs: its time, the table, and its log.
+fn run(seconds: f64, used: &Used) -> f64 {
+    lambda(seconds, 1.0) + dynamodb(used) + used.log / GB * price("log")
+}
+
+/// What one call of a worker costs: the gateway, and `register`.
 fn call(used: &Used) -> f64 {
-    price("http") + lambda(2.0 * ROUND, 1.0) + dynamodb(used) + used.log / GB * price("log")
+    price("http") + run(2.0 * ROUND, used)
 }
 
 /// What a deployment costs in a month in which nothing happens.
 fn idle(calls: &Calls) -> Value {
     let runs = SECONDS_A_MONTH / 300.0;
-    let health = &calls.health;
-    let run =
-        lambda(health.total() * ROUND, 1.0) + dynamodb(health) + health.log / GB * price("log");
     // A name with a dimension is a metric for each of its values.
     let values = (METRICS.iter()).map(|metric| if metric.dimension.is_some() { 4 } else { 1 });
     let metric_count: i32 = values.sum();
@@ -143,7 +136,7 @@ fn idle(calls: &Calls) -> Value {
         metric_count,
         metrics => f64::from(metric_count) * price("metric"),
         pollers => 5.0 * SECONDS_A_MONTH / 20.0 * price("sqs"),
-        health => runs * run,
+        health => runs * run(calls.health.total() * ROUND, &calls.health),
         worker,
         pull_worker => worker + SECONDS_A_MONTH / 3.0 * call(&calls.look),
     }
@@ -151,7 +144,8 @@ fn idle(calls: &Calls) -> Value {
 
 /// What the page on money shows.
 pub(crate) fn context(calls: &Calls, function: &Function) -> Value {
-    let bills = calls.events.iter().map(|event| bill(event, function));
+    let bills =
+        (calls.events.iter()).map(|event| context! { event, dollars => bill(event, function) });
     context! {
         prices => &*LIST,
         memory => MEMORY,
@@ -197,15 +191,15 @@ mod tests {
         };
         let bill = bill(&event, &Function { rows: rows.into() });
         let close = |a: f64, b: f64| (a - b).abs() < 1e-6;
-        assert!(close(bill.http, 1.00));
-        assert!(close(bill.sqs, 1.50));
-        assert!(close(bill.dynamodb, 16.0 * 0.125 + 0.625));
-        assert!(close(bill.log, 0.5));
-        assert!(close(bill.out, 10.0 * 2_048.0 / 1e3 * 0.09));
+        assert!(close(bill["http"], 1.00));
+        assert!(close(bill["sqs"], 1.50));
+        assert!(close(bill["dynamodb"], 16.0 * 0.125 + 0.625));
+        assert!(close(bill["log"], 0.5));
+        assert!(close(bill["out"], 10.0 * 2_048.0 / 1e3 * 0.09));
         // 512 µs and 1,024 µs of a CPU of which there are 512/1769, three rounds and one, a POST; half a GB.
         let seconds = (512.0 + 1_024.0) * 1_769.0 / 512.0 / 1e6 + 4.0 * ROUND + POST;
         let lambda = 2.0 * 0.20 + 1e6 * seconds * 0.5 * 0.000_016_666_7;
-        assert!(close(bill.lambda, lambda));
+        assert!(close(bill["lambda"], lambda));
     }
 
     #[test]

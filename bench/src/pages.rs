@@ -2,13 +2,26 @@
 
 use minijinja::{Environment, Value};
 
-use crate::format::{grouped, ms};
 use crate::whole_way::System;
 
 const TEMPLATES: [(&str, &str); 2] = [
     ("results", include_str!("../pages/results.md")),
     ("scale", include_str!("../pages/scale.md")),
 ];
+
+/// Milliseconds, to three digits.
+fn ms(value: f64) -> String {
+    let decimals = usize::from(value < 10.0) + usize::from(value < 100.0);
+    format!("{value:.decimals$}")
+}
+
+/// With commas between thousands.
+pub(crate) fn grouped(number: usize) -> String {
+    match number / 1_000 {
+        0 => number.to_string(),
+        thousands => format!("{},{:03}", grouped(thousands), number % 1_000),
+    }
+}
 
 fn system(name: &str) -> &'static str {
     let system = serde_json::from_value(name.into());
@@ -33,4 +46,16 @@ pub(crate) fn render(template: &str, context: Value) -> anyhow::Result<String> {
         pages.add_template(name, text)?;
     }
     Ok(pages.get_template(template)?.render(context)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_shown_as_people_read_it() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!([ms(3.456), ms(34.56), ms(345.6)], ["3.46", "34.6", "346"]);
+    }
 }

@@ -7,7 +7,7 @@ use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
-use crate::format::grouped;
+use crate::pages::grouped;
 use crate::scale::Played;
 use crate::whole_way::{Row, System};
 
