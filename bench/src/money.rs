@@ -52,8 +52,6 @@ pub(crate) const POST: f64 = 0.120;
 /// Gigabytes are counted in thousands here, which is at most 7 % too much.
 const GB: f64 = 1e9;
 
-const SECONDS_A_MONTH: f64 = 30.0 * 24.0 * 3600.0;
-
 /// Lambda's time for one invocation of `ingest`, seconds.
 pub(crate) fn ingest_seconds(function: &Function, body: usize, workers: usize) -> f64 {
     // Marker and workers at once, the body if it is stored, the batches sixteen at once, the marker.
@@ -124,36 +122,24 @@ fn call(used: &Used) -> f64 {
     price("http") + run(2.0 * ROUND, used)
 }
 
-/// What a deployment costs in a month in which nothing happens.
-fn idle(calls: &Calls) -> Value {
-    let runs = SECONDS_A_MONTH / 300.0;
-    // A name with a dimension is a metric for each of its values.
-    let values = (METRICS.iter()).map(|metric| if metric.dimension.is_some() { 4 } else { 1 });
-    let metric_count: i32 = values.sum();
-    let worker = runs * call(&calls.renewal);
-    context! {
-        alarms => 10.0 * price("alarm") + price("secret"),
-        metric_count,
-        metrics => f64::from(metric_count) * price("metric"),
-        pollers => 5.0 * SECONDS_A_MONTH / 20.0 * price("sqs"),
-        health => runs * run(calls.health.total() * ROUND, &calls.health),
-        worker,
-        pull_worker => worker + SECONDS_A_MONTH / 3.0 * call(&calls.look),
-    }
-}
-
 /// What the page on money shows.
 pub(crate) fn context(calls: &Calls, function: &Function) -> Value {
     let bills =
         (calls.events.iter()).map(|event| context! { event, dollars => bill(event, function) });
+    // A name with a dimension is a metric for each of its values.
+    let metrics = (METRICS.iter()).map(|metric| if metric.dimension.is_some() { 4 } else { 1 });
     context! {
         prices => &*LIST,
+        price => Value::from_function(price),
         memory => MEMORY,
         whole_cpu => WHOLE_CPU,
         round_ms => ROUND * 1e3,
         post_ms => POST * 1e3,
         bills => bills.collect::<Vec<_>>(),
-        idle => idle(calls),
+        metrics => metrics.sum::<u32>(),
+        health => run(calls.health.total() * ROUND, &calls.health),
+        renewal => call(&calls.renewal),
+        look => call(&calls.look),
     }
 }
 

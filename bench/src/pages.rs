@@ -23,11 +23,6 @@ pub(crate) fn grouped(number: usize) -> String {
     }
 }
 
-fn system(name: &str) -> &'static str {
-    let system = serde_json::from_value(name.into());
-    system.map_or("unknown", |system: System| system.name())
-}
-
 /// Fills a template.
 pub(crate) fn render(template: &str, context: Value) -> anyhow::Result<String> {
     let mut pages = Environment::new();
@@ -41,7 +36,10 @@ pub(crate) fn render(template: &str, context: Value) -> anyhow::Result<String> {
         format!("{value:.digits$}")
     });
     pages.add_filter("plain", |value: f64| value.to_string());
-    pages.add_filter("system", |name: String| system(&name));
+    pages.add_filter("system", |name: String| {
+        let system = serde_json::from_value::<System>(name.into());
+        system.map_or("unknown", System::name)
+    });
     for (name, text) in TEMPLATES {
         pages.add_template(name, text)?;
     }

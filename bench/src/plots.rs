@@ -71,21 +71,15 @@ pub(crate) fn whole_way(rows: &[Row], directory: &Path) -> anyhow::Result<()> {
             let points = rows.map(|row| (row.workers as f64, figure(row)));
             (colour(system), system.name(), points.collect::<Vec<_>>())
         });
-        let of =
-            |pick: fn(f64, f64) -> f64, first| rows.iter().map(|r| figure(r)).fold(first, pick);
-        let (least, most) = (of(f64::min, f64::INFINITY), of(f64::max, 0.0));
-        let plot: Plot<'_, LogCoord<f64>> = Plot {
+        let figures = rows.iter().map(|row| figure(row));
+        let least = figures.clone().fold(f64::INFINITY, f64::min);
+        let most = figures.fold(0.0, f64::max);
+        let plot = Plot {
             file,
             title: &format!("{title}, {} KB bodies", body / 1024),
-            x: ("workers", (0.9..workers * 1.1).log_scale().into()),
-            y: (unit, (least / 1.5..most * 1.5).log_scale().into()),
-            y_label: |y| {
-                if *y < 1.0 {
-                    y.to_string()
-                } else {
-                    format!("{y:.0}")
-                }
-            },
+            x: ("workers", LogCoord::from((0.9..workers * 1.1).log_scale())),
+            y: (unit, LogCoord::from((least / 1.5..most * 1.5).log_scale())),
+            y_label: |y| (if *y < 1.0 { *y } else { y.round_ties_even() }).to_string(),
             y_label_width: 70,
             legend: SeriesLabelPosition::UpperLeft,
             marked: true,
@@ -98,18 +92,19 @@ pub(crate) fn whole_way(rows: &[Row], directory: &Path) -> anyhow::Result<()> {
 
 /// Messages that wait, second by second.
 pub(crate) fn burst(bursts: &[Played], directory: &Path) -> anyhow::Result<()> {
-    let seconds = bursts.iter().map(|played| played.waiting.len()).max();
+    let seconds = bursts.iter().map(|played| played.waiting.len());
+    let seconds = seconds.max().unwrap_or(1) as f64;
     let waiting = bursts.iter().flat_map(|played| &played.waiting).copied();
     let most = waiting.fold(1.0, f64::max);
     let lines = bursts.iter().zip(System::ALL).map(|(played, system)| {
         let points = (0..).map(f64::from).zip(played.waiting.iter().copied());
         (colour(system), played.setup.name.as_str(), points.collect())
     });
-    let plot: Plot<'_, RangedCoordf64> = Plot {
+    let plot = Plot {
         file: "burst.svg",
         title: "Messages waiting: 1,000 events a second for 10 s to 100 workers, modelled",
-        x: ("seconds", (0.0..seconds.unwrap_or(1) as f64).into()),
-        y: ("messages", (0.0..most * 1.1).into()),
+        x: ("seconds", RangedCoordf64::from(0.0..seconds)),
+        y: ("messages", RangedCoordf64::from(0.0..most * 1.1)),
         y_label: |y| grouped(y.round() as usize),
         y_label_width: 90,
         legend: SeriesLabelPosition::UpperRight,

@@ -16,8 +16,6 @@ use crate::taken::Part;
 /// Workers of one workspace, each wanting every event.
 const WORKSPACE: usize = 100;
 const BODY: usize = 2_048;
-/// Events a second of a workspace on a usual day: one a minute.
-const USUAL: f64 = 1.0 / 60.0;
 /// The part of the workers that have no address, and look into their mailbox every 3 s.
 const WITHOUT_ADDRESS: f64 = 0.1;
 
@@ -222,18 +220,9 @@ pub(crate) fn bursts(calls: &Calls, function: &Function) -> Vec<Played> {
 /// What the page on scale shows; nothing without the costs that it goes by.
 pub(crate) fn context(calls: &Calls, function: &Part<Function>) -> Option<Value> {
     let cost = Cost::of(calls, &function.found)?;
-    let cases = [100, 10_000, 1_000_000].into_iter().flat_map(|workers| {
-        let usual = workers as f64 / WORKSPACE as f64 * USUAL;
-        [
-            (usual, "one event a minute in each workspace"),
-            (1_000.0, "1,000 events a second, spread over all workspaces"),
-        ]
-        .map(|(events, title)| {
-            let deliveries = events * WORKSPACE as f64;
-            let demands = demands(&cost, workers as f64, events);
-            context! { workers, title, deliveries, demands }
-        })
-    });
+    let shown_cost = Value::from_serialize(&cost);
+    let demands =
+        move |workers: f64, events: f64| Value::from_serialize(demands(&cost, workers, events));
     Some(context! {
         taken => function.taken,
         workspace => WORKSPACE,
@@ -241,13 +230,12 @@ pub(crate) fn context(calls: &Calls, function: &Part<Function>) -> Option<Value>
         round_ms => ROUND * 1e3,
         post_ms => POST * 1e3,
         page_ms => PAGE * 1e3,
-        cases => cases.collect::<Vec<_>>(),
-        most => demands(&cost, WORKSPACE as f64, 1.0),
+        demands => Value::from_function(demands),
         bursts => bursts(calls, &function.found),
         burst_rate => BURST.0,
         burst_seconds => BURST.1,
         sources => MODEL.source,
-        cost,
+        cost => shown_cost,
     })
 }
 
