@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is parsed before the signature is verified.
 
+use protocol::clock::UnixMillis;
 use protocol::envelope;
 use protocol::headers::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use protocol::messages::Control;
@@ -29,12 +30,12 @@ pub(crate) fn signed(headers: &Headers) -> Signed<'_> {
 }
 
 impl Delivery {
-    /// Verifies format, age and digest, then parses the body; `now` in Unix milliseconds.
+    /// Verifies format, age and digest, then parses the body.
     pub(crate) fn verify(
         secrets: &[Secret],
         headers: Headers,
         body: Vec<u8>,
-        now: i64,
+        now: UnixMillis,
     ) -> Result<Self, SignatureError> {
         let signed = signed(&headers);
         verify(secrets, signed, &body, now / 1000)?;

@@ -6,6 +6,8 @@ pub(crate) mod linear;
 
 use std::time::Duration;
 
+use protocol::clock::UnixMillis;
+
 use crate::config::{Action, LinearSecret, Rule};
 use crate::store::Event;
 
@@ -52,7 +54,7 @@ impl Answer {
 }
 
 impl Action {
-    /// Passes the event to the handler. `attempt` counts from 1, `now` is Unix milliseconds.
+    /// Passes the event to the handler. `attempt` counts from 1.
     pub(crate) async fn handle(
         &self,
         client: &reqwest::Client,
@@ -60,7 +62,7 @@ impl Action {
         event: &Event,
         attempt: u64,
         time_limit: Duration,
-        now: i64,
+        now: UnixMillis,
     ) -> Answer {
         let mut answer = match self {
             Self::Http(target) => {

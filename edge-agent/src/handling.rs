@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::clock::UnixMillis;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -128,8 +129,8 @@ impl Scheduler {
         }
     }
 
-    /// When the next event can begin, in Unix milliseconds.
-    fn next_due(&self) -> Option<i64> {
+    /// When the next event can begin.
+    fn next_due(&self) -> Option<UnixMillis> {
         (self.queue.next_due()).filter(|_| self.running.len() < self.config.concurrency)
     }
 

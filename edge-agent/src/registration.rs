@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
+use protocol::clock::UnixMillis;
 use protocol::messages::{Registered, Workspace};
 use protocol::signature::{InvalidSecret, Secret};
 use protocol::signing_secrets::SigningSecrets;
@@ -47,7 +48,7 @@ impl Registration {
         name: &str,
         registered: Registered,
         previous: Option<&Self>,
-        now: i64,
+        now: UnixMillis,
     ) -> Result<Self, InvalidSecret> {
         let secret = Secret::parse(&registered.secret)?;
         Ok(Self {

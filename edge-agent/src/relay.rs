@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
+use protocol::clock::UnixMillis;
 use protocol::messages::{Mailbox, Pull, Register, Registered, Renew, Worker};
 use protocol::problem::{Code, Problem};
 use reqwest::{Client, Method, StatusCode};
@@ -104,11 +105,11 @@ impl Relay {
             .await
     }
 
-    /// The worker as the relay knows it, and the relay's time in Unix milliseconds.
+    /// The worker as the relay knows it, and the relay's time.
     pub(crate) async fn read(
         &self,
         registration: &Registration,
-    ) -> Result<(Worker, Option<i64>), CallError> {
+    ) -> Result<(Worker, Option<UnixMillis>), CallError> {
         let answer = self
             .send::<()>(
                 Method::GET,
@@ -211,8 +212,8 @@ impl Relay {
 /// The response to a successful call.
 struct Success {
     body: Bytes,
-    /// The relay's clock, Unix milliseconds, to the second.
-    date: Option<i64>,
+    /// The relay's clock, to the second.
+    date: Option<UnixMillis>,
 }
 
 impl Success {

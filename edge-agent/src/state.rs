@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixMillis};
 use protocol::signature::Secret;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -60,8 +60,8 @@ impl AgentState {
         *self.registration.write() = Some(registration);
     }
 
-    /// Every secret that deliveries may be signed with at `now` (Unix milliseconds).
-    pub(crate) fn secrets(&self, now: i64) -> Vec<Secret> {
+    /// Every secret that deliveries may be signed with at `now`.
+    pub(crate) fn secrets(&self, now: UnixMillis) -> Vec<Secret> {
         let registration = self.registration.read();
         (registration.iter().flat_map(|r| r.secrets.valid_at(now)))
             .cloned()

@@ -19,6 +19,8 @@ pub(crate) use event::{Attempt, Event, Headers, State, Waiting, name};
 pub(crate) use read::{Counts, Filter, Listed};
 use writer::Writer;
 
+use protocol::clock::UnixMillis;
+
 use crate::output::warn;
 
 /// The version of the schema below.
@@ -71,7 +73,7 @@ pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
 }
 
 /// Moves a damaged file aside. Returns its new path.
-pub(crate) fn set_aside(path: &Path, now: i64) -> anyhow::Result<PathBuf> {
+pub(crate) fn set_aside(path: &Path, now: UnixMillis) -> anyhow::Result<PathBuf> {
     let aside = path.with_extension(format!("damaged-{now}.db"));
     std::fs::rename(path, &aside)
         .with_context(|| format!("cannot move the damaged `{}` away", path.display()))?;
@@ -86,7 +88,7 @@ pub(crate) fn set_aside(path: &Path, now: i64) -> anyhow::Result<PathBuf> {
 
 impl Store {
     /// Opens or creates the file. A damaged one is moved aside with a warning, so that events can be received again.
-    pub(crate) fn open(path: &Path, now: i64) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path, now: UnixMillis) -> anyhow::Result<Self> {
         match Self::try_open(path) {
             Err(error) if is_damage(&error) => {
                 let aside = set_aside(path, now)?;
@@ -194,16 +196,16 @@ impl Store {
         sequence: i64,
         attempt: Attempt,
         state: State,
-        due_at: i64,
+        due_at: UnixMillis,
     ) -> anyhow::Result<()> {
         self.write(move |connection| {
-            let ended_at = attempt.at + attempt.took;
+            let ended_at = attempt.at + attempt.took_ms;
             connection
                 .prepare_cached("INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?)")?
                 .execute(params![
                     sequence,
                     attempt.at,
-                    attempt.took,
+                    attempt.took_ms,
                     attempt.handler,
                     attempt.outcome,
                     attempt.result,
@@ -226,7 +228,11 @@ impl Store {
     }
 
     /// Marks printed events as done.
-    pub(crate) async fn mark_printed(&self, sequences: Vec<i64>, now: i64) -> anyhow::Result<()> {
+    pub(crate) async fn mark_printed(
+        &self,
+        sequences: Vec<i64>,
+        now: UnixMillis,
+    ) -> anyhow::Result<()> {
         self.write(move |connection| {
             let mut mark = connection.prepare_cached(
                 "UPDATE event SET state = 'done', attempts = attempts + 1, finished_at = ?2 WHERE sequence = ?1",
@@ -284,7 +290,7 @@ pub(crate) mod tests {
     fn attempt(outcome: &str) -> Attempt {
         Attempt {
             at: 10,
-            took: 5,
+            took_ms: 5,
             handler: "h".into(),
             outcome: outcome.into(),
             result: "200".into(),

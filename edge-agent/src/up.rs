@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use protocol::clock::{Clock, millis, rfc3339};
+use protocol::clock::{Clock, UnixMillis, millis, rfc3339};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
@@ -400,7 +400,7 @@ async fn prune(state: Arc<AgentState>, mut config: watch::Receiver<Arc<Config>>)
 }
 
 /// Moves the damaged store aside, so that the next start creates a new one. Returns the error to end with.
-fn replace_damaged_store(directory: &DataDirectory, now: i64) -> anyhow::Error {
+fn replace_damaged_store(directory: &DataDirectory, now: UnixMillis) -> anyhow::Error {
     match set_aside(&directory.events(), now) {
         Ok(aside) => anyhow::anyhow!(
             "the stored events are damaged: they are in `{}` now; start again, and a new file is begun",

@@ -1,5 +1,6 @@
 //! Samples of Linear's payloads, and webhooks made of them.
 
+use protocol::clock::UnixMillis;
 use protocol::headers::{LINEAR_DELIVERY, LINEAR_EVENT, LINEAR_SIGNATURE};
 use protocol::linear_signature::sign;
 
@@ -51,8 +52,8 @@ impl Webhook {
         }
     }
 
-    /// Sets a sample's timestamp to `now` (Unix milliseconds) and signs it.
-    pub fn sample(secret: &str, sample: &str, now: i64) -> Self {
+    /// Sets a sample's timestamp to `now` and signs it.
+    pub fn sample(secret: &str, sample: &str, now: UnixMillis) -> Self {
         Self::signed(secret, stamp(sample, now))
     }
 
@@ -70,7 +71,7 @@ impl Webhook {
 }
 
 /// Replaces a sample's `webhookTimestamp`.
-pub fn stamp(sample: &str, now: i64) -> String {
+pub fn stamp(sample: &str, now: UnixMillis) -> String {
     let sample = sample.trim_end();
     let Some((before, after)) = sample.split_once("\"webhookTimestamp\":") else {
         return sample.to_owned();

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixMillis};
 use tokio::sync::{Notify, oneshot};
 
 pub use error::SqsError;
@@ -33,7 +33,7 @@ const ACCOUNT: &str = "000000000000";
 const REGION: &str = "us-east-1";
 /// The first sequence number of a start. It grows with the time, faster than messages can be sent, so that numbers grow over
 /// restarts, too, even if no earlier message is left. It has as many digits as those of AWS.
-fn first_sequence(now: i64) -> u64 {
+fn first_sequence(now: UnixMillis) -> u64 {
     1_000_000_000_000_000_000 + u64::try_from(now).unwrap_or_default() * 100_000
 }
 
@@ -141,7 +141,12 @@ impl State {
         Ok(sequence)
     }
 
-    fn send(&mut self, name: &str, new: NewMessage, now: i64) -> Result<SentMessage, SqsError> {
+    fn send(
+        &mut self,
+        name: &str,
+        new: NewMessage,
+        now: UnixMillis,
+    ) -> Result<SentMessage, SqsError> {
         let queue = self.queue(name)?;
         let message = queue.accept(new, now)?;
         let key = queue.deduplication_key(&message.group, &message.deduplication_id);
@@ -161,7 +166,14 @@ impl State {
     }
 
     /// Moves a message to the end of another queue, where it is new but keeps its id and its content.
-    fn relocate(&mut self, from: &str, to: &str, sequence: u64, source: Option<String>, now: i64) {
+    fn relocate(
+        &mut self,
+        from: &str,
+        to: &str,
+        sequence: u64,
+        source: Option<String>,
+        now: UnixMillis,
+    ) {
         if !self.queues.contains_key(to) {
             return;
         }
@@ -182,9 +194,9 @@ impl State {
         &mut self,
         name: &str,
         limit: usize,
-        visibility: Option<i64>,
+        visibility_seconds: Option<i64>,
         consumer: Consumer,
-        now: i64,
+        now: UnixMillis,
     ) -> Result<(Vec<Received>, bool), SqsError> {
         let arn = arn(name);
         let mut received = Vec::new();
@@ -192,7 +204,8 @@ impl State {
         while received.is_empty() {
             let queue = self.queue(name)?;
             queue.end_timeouts(now);
-            let visibility = visibility.unwrap_or(queue.settings.visibility);
+            let visibility_seconds =
+                visibility_seconds.unwrap_or(queue.settings.visibility_seconds);
             let redrive = queue.settings.redrive.clone();
             let mut expired = Vec::new();
             let found = queue.receivable(limit, now, &mut expired);
@@ -217,7 +230,7 @@ impl State {
                     continue;
                 }
                 let queue = self.queue(name)?;
-                let Some(handle) = queue.receive(sequence, visibility, now) else {
+                let Some(handle) = queue.receive(sequence, visibility_seconds, now) else {
                     continue;
                 };
                 let Some(message) = queue.message(sequence).cloned() else {
@@ -461,8 +474,8 @@ impl Sqs {
         &self,
         name: &str,
         limit: usize,
-        visibility: Option<i64>,
-        wait: Option<i64>,
+        visibility_seconds: Option<i64>,
+        wait_seconds: Option<i64>,
         consumer: Consumer,
     ) -> Result<Vec<Received>, SqsError> {
         let began = self.now();
@@ -473,8 +486,10 @@ impl Sqs {
             let (received, written, wake_at) = {
                 let now = self.now();
                 let mut state = self.state();
-                let until = began + wait.unwrap_or(state.queue(name)?.settings.wait) * 1000;
-                let (received, redriven) = state.receive(name, limit, visibility, consumer, now)?;
+                let until =
+                    began + wait_seconds.unwrap_or(state.queue(name)?.settings.wait_seconds) * 1000;
+                let (received, redriven) =
+                    state.receive(name, limit, visibility_seconds, consumer, now)?;
                 if redriven {
                     self.shared.changed.notify_waiters();
                     changed.as_mut().enable();

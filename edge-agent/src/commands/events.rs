@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use protocol::clock::{millis, rfc3339};
+use protocol::clock::{UnixMillis, millis, rfc3339};
 use serde::Serialize;
 
 use super::{print, print_json};
@@ -52,7 +52,7 @@ pub(crate) fn pattern(text: &str) -> Result<String, String> {
 }
 
 /// The beginning of a time span that ends now.
-pub(crate) fn since(context: &Context, span: Option<Span>) -> Option<i64> {
+pub(crate) fn since(context: &Context, span: Option<Span>) -> Option<UnixMillis> {
     let span = millis(span?.0);
     Some(context.clock.millis().saturating_sub(span))
 }
@@ -216,7 +216,7 @@ async fn one(context: &Context, store: &Store, id: String, body: bool) -> Result
 fn attempt_facts(attempt: &Attempt) -> AttemptFacts<'_> {
     AttemptFacts {
         at: rfc3339(attempt.at),
-        milliseconds: attempt.took,
+        milliseconds: attempt.took_ms,
         handler: &attempt.handler,
         outcome: &attempt.outcome,
         result: &attempt.result,
@@ -236,7 +236,7 @@ fn text(event: &Listed, content: &Event, attempts: &[Attempt]) -> Vec<u8> {
         text.extend_from_slice(
             format!(
                 "{at:<24}  {} {} in {} ms: {}\n",
-                attempt.handler, attempt.result, attempt.took, attempt.outcome
+                attempt.handler, attempt.result, attempt.took_ms, attempt.outcome
             )
             .as_bytes(),
         );

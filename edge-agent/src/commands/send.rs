@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use protocol::clock::UnixMillis;
 use protocol::headers::{EDGE_ATTEMPT, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use protocol::problem::Problem;
 use protocol::signature::{Secret, sign};
@@ -52,7 +53,7 @@ pub(super) fn signed(
     registration: &Registration,
     id: &str,
     body: &[u8],
-    now: i64,
+    now: UnixMillis,
 ) -> [(&'static str, String); 4] {
     let secrets = [&registration.secrets.current];
     [

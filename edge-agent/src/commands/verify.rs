@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use protocol::clock::UnixMillis;
 use protocol::signature::{Secret, SignatureError, verify};
 use serde::Serialize;
 
@@ -101,7 +102,7 @@ pub(crate) fn run(context: &Context, arguments: &Verify) -> Result<(), Failure> 
 }
 
 /// Each check by itself: an old delivery can have the right digest.
-fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: i64) -> Verification {
+fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: UnixMillis) -> Verification {
     let signed = signed(headers);
     let (mut format, mut age, mut digest) = (Verdict::WELL, Verdict::WELL, Verdict::WELL);
     match verify(secrets, signed, body, now) {

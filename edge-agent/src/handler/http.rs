@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use protocol::clock::UnixMillis;
 use protocol::headers::{EDGE_ATTEMPT, LINEAR_SIGNATURE, WEBHOOK_ID, WEBHOOK_SIGNATURE};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode};
@@ -46,7 +47,7 @@ pub(super) async fn post(
     event: &Event,
     attempt: u64,
     time_limit: Duration,
-    now: i64,
+    now: UnixMillis,
 ) -> Answer {
     let mut headers = forwarded(event, attempt);
     let body = match secret {

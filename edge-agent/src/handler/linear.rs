@@ -6,13 +6,15 @@
 use std::fmt;
 use std::ops::Range;
 
+use protocol::clock::UnixMillis;
+
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 const FIELD: &str = "webhookTimestamp";
 
-/// The body with `now` (Unix milliseconds) as its timestamp; as it is if it has none.
-pub(crate) fn stamped(body: &[u8], now: i64) -> Vec<u8> {
+/// The body with `now` as its timestamp; as it is if it has none.
+pub(crate) fn stamped(body: &[u8], now: UnixMillis) -> Vec<u8> {
     let Ok(stamps) = serde_json::from_slice::<Stamps<'_>>(body) else {
         return body.to_vec();
     };

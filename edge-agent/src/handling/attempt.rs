@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::clock::millis;
+use protocol::clock::{UnixMillis, millis};
 
 use crate::config::Config;
 use crate::handler::{self, Answer, Outcome};
@@ -24,8 +24,8 @@ const RETRIES: [Duration; 5] = [
 pub(super) enum Disposition {
     /// It is settled.
     Settled,
-    /// It is retried, not before this time in Unix milliseconds.
-    Retry(i64),
+    /// It is retried, not before this time.
+    Retry(UnixMillis),
     /// Its handler, which has this name, is absent.
     HandlerAbsent(String),
 }
@@ -93,16 +93,16 @@ impl Handling {
         began: Instant,
     ) -> Disposition {
         let now = self.state.clock.millis();
-        let took = millis(began.elapsed());
+        let took_ms = millis(began.elapsed());
         let (state, outcome, due_at) = settle(&answer.outcome, attempts, now);
         let what = match (handler, &answer.result) {
             ("", result) => result.clone(),
-            (handler, result) => format!("{handler} {result} in {took} ms"),
+            (handler, result) => format!("{handler} {result} in {took_ms} ms"),
         };
         report(event, state, &what, due_at - now);
         let attempt = Attempt {
-            at: now - took,
-            took,
+            at: now - took_ms,
+            took_ms,
             handler: handler.to_owned(),
             outcome: outcome.to_owned(),
             result: answer.result,
@@ -137,7 +137,7 @@ fn report(event: &Event, state: State, what: &str, wait_ms: i64) {
 
 /// What an outcome means for an event with this many earlier attempts: its state, the word for the attempt, and when it
 /// is due again.
-fn settle(outcome: &Outcome, attempts: u64, now: i64) -> (State, &'static str, i64) {
+fn settle(outcome: &Outcome, attempts: u64, now: UnixMillis) -> (State, &'static str, i64) {
     match outcome {
         Outcome::Done => (State::Done, "done", 0),
         Outcome::Dropped => (State::Dropped, "dropped", 0),

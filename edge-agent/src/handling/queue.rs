@@ -5,20 +5,22 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
+use protocol::clock::UnixMillis;
+
 use crate::store::Waiting;
 
 /// The waiting events of one ordering key.
 #[derive(Debug, Default)]
 struct KeyQueue {
-    /// When each is due (Unix milliseconds), by sequence: the oldest first.
-    events: BTreeMap<i64, i64>,
+    /// When each is due, by sequence: the oldest first.
+    events: BTreeMap<i64, UnixMillis>,
     /// An event of the key is being handled, or the key waits for an absent handler.
     is_blocked: bool,
 }
 
 impl KeyQueue {
     /// When the oldest event is due, and its sequence.
-    fn oldest(&self) -> Option<(i64, i64)> {
+    fn oldest(&self) -> Option<(UnixMillis, i64)> {
         (self.events.first_key_value()).map(|(sequence, due_at)| (*due_at, *sequence))
     }
 }
@@ -28,7 +30,7 @@ impl KeyQueue {
 pub(super) struct Queue {
     keys: HashMap<String, KeyQueue>,
     /// The keys that are not blocked, by when their oldest event is due. An entry may be out of date.
-    due: BinaryHeap<Reverse<(i64, i64, String)>>,
+    due: BinaryHeap<Reverse<(UnixMillis, i64, String)>>,
 }
 
 impl Queue {
@@ -45,8 +47,8 @@ impl Queue {
         }
     }
 
-    /// Takes an event that is due at `now` (Unix milliseconds) and blocks its key.
-    pub(super) fn take_due(&mut self, now: i64) -> Option<(String, i64)> {
+    /// Takes an event that is due at `now` and blocks its key.
+    pub(super) fn take_due(&mut self, now: UnixMillis) -> Option<(String, i64)> {
         loop {
             if self.next_due()? > now {
                 return None;
@@ -63,8 +65,8 @@ impl Queue {
         }
     }
 
-    /// When the next event is due, in Unix milliseconds.
-    pub(super) fn next_due(&self) -> Option<i64> {
+    /// When the next event is due.
+    pub(super) fn next_due(&self) -> Option<UnixMillis> {
         self.due.peek().map(|Reverse((due_at, ..))| *due_at)
     }
 
@@ -76,7 +78,7 @@ impl Queue {
     }
 
     /// Sets when an event is due again.
-    pub(super) fn retry_at(&mut self, key: &str, sequence: i64, due_at: i64) {
+    pub(super) fn retry_at(&mut self, key: &str, sequence: i64, due_at: UnixMillis) {
         if let Some(queue) = self.keys.get_mut(key) {
             queue.events.insert(sequence, due_at);
         }

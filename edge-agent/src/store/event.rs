@@ -1,5 +1,7 @@
 //! A stored event: what was received, its state, and the attempts at handling it.
 
+use protocol::clock::UnixMillis;
+
 /// The headers of a delivery as they were received: names in lower case, all values of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Headers(pub(crate) Vec<(String, Vec<u8>)>);
@@ -46,8 +48,8 @@ pub(crate) struct Event {
     pub(crate) action: String,
     pub(crate) workspace: String,
     pub(crate) ordering_key: String,
-    /// Unix milliseconds.
-    pub(crate) received_at: i64,
+    /// When it was received.
+    pub(crate) received_at: UnixMillis,
     pub(crate) headers: Headers,
     pub(crate) body: Vec<u8>,
 }
@@ -95,10 +97,10 @@ impl State {
 /// One attempt of a handler at an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attempt {
-    /// Unix milliseconds.
-    pub(crate) at: i64,
-    /// Milliseconds.
-    pub(crate) took: i64,
+    /// When it was made.
+    pub(crate) at: UnixMillis,
+    /// How long it took.
+    pub(crate) took_ms: i64,
     /// The handler.
     pub(crate) handler: String,
     /// `done`, `dropped`, `retry` or `failed`.
@@ -114,6 +116,6 @@ pub(crate) struct Attempt {
 pub(crate) struct Waiting {
     pub(crate) sequence: i64,
     pub(crate) ordering_key: String,
-    /// Unix milliseconds.
-    pub(crate) due_at: i64,
+    /// When it is due.
+    pub(crate) due_at: UnixMillis,
 }

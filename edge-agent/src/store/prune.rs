@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use protocol::clock::millis;
+use protocol::clock::{UnixMillis, millis};
 use rusqlite::{Connection, params};
 
 use super::Store;
@@ -24,8 +24,8 @@ fn used(connection: &Connection) -> rusqlite::Result<u64> {
 
 fn delete_batch(
     connection: &Connection,
-    now: i64,
-    finished_before: i64,
+    now: UnixMillis,
+    finished_before: UnixMillis,
 ) -> rusqlite::Result<usize> {
     let mut find = connection.prepare_cached(
         "SELECT sequence FROM event WHERE finished_at IS NOT NULL AND finished_at < ? ORDER BY finished_at LIMIT ?",
@@ -53,7 +53,7 @@ impl Store {
     /// Returns how many it deleted.
     pub(crate) async fn prune(
         &self,
-        now: i64,
+        now: UnixMillis,
         keep: Duration,
         keep_size: u64,
     ) -> anyhow::Result<usize> {
@@ -103,7 +103,7 @@ mod tests {
     async fn settle(store: &Store, sequence: i64, at: i64, state: State) {
         let attempt = Attempt {
             at,
-            took: 0,
+            took_ms: 0,
             handler: String::new(),
             outcome: String::new(),
             result: String::new(),

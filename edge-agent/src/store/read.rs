@@ -1,5 +1,6 @@
 //! The reads of the stored events, by the agent and by its commands.
 
+use protocol::clock::UnixMillis;
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
 use super::{Attempt, Event, Headers, State, Store, Waiting};
@@ -9,8 +10,8 @@ use super::{Attempt, Event, Headers, State, Store, Waiting};
 pub(crate) struct Filter {
     pub(crate) ids: Vec<String>,
     pub(crate) only_failed: bool,
-    /// Received at or after, Unix milliseconds.
-    pub(crate) since: Option<i64>,
+    /// Received at or after.
+    pub(crate) since: Option<UnixMillis>,
     /// Stored after this one.
     pub(crate) after: Option<i64>,
     pub(crate) pattern: Option<String>,
@@ -26,10 +27,10 @@ pub(crate) struct Listed {
     pub(crate) kind: String,
     pub(crate) action: String,
     pub(crate) workspace: String,
-    pub(crate) received_at: i64,
+    pub(crate) received_at: UnixMillis,
     pub(crate) state: State,
     pub(crate) attempts: u64,
-    pub(crate) due_at: i64,
+    pub(crate) due_at: UnixMillis,
     /// Length of the body.
     pub(crate) size: u64,
     /// The result of the last attempt.
@@ -178,7 +179,7 @@ impl Store {
             let rows = read.query_map([sequence], |row| {
                 Ok(Attempt {
                     at: row.get(0)?,
-                    took: row.get(1)?,
+                    took_ms: row.get(1)?,
                     handler: row.get(2)?,
                     outcome: row.get(3)?,
                     result: row.get(4)?,

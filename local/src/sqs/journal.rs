@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use anyhow::Context as _;
+use protocol::clock::UnixMillis;
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
@@ -37,7 +38,7 @@ pub(super) enum Change {
     PutQueue {
         name: String,
         attributes: String,
-        created_at: i64,
+        created_at: UnixMillis,
     },
     DropQueue(String),
     /// One change, so that a crash cannot separate its parts: both a message and its deduplication id are stored, or
@@ -53,9 +54,9 @@ pub(super) enum Change {
     Flight {
         sequence: u64,
         received: u32,
-        first_received_at: Option<i64>,
-        received_at: i64,
-        flight: Option<(i64, String)>,
+        first_received_at: Option<UnixMillis>,
+        received_at: UnixMillis,
+        flight: Option<(UnixMillis, String)>,
     },
     Delete(u64),
     Written(oneshot::Sender<()>),
@@ -75,7 +76,7 @@ pub(super) struct Restored {
 
 impl Journal {
     /// Opens or creates the file, reads what it holds, and starts the writer.
-    pub(super) fn open(path: &Path, now: i64) -> anyhow::Result<(Self, Restored)> {
+    pub(super) fn open(path: &Path, now: UnixMillis) -> anyhow::Result<(Self, Restored)> {
         let connection = Connection::open(path)
             .and_then(|connection| {
                 connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -247,7 +248,7 @@ fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
     }
 }
 
-fn restore(connection: &Connection, now: i64) -> anyhow::Result<Restored> {
+fn restore(connection: &Connection, now: UnixMillis) -> anyhow::Result<Restored> {
     connection.execute("DELETE FROM sent WHERE until <= ?", params![now])?;
     let mut queues = BTreeMap::new();
     let mut next = 1;
@@ -264,7 +265,7 @@ fn restore(connection: &Connection, now: i64) -> anyhow::Result<Restored> {
         let sequence: u64 = row.get("sequence")?;
         next = next.max(sequence + 1);
         let attributes: String = row.get("attributes")?;
-        let visible_at: Option<i64> = row.get("visible_at")?;
+        let visible_at: Option<UnixMillis> = row.get("visible_at")?;
         let nonce: Option<String> = row.get("nonce")?;
         let message = Message {
             id: row.get("id")?,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::{Digest as _, Md5};
+use protocol::clock::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use super::error::SqsError;
@@ -65,23 +66,23 @@ pub struct Message {
     pub group: String,
     /// `MessageDeduplicationId`
     pub deduplication_id: String,
-    /// `SentTimestamp`, Unix milliseconds.
-    pub sent_at: i64,
+    /// `SentTimestamp`.
+    pub sent_at: UnixMillis,
     /// `ApproximateReceiveCount`
     pub received: u32,
-    /// `ApproximateFirstReceiveTimestamp`, Unix milliseconds.
-    pub first_received_at: Option<i64>,
+    /// `ApproximateFirstReceiveTimestamp`.
+    pub first_received_at: Option<UnixMillis>,
     /// `DeadLetterQueueSourceArn`
     pub source: Option<String>,
-    /// While the message is in flight: when it becomes visible again, Unix milliseconds, and its receive's nonce.
-    pub(super) flight: Option<(i64, String)>,
+    /// While the message is in flight: when it becomes visible again, and its receive's nonce.
+    pub(super) flight: Option<(UnixMillis, String)>,
     /// When the current receive began. A visibility timeout ends at most 12 hours later.
-    pub(super) received_at: i64,
+    pub(super) received_at: UnixMillis,
 }
 
 impl Message {
-    /// While the message is in flight: when it was received and when it becomes visible again, Unix milliseconds.
-    pub fn in_flight(&self) -> Option<(i64, i64)> {
+    /// While the message is in flight: when it was received and when it becomes visible again.
+    pub fn in_flight(&self) -> Option<(UnixMillis, UnixMillis)> {
         self.flight
             .as_ref()
             .map(|(until, _)| (self.received_at, *until))

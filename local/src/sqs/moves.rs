@@ -3,6 +3,8 @@
 //! Source: the SQS API reference, `StartMessageMoveTask`. Invariant: a message is in one of the two queues at
 //! every moment, and in the same one after a restart.
 
+use protocol::clock::UnixMillis;
+
 use std::time::Duration;
 
 use super::{Sqs, SqsError, State, arn, name_of};
@@ -17,7 +19,7 @@ pub(super) struct Move {
     pub(super) status: Status,
     pub(super) moved: u64,
     pub(super) to_move: u64,
-    pub(super) started_at: i64,
+    pub(super) started_at: UnixMillis,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +62,7 @@ impl State {
     }
 
     /// Moves up to `limit` visible messages. Returns how many, and whether the move is complete.
-    fn step(&mut self, at: usize, limit: usize, now: i64) -> (u64, bool) {
+    fn step(&mut self, at: usize, limit: usize, now: UnixMillis) -> (u64, bool) {
         let Move { from, to, .. } = self.moves[at].clone();
         let Ok(queue) = self.queue(&from) else {
             return (0, true);

@@ -7,24 +7,25 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use protocol::clock::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use super::error::SqsError;
 use super::message::{Message, NewMessage};
 
 /// How long a deduplication id is stored.
-const DEDUPLICATION: i64 = 5 * 60 * 1000;
+const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
 /// The largest number of messages of a FIFO queue in flight.
 pub(super) const MAX_IN_FLIGHT: usize = 120_000;
 /// The longest visibility timeout, counted from the receive.
-const MAX_VISIBILITY: i64 = 12 * 3600;
+const MAX_VISIBILITY_SECONDS: i64 = 12 * 3600;
 
 /// A queue's settings from `CreateQueue` and `SetQueueAttributes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settings {
-    pub(super) visibility: i64,
-    pub(super) retention: i64,
-    pub(super) wait: i64,
+    pub(super) visibility_seconds: i64,
+    pub(super) retention_seconds: i64,
+    pub(super) wait_seconds: i64,
     pub(super) content_based: bool,
     pub(super) per_group: bool,
     pub(super) redrive: Option<Redrive>,
@@ -57,9 +58,9 @@ impl Settings {
     /// Parses a queue's attributes. Refuses unknown names and values out of range.
     pub(super) fn read(attributes: &BTreeMap<String, String>) -> Result<Self, SqsError> {
         let mut settings = Self {
-            visibility: 30,
-            retention: 345_600,
-            wait: 0,
+            visibility_seconds: 30,
+            retention_seconds: 345_600,
+            wait_seconds: 0,
             content_based: false,
             per_group: false,
             redrive: None,
@@ -79,9 +80,9 @@ impl Settings {
                 }
             };
             match name.as_str() {
-                "VisibilityTimeout" => settings.visibility = number(0..=43_200)?,
-                "MessageRetentionPeriod" => settings.retention = number(60..=1_209_600)?,
-                "ReceiveMessageWaitTimeSeconds" => settings.wait = number(0..=20)?,
+                "VisibilityTimeout" => settings.visibility_seconds = number(0..=43_200)?,
+                "MessageRetentionPeriod" => settings.retention_seconds = number(60..=1_209_600)?,
+                "ReceiveMessageWaitTimeSeconds" => settings.wait_seconds = number(0..=20)?,
                 "MaximumMessageSize" => drop(number(1024..=1_048_576)?),
                 "KmsDataKeyReusePeriodSeconds" => drop(number(60..=86_400)?),
                 // Delays are not supported.
@@ -124,7 +125,7 @@ impl Settings {
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) key: String,
-    pub(super) until: i64,
+    pub(super) until: UnixMillis,
     pub(super) message_id: String,
     pub(super) sequence: u64,
 }
@@ -172,15 +173,15 @@ struct Group {
 pub(crate) struct Queue {
     pub(super) attributes: BTreeMap<String, String>,
     pub(super) settings: Settings,
-    pub(super) created_at: i64,
+    pub(super) created_at: UnixMillis,
     messages: BTreeMap<u64, Message>,
     groups: HashMap<String, Group>,
     /// The oldest waiting message of each group that has none in flight.
     ready: BTreeSet<u64>,
     /// By when they become visible again.
-    in_flight: BTreeSet<(i64, u64)>,
+    in_flight: BTreeSet<(UnixMillis, u64)>,
     sent: HashMap<String, Sent>,
-    sent_in_order: VecDeque<(i64, String)>,
+    sent_in_order: VecDeque<(UnixMillis, String)>,
 }
 
 /// How many messages a queue holds.
@@ -193,7 +194,10 @@ pub struct Depth {
 }
 
 impl Queue {
-    pub(super) fn new(attributes: BTreeMap<String, String>, now: i64) -> Result<Self, SqsError> {
+    pub(super) fn new(
+        attributes: BTreeMap<String, String>,
+        now: UnixMillis,
+    ) -> Result<Self, SqsError> {
         Ok(Self {
             settings: Settings::read(&attributes)?,
             attributes,
@@ -233,7 +237,7 @@ impl Queue {
     }
 
     /// The message that was sent with this key within the last five minutes.
-    pub(super) fn sent_before(&mut self, key: &str, now: i64) -> Option<&Sent> {
+    pub(super) fn sent_before(&mut self, key: &str, now: UnixMillis) -> Option<&Sent> {
         while let Some((_, old)) = self.sent_in_order.pop_front_if(|(until, _)| *until <= now) {
             if self.sent.get(&old).is_some_and(|sent| sent.until <= now) {
                 self.sent.remove(&old);
@@ -243,7 +247,7 @@ impl Queue {
     }
 
     /// Validates a message for this queue.
-    pub(super) fn accept(&self, new: NewMessage, now: i64) -> Result<Message, SqsError> {
+    pub(super) fn accept(&self, new: NewMessage, now: UnixMillis) -> Result<Message, SqsError> {
         let (_, group, deduplication_id) = new.validate(self.settings.content_based)?;
         Ok(Message {
             id: uuid::Uuid::new_v4().to_string(),
@@ -269,7 +273,7 @@ impl Queue {
     pub(super) fn sent(key: String, message: &Message, sequence: u64) -> Sent {
         Sent {
             key,
-            until: message.sent_at + DEDUPLICATION,
+            until: message.sent_at + DEDUPLICATION_MS,
             message_id: message.id.clone(),
             sequence,
         }
@@ -322,7 +326,7 @@ impl Queue {
     }
 
     /// Makes the messages visible whose visibility timeout has ended.
-    pub(super) fn end_timeouts(&mut self, now: i64) {
+    pub(super) fn end_timeouts(&mut self, now: UnixMillis) {
         while let Some((until, sequence)) = self.in_flight.first().copied() {
             if until > now {
                 return;
@@ -344,7 +348,12 @@ impl Queue {
     }
 
     /// The next messages that can be received. Those that are too old are added to `expired`.
-    pub(super) fn receivable(&self, limit: usize, now: i64, expired: &mut Vec<u64>) -> Vec<u64> {
+    pub(super) fn receivable(
+        &self,
+        limit: usize,
+        now: UnixMillis,
+        expired: &mut Vec<u64>,
+    ) -> Vec<u64> {
         let mut found = Vec::with_capacity(limit);
         let room = MAX_IN_FLIGHT.saturating_sub(self.in_flight.len());
         let limit = limit.min(room);
@@ -360,10 +369,9 @@ impl Queue {
                 if found.len() == limit {
                     return found;
                 }
-                let too_old = self
-                    .messages
-                    .get(sequence)
-                    .is_some_and(|message| message.sent_at + self.settings.retention * 1000 <= now);
+                let too_old = self.messages.get(sequence).is_some_and(|message| {
+                    message.sent_at + self.settings.retention_seconds * 1000 <= now
+                });
                 if too_old {
                     expired.push(*sequence);
                 } else {
@@ -375,13 +383,19 @@ impl Queue {
     }
 
     /// Counts a receive and puts the message in flight. Without a visibility timeout it stays visible.
-    pub(super) fn receive(&mut self, sequence: u64, visibility: i64, now: i64) -> Option<Handle> {
+    pub(super) fn receive(
+        &mut self,
+        sequence: u64,
+        visibility_seconds: i64,
+        now: UnixMillis,
+    ) -> Option<Handle> {
         let mut message = self.remove(sequence)?;
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         message.received += 1;
         message.first_received_at.get_or_insert(now);
         message.received_at = now;
-        message.flight = (visibility > 0).then(|| (now + visibility * 1000, nonce.clone()));
+        message.flight =
+            (visibility_seconds > 0).then(|| (now + visibility_seconds * 1000, nonce.clone()));
         self.insert(sequence, message);
         Some(Handle { sequence, nonce })
     }
@@ -408,11 +422,11 @@ impl Queue {
         &mut self,
         handle: &Handle,
         seconds: i64,
-        now: i64,
+        now: UnixMillis,
     ) -> Result<(), SqsError> {
-        if !(0..=MAX_VISIBILITY).contains(&seconds) {
+        if !(0..=MAX_VISIBILITY_SECONDS).contains(&seconds) {
             return Err(SqsError::invalid_parameter(format!(
-                "Value {seconds} for parameter VisibilityTimeout is invalid. Reason: VisibilityTimeout must be an integer between 0 and {MAX_VISIBILITY}."
+                "Value {seconds} for parameter VisibilityTimeout is invalid. Reason: VisibilityTimeout must be an integer between 0 and {MAX_VISIBILITY_SECONDS}."
             )));
         }
         match self.holds(handle) {
@@ -432,7 +446,7 @@ impl Queue {
             return Ok(());
         };
         let until = now + seconds * 1000;
-        let allowed = until <= message.received_at + MAX_VISIBILITY * 1000;
+        let allowed = until <= message.received_at + MAX_VISIBILITY_SECONDS * 1000;
         if allowed {
             message.flight = (seconds > 0).then(|| (until, handle.nonce.clone()));
         }
@@ -441,7 +455,7 @@ impl Queue {
             Ok(())
         } else {
             Err(SqsError::invalid_parameter(format!(
-                "Value {seconds} for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout for the message is beyond the limit [{MAX_VISIBILITY} seconds]."
+                "Value {seconds} for parameter VisibilityTimeout is invalid. Reason: Total VisibilityTimeout for the message is beyond the limit [{MAX_VISIBILITY_SECONDS} seconds]."
             )))
         }
     }

@@ -80,9 +80,15 @@ pub(super) fn get_attributes(sqs: &Sqs, call: &GetAttributesCall) -> Result<Vec<
         ),
         ("ApproximateNumberOfMessagesDelayed", "0".to_owned()),
         ("CreatedTimestamp", (queue.created_at / 1000).to_string()),
-        ("VisibilityTimeout", settings.visibility.to_string()),
-        ("MessageRetentionPeriod", settings.retention.to_string()),
-        ("ReceiveMessageWaitTimeSeconds", settings.wait.to_string()),
+        ("VisibilityTimeout", settings.visibility_seconds.to_string()),
+        (
+            "MessageRetentionPeriod",
+            settings.retention_seconds.to_string(),
+        ),
+        (
+            "ReceiveMessageWaitTimeSeconds",
+            settings.wait_seconds.to_string(),
+        ),
         ("MaximumMessageSize", MAX_BYTES.to_string()),
         ("DelaySeconds", "0".to_owned()),
         (
