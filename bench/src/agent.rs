@@ -71,7 +71,7 @@ impl Agent {
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Found {
+pub(crate) struct AgentFigures {
     /// Median, ms: from its start until it listens, and until it has renewed at the relay.
     pub(crate) listening: f64,
     pub(crate) ready: f64,
@@ -102,7 +102,7 @@ fn secret(home: &Path) -> anyhow::Result<Secret> {
 }
 
 /// Measures its start, its deliveries a second and its memory.
-pub(crate) async fn measure(events: usize, progress: &ProgressBar) -> anyhow::Result<Found> {
+pub(crate) async fn measure(events: usize, progress: &ProgressBar) -> anyhow::Result<AgentFigures> {
     progress.set_length(STARTS as u64 + 2);
     let (_relay, url) = one_machine::serve(false).await?;
     let home = tempfile::tempdir()?;
@@ -139,7 +139,7 @@ pub(crate) async fn measure(events: usize, progress: &ProgressBar) -> anyhow::Re
     };
     agent.program.end().await?;
     progress.inc(1);
-    Ok(Found {
+    Ok(AgentFigures {
         listening: listening.as_secs_f64() * 1e3,
         ready: ready.as_secs_f64() * 1e3,
         events,

@@ -20,7 +20,7 @@ const IDLE: usize = 100;
 
 /// What was counted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Found {
+pub(crate) struct CallCounts {
     pub(crate) events: Vec<Event>,
     /// One run of `health` over [`Self::idle_workers`] live workers.
     pub(crate) health: Used,
@@ -82,7 +82,7 @@ impl Used {
     }
 }
 
-impl Found {
+impl CallCounts {
     pub(crate) fn event(&self, workers: usize, asleep: usize, body: usize) -> Option<&Event> {
         (self.events.iter())
             .find(|event| (event.workers, event.asleep, event.body) == (workers, asleep, body))
@@ -182,7 +182,7 @@ impl Counted {
 }
 
 /// Counts everything, so many events each.
-pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<Found> {
+pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<CallCounts> {
     logs::count();
     let (fan_outs, bodies, times): (&[usize], &[usize], _) = if quick {
         (&[1, 10, 100], &[2_048], 5)
@@ -219,7 +219,7 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
     let look = idle.take(IDLE, IDLE);
     idle.local.stop().await;
     progress.inc(1);
-    Ok(Found {
+    Ok(CallCounts {
         events,
         health,
         idle_workers: IDLE,

@@ -244,7 +244,7 @@ fn median(mut times: Vec<Duration>) -> f64 {
 
 /// A function's cold starts: medians in ms, the most memory in MB.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Row {
+pub(crate) struct ColdStart {
     pub(crate) function: String,
     pub(crate) bytes: u64,
     pub(crate) next: f64,
@@ -255,7 +255,10 @@ pub(crate) struct Row {
 }
 
 /// A row for each function, of so many starts in plain and as many over TLS.
-pub(crate) async fn measure(times: usize, progress: &ProgressBar) -> anyhow::Result<Vec<Row>> {
+pub(crate) async fn measure(
+    times: usize,
+    progress: &ProgressBar,
+) -> anyhow::Result<Vec<ColdStart>> {
     let aws = Aws::start().await?;
     progress.set_length((FUNCTIONS.len() * 2 * times) as u64);
     let mut rows = Vec::new();
@@ -279,7 +282,7 @@ pub(crate) async fn measure(times: usize, progress: &ProgressBar) -> anyhow::Res
             );
         }
         let [(next, first), (next_tls, first_tls)] = columns;
-        rows.push(Row {
+        rows.push(ColdStart {
             function: function.to_owned(),
             bytes: std::fs::metadata(&program)?.len(),
             next,

@@ -30,13 +30,13 @@ const LARGE: usize = 204_800;
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Found {
-    pub(crate) rows: Vec<Row>,
+pub(crate) struct FunctionCosts {
+    pub(crate) rows: Vec<StepCost>,
 }
 
 /// One step for one event.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Row {
+pub(crate) struct StepCost {
     pub(crate) function: String,
     pub(crate) step: String,
     pub(crate) body: usize,
@@ -53,7 +53,7 @@ pub(crate) const HANDLER: &str = "the whole handler, every call answered at once
 /// The rows of all steps together.
 const ALL: &str = "all of these";
 
-impl Found {
+impl FunctionCosts {
     /// CPU time of the whole handler, µs: for the nearest number of workers that was measured.
     pub(crate) fn handler(&self, function: &str, body: usize, workers: usize) -> Option<f64> {
         (self.rows.iter())
@@ -77,7 +77,7 @@ struct Bench<'a> {
     criterion: Criterion,
     progress: &'a ProgressBar,
     estimates: tempfile::TempDir,
-    rows: Vec<Row>,
+    rows: Vec<StepCost>,
 }
 
 impl<'a> Bench<'a> {
@@ -118,7 +118,7 @@ impl<'a> Bench<'a> {
             });
         });
         self.progress.inc(1);
-        self.rows.push(Row {
+        self.rows.push(StepCost {
             function: function.to_owned(),
             step: step.to_owned(),
             body,
@@ -139,7 +139,7 @@ fn median(directory: &Path, name: &str) -> anyhow::Result<f64> {
 }
 
 /// Measures everything; takes its thread for itself.
-pub(crate) fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<Found> {
+pub(crate) fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<FunctionCosts> {
     logs::count();
     let mut bench = Bench::new(quick, progress)?;
     for size in [SMALL, MIDDLE] {
@@ -165,5 +165,5 @@ pub(crate) fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<Fou
             bench.step(("deliver", HANDLER), (size, messages), handler)?;
         }
     }
-    Ok(Found { rows: bench.rows })
+    Ok(FunctionCosts { rows: bench.rows })
 }

@@ -8,8 +8,8 @@ use minijinja::{Value, context};
 use relay::metrics::METRICS;
 use serde::{Deserialize, Serialize};
 
-use crate::calls::{Event, Found as Calls, Used};
-use crate::function::Found as Function;
+use crate::calls::{CallCounts, Event, Used};
+use crate::function::FunctionCosts;
 
 /// The list of prices.
 #[derive(Serialize, Deserialize)]
@@ -53,20 +53,20 @@ pub(crate) const POST: f64 = 0.120;
 const GB: f64 = 1e9;
 
 /// Lambda's time for one invocation of `ingest`, seconds.
-pub(crate) fn ingest_seconds(function: &Function, body: usize, workers: usize) -> f64 {
+pub(crate) fn ingest_seconds(function: &FunctionCosts, body: usize, workers: usize) -> f64 {
     // Marker and workers at once, the body if it is stored, the batches sixteen at once, the marker.
     let rounds = 2.0 + stored(body) + queue_rounds(workers);
     handler_seconds(function, "ingest", body, workers) + rounds * ROUND
 }
 
 /// Lambda's time for one batch of `deliver`, seconds.
-pub(crate) fn deliver_seconds(function: &Function, body: usize, messages: f64) -> f64 {
+pub(crate) fn deliver_seconds(function: &FunctionCosts, body: usize, messages: f64) -> f64 {
     let handler = handler_seconds(function, "deliver", body, messages.round() as usize);
     handler + (1.0 + stored(body)) * ROUND + POST
 }
 
 /// CPU time of the whole handler as it passes at the function's share of a CPU, seconds; no number if not measured.
-fn handler_seconds(function: &Function, name: &str, body: usize, count: usize) -> f64 {
+fn handler_seconds(function: &FunctionCosts, name: &str, body: usize, count: usize) -> f64 {
     let micros = function.handler(name, body, count).unwrap_or(f64::NAN);
     micros / 1e6 * (WHOLE_CPU / MEMORY).max(1.0)
 }
@@ -86,7 +86,7 @@ fn lambda(seconds: f64, invocations: f64) -> f64 {
 }
 
 /// What a million events cost, by service.
-fn bill(event: &Event, function: &Function) -> BTreeMap<&'static str, f64> {
+fn bill(event: &Event, function: &FunctionCosts) -> BTreeMap<&'static str, f64> {
     let used = &event.used;
     let live = event.workers - event.asleep;
     let per_batch = event.workers as f64 / used.batches;
@@ -123,7 +123,7 @@ fn call(used: &Used) -> f64 {
 }
 
 /// What the page on money shows.
-pub(crate) fn context(calls: &Calls, function: &Function) -> Value {
+pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
     let bills =
         (calls.events.iter()).map(|event| context! { event, dollars => bill(event, function) });
     // A name with a dimension is a metric for each of its values.
@@ -146,7 +146,7 @@ pub(crate) fn context(calls: &Calls, function: &Function) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::function::{HANDLER, Row};
+    use crate::function::{HANDLER, StepCost};
 
     #[test]
     fn a_bill_adds_up_what_was_used_at_the_listed_prices() {
@@ -160,7 +160,7 @@ mod tests {
             ..Used::default()
         };
         let (workers, asleep, body) = (10, 0, 2_048);
-        let rows = [("ingest", 512.0), ("deliver", 1_024.0)].map(|(function, micros)| Row {
+        let rows = [("ingest", 512.0), ("deliver", 1_024.0)].map(|(function, micros)| StepCost {
             function: function.to_owned(),
             step: HANDLER.to_owned(),
             body,
@@ -175,7 +175,7 @@ mod tests {
             body,
             used,
         };
-        let bill = bill(&event, &Function { rows: rows.into() });
+        let bill = bill(&event, &FunctionCosts { rows: rows.into() });
         let close = |a: f64, b: f64| (a - b).abs() < 1e-6;
         assert!(close(bill["http"], 1.00));
         assert!(close(bill["sqs"], 1.50));

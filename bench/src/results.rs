@@ -16,10 +16,10 @@ use crate::{agent, calls, cold_start, function, money, pages, plots, scale, whol
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) whole_way: Option<Part<Vec<whole_way::Row>>>,
-    pub(crate) function: Option<Part<function::Found>>,
-    pub(crate) calls: Option<Part<calls::Found>>,
-    pub(crate) cold_start: Option<Part<Vec<cold_start::Row>>>,
-    pub(crate) agent: Option<Part<agent::Found>>,
+    pub(crate) function: Option<Part<function::FunctionCosts>>,
+    pub(crate) calls: Option<Part<calls::CallCounts>>,
+    pub(crate) cold_start: Option<Part<Vec<cold_start::ColdStart>>>,
+    pub(crate) agent: Option<Part<agent::AgentFigures>>,
 }
 
 impl Results {

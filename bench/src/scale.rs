@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use minijinja::{Value, context};
 use serde::{Deserialize, Serialize};
 
-use crate::calls::{Found as Calls, Used};
-use crate::function::Found as Function;
+use crate::calls::{CallCounts, Used};
+use crate::function::FunctionCosts;
 use crate::money::{POST, ROUND, deliver_seconds, ingest_seconds};
 use crate::taken::Part;
 
@@ -35,7 +35,7 @@ struct Cost {
 }
 
 impl Cost {
-    fn of(calls: &Calls, function: &Function) -> Option<Self> {
+    fn of(calls: &CallCounts, function: &FunctionCosts) -> Option<Self> {
         let event = calls.event(WORKSPACE, 0, BODY)?.used.clone();
         Some(Self {
             ingest: ingest_seconds(function, BODY, WORKSPACE),
@@ -210,7 +210,7 @@ fn play(cost: &Cost, setup: &'static Setup) -> Played {
 }
 
 /// Every setup's burst.
-pub(crate) fn bursts(calls: &Calls, function: &Function) -> Vec<Played> {
+pub(crate) fn bursts(calls: &CallCounts, function: &FunctionCosts) -> Vec<Played> {
     let Some(cost) = Cost::of(calls, function) else {
         return Vec::new();
     };
@@ -218,7 +218,7 @@ pub(crate) fn bursts(calls: &Calls, function: &Function) -> Vec<Played> {
 }
 
 /// What the page on scale shows; nothing without the costs that it goes by.
-pub(crate) fn context(calls: &Calls, function: &Part<Function>) -> Option<Value> {
+pub(crate) fn context(calls: &CallCounts, function: &Part<FunctionCosts>) -> Option<Value> {
     let cost = Cost::of(calls, &function.found)?;
     let shown_cost = Value::from_serialize(&cost);
     let demands =
