@@ -17,7 +17,7 @@ use crate::report::{self, Status};
 use crate::tunnel::Program;
 
 /// How far this clock may be from the relay's: signatures are taken within 300 s.
-const CLOCK_SKEW: i64 = 60;
+const CLOCK_SKEW_SECONDS: i64 = 60;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -192,7 +192,7 @@ async fn relay(
     }
     if let Some(date) = date {
         let skew = (context.clock.millis() - date) / 1000;
-        if skew.abs() <= CLOCK_SKEW {
+        if skew.abs() <= CLOCK_SKEW_SECONDS {
             checks.well("clock", "as the relay's");
         } else {
             checks.wrong(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use protocol::clock::UnixMillis;
+use protocol::clock::UnixSeconds;
 use protocol::signature::{Secret, SignatureError, verify};
 use serde::Serialize;
 
@@ -102,7 +102,7 @@ pub(crate) fn run(context: &Context, arguments: &Verify) -> Result<(), Failure> 
 }
 
 /// Each check by itself: an old delivery can have the right digest.
-fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: UnixMillis) -> Verification {
+fn check(secrets: &[Secret], headers: &Headers, body: &[u8], now: UnixSeconds) -> Verification {
     let signed = signed(headers);
     let (mut format, mut age, mut digest) = (Verdict::WELL, Verdict::WELL, Verdict::WELL);
     match verify(secrets, signed, body, now) {
@@ -201,7 +201,7 @@ fn read_headers(file: &Path) -> Result<Headers, Failure> {
 mod tests {
     use super::*;
 
-    fn headers(secret: &Secret, at: i64, body: &[u8]) -> Headers {
+    fn headers(secret: &Secret, at: UnixSeconds, body: &[u8]) -> Headers {
         let signature = protocol::signature::sign(std::slice::from_ref(secret), "evt_1", at, body);
         Headers(
             [
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn each_check_is_reported_separately() {
         let secret = [Secret::generate()];
-        let results = |at: i64, body: &[u8]| {
+        let results = |at: UnixSeconds, body: &[u8]| {
             let facts = check(&secret, &headers(&secret[0], at, b"{}"), body, 1_000);
             [facts.format, facts.age, facts.digest].map(|check| check.text())
         };
