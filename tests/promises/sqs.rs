@@ -31,8 +31,9 @@ async fn concurrent_consumers_get_each_message_once_and_each_group_in_order() {
                 return got;
             }
             for message in messages {
-                let group = message["Attributes"]["MessageGroupId"].to_string();
-                got.push((group, message["Body"].to_string(), Instant::now()));
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                let group = text(&message["Attributes"]["MessageGroupId"]);
+                got.push((group, text(&message["Body"]), Instant::now()));
                 tokio::task::yield_now().await;
                 queue.delete(&message).await;
             }

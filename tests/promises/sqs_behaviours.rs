@@ -428,7 +428,9 @@ async fn deviations(url: String) -> Vec<(&'static str, String)> {
     let sqs = Sqs::new(url);
     let mut found = Vec::new();
     for (name, ask) in BEHAVIOURS {
-        if let Err(why) = tokio::spawn(ask(sqs.clone())).await {
+        let asked = tokio::spawn(ask(sqs.clone())).await;
+        assert_eq!(sqs.unanswered(), None, "{name}");
+        if let Err(why) = asked {
             found.push((*name, why.to_string()));
         }
     }

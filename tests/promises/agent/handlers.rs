@@ -21,7 +21,10 @@ async fn states(home: &Path) -> Vec<Value> {
 async fn settle(home: &Path, count: usize) {
     until("all are settled", async || {
         let states = states(home).await;
-        states.len() == count && states.iter().all(|state| state != "waiting")
+        states.len() == count
+            && states
+                .iter()
+                .all(|state| state.is_string() && state != "waiting")
     })
     .await;
 }

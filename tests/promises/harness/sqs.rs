@@ -1,5 +1,7 @@
 //! A client of SQS, ours or another one.
 
+use std::sync::{Arc, OnceLock};
+
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -11,6 +13,8 @@ use super::{Relay, client};
 pub(crate) struct Sqs {
     client: Client,
     pub(crate) url: String,
+    /// Why a call got no answer: that says nothing about the SQS, as a refusal does.
+    unanswered: Arc<OnceLock<String>>,
 }
 
 /// A queue there.
@@ -21,8 +25,16 @@ pub(crate) struct Queue {
 
 impl Sqs {
     pub(crate) fn new(url: String) -> Self {
-        let client = client();
-        Self { client, url }
+        Self {
+            client: client(),
+            url,
+            unanswered: Arc::default(),
+        }
+    }
+
+    /// Why a call got no answer, if one did not.
+    pub(crate) fn unanswered(&self) -> Option<&String> {
+        self.unanswered.get()
     }
 
     async fn try_call(&self, action: &str, request: &Value) -> (u16, Value) {
@@ -31,7 +43,10 @@ impl Sqs {
             .header("content-type", "application/x-amz-json-1.0")
             .header("x-amz-target", format!("AmazonSQS.{action}"))
             .body(request.to_string());
-        let answer = call.send().await.unwrap();
+        let answer = call.send().await.unwrap_or_else(|error| {
+            let why = self.unanswered.get_or_init(|| format!("{action}: {error}"));
+            panic!("{why}")
+        });
         let status = answer.status().as_u16();
         (status, answer.json().await.unwrap_or_default())
     }
@@ -131,7 +146,8 @@ impl Queue {
         expected: &[&str],
     ) -> Vec<Value> {
         let messages = self.receive_with(limit, more).await;
-        let got: Vec<_> = messages.iter().filter_map(|m| m["Body"].as_str()).collect();
+        let body = |message: &Value| message["Body"].as_str().expect("a body").to_owned();
+        let got: Vec<_> = messages.iter().map(body).collect();
         assert_eq!(got, expected);
         messages
     }
