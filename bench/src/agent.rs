@@ -73,13 +73,13 @@ impl Agent {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct AgentFigures {
     /// Median, ms: from its start until it listens, and until it has renewed at the relay.
-    pub(crate) listening: f64,
-    pub(crate) ready: f64,
+    pub(crate) listening_ms: f64,
+    pub(crate) ready_ms: f64,
     pub(crate) events: usize,
     pub(crate) printed: Flood,
     pub(crate) handled: Flood,
     /// Until the handler had taken all, s.
-    pub(crate) all_handled: f64,
+    pub(crate) all_handled_seconds: f64,
 }
 
 /// As many deliveries as it takes.
@@ -131,7 +131,7 @@ pub(crate) async fn measure(events: usize, progress: &ProgressBar) -> anyhow::Re
     while taken.load(Ordering::Relaxed) < events {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let all_handled = began.elapsed().as_secs_f64();
+    let all_handled_seconds = began.elapsed().as_secs_f64();
     let handled = Flood {
         after: agent.program.memory("VmRSS")?,
         peak: agent.program.peak_memory()?,
@@ -140,12 +140,12 @@ pub(crate) async fn measure(events: usize, progress: &ProgressBar) -> anyhow::Re
     agent.program.end().await?;
     progress.inc(1);
     Ok(AgentFigures {
-        listening: listening.as_secs_f64() * 1e3,
-        ready: ready.as_secs_f64() * 1e3,
+        listening_ms: listening.as_secs_f64() * 1e3,
+        ready_ms: ready.as_secs_f64() * 1e3,
         events,
         printed,
         handled,
-        all_handled,
+        all_handled_seconds,
     })
 }
 

@@ -247,10 +247,10 @@ fn median(mut times: Vec<Duration>) -> f64 {
 pub(crate) struct ColdStart {
     pub(crate) function: String,
     pub(crate) bytes: u64,
-    pub(crate) next: f64,
-    pub(crate) next_tls: f64,
-    pub(crate) first: f64,
-    pub(crate) first_tls: f64,
+    pub(crate) next_ms: f64,
+    pub(crate) next_tls_ms: f64,
+    pub(crate) first_ms: f64,
+    pub(crate) first_tls_ms: f64,
     pub(crate) memory: f64,
 }
 
@@ -281,14 +281,14 @@ pub(crate) async fn measure(
                 median(starts.iter().map(|s| s.first).collect()),
             );
         }
-        let [(next, first), (next_tls, first_tls)] = columns;
+        let [(next_ms, first_ms), (next_tls_ms, first_tls_ms)] = columns;
         rows.push(ColdStart {
             function: function.to_owned(),
             bytes: std::fs::metadata(&program)?.len(),
-            next,
-            next_tls,
-            first,
-            first_tls,
+            next_ms,
+            next_tls_ms,
+            first_ms,
+            first_tls_ms,
             memory,
         });
     }

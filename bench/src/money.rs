@@ -45,9 +45,9 @@ const MEMORY: f64 = 512.0;
 /// A function has a whole CPU at this many MB, and a share of one below (Lambda Developer Guide, "Memory").
 const WHOLE_CPU: f64 = 1_769.0;
 /// Stated, not measured: one round of calls to DynamoDB or SQS, seconds.
-pub(crate) const ROUND: f64 = 0.008;
+pub(crate) const ROUND_SECONDS: f64 = 0.008;
 /// Stated, not measured: a POST to a worker and its answer over the internet, on an open connection, seconds.
-pub(crate) const POST: f64 = 0.120;
+pub(crate) const POST_SECONDS: f64 = 0.120;
 
 /// Gigabytes are counted in thousands here, which is at most 7 % too much.
 const GB: f64 = 1e9;
@@ -56,13 +56,13 @@ const GB: f64 = 1e9;
 pub(crate) fn ingest_seconds(function: &FunctionCosts, body: usize, workers: usize) -> f64 {
     // Marker and workers at once, the body if it is stored, the batches sixteen at once, the marker.
     let rounds = 2.0 + stored(body) + queue_rounds(workers);
-    handler_seconds(function, "ingest", body, workers) + rounds * ROUND
+    handler_seconds(function, "ingest", body, workers) + rounds * ROUND_SECONDS
 }
 
 /// Lambda's time for one batch of `deliver`, seconds.
 pub(crate) fn deliver_seconds(function: &FunctionCosts, body: usize, messages: f64) -> f64 {
     let handler = handler_seconds(function, "deliver", body, messages.round() as usize);
-    handler + (1.0 + stored(body)) * ROUND + POST
+    handler + (1.0 + stored(body)) * ROUND_SECONDS + POST_SECONDS
 }
 
 /// CPU time of the whole handler as it passes at the function's share of a CPU, seconds; no number if not measured.
@@ -94,7 +94,7 @@ fn bill(event: &Event, function: &FunctionCosts) -> BTreeMap<&'static str, f64> 
     let pulls = used.http - 1.0;
     let seconds = ingest_seconds(function, event.body, event.workers)
         + used.batches * deliver_seconds(function, event.body, per_batch)
-        + pulls * 3.0 * ROUND;
+        + pulls * 3.0 * ROUND_SECONDS;
     let million = 1e6;
     let lambda = lambda(seconds, 1.0 + used.batches + pulls);
     let out = million * (live * event.body) as f64 / GB * price("out");
@@ -119,7 +119,7 @@ fn run(seconds: f64, used: &Used) -> f64 {
 
 /// What one call of a worker costs: the gateway, and `register`.
 fn call(used: &Used) -> f64 {
-    price("http") + run(2.0 * ROUND, used)
+    price("http") + run(2.0 * ROUND_SECONDS, used)
 }
 
 /// What the page on money shows.
@@ -133,11 +133,11 @@ pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
         price => Value::from_function(price),
         memory => MEMORY,
         whole_cpu => WHOLE_CPU,
-        round_ms => ROUND * 1e3,
-        post_ms => POST * 1e3,
+        round_ms => ROUND_SECONDS * 1e3,
+        post_ms => POST_SECONDS * 1e3,
         bills => bills.collect::<Vec<_>>(),
         metrics => metrics.sum::<u32>(),
-        health => run(calls.health.total() * ROUND, &calls.health),
+        health => run(calls.health.total() * ROUND_SECONDS, &calls.health),
         renewal => call(&calls.renewal),
         look => call(&calls.look),
     }
@@ -183,7 +183,8 @@ mod tests {
         assert!(close(bill["log"], 0.5));
         assert!(close(bill["out"], 10.0 * 2_048.0 / 1e3 * 0.09));
         // 512 µs and 1,024 µs of a CPU of which there are 512/1769, three rounds and one, a POST; half a GB.
-        let seconds = (512.0 + 1_024.0) * 1_769.0 / 512.0 / 1e6 + 4.0 * ROUND + POST;
+        let seconds =
+            (512.0 + 1_024.0) * 1_769.0 / 512.0 / 1e6 + 4.0 * ROUND_SECONDS + POST_SECONDS;
         let lambda = 2.0 * 0.20 + 1e6 * seconds * 0.5 * 0.000_016_666_7;
         assert!(close(bill["lambda"], lambda));
     }

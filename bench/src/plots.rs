@@ -50,7 +50,7 @@ pub(crate) fn whole_way(rows: &[Row], directory: &Path) -> anyhow::Result<()> {
             "latency.svg",
             "POST sent → body in the last worker's handler, p50",
             "ms",
-            (|row| row.last.p50) as fn(&Row) -> f64,
+            (|row| row.last_ms.p50) as fn(&Row) -> f64,
         ),
         (
             "sustained.svg",
@@ -63,7 +63,7 @@ pub(crate) fn whole_way(rows: &[Row], directory: &Path) -> anyhow::Result<()> {
             "CPU seconds of the system for 1,000 deliveries",
             "CPU s",
             // A tick is 10 ms.
-            |row| row.cpu.max(0.001),
+            |row| row.cpu_seconds.max(0.001),
         ),
     ] {
         let lines = System::ALL.into_iter().map(|system| {

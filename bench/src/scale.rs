@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::calls::{CallCounts, Used};
 use crate::function::FunctionCosts;
-use crate::money::{POST, ROUND, deliver_seconds, ingest_seconds};
+use crate::money::{POST_SECONDS, ROUND_SECONDS, deliver_seconds, ingest_seconds};
 use crate::taken::Part;
 
 /// Workers of one workspace, each wanting every event.
@@ -22,10 +22,10 @@ const WITHOUT_ADDRESS: f64 = 0.1;
 /// What the events cost.
 #[derive(Serialize)]
 struct Cost {
-    /// Lambda's time for an event in `ingest`, seconds.
-    ingest: f64,
+    /// Lambda's time for an event in `ingest`.
+    ingest_seconds: f64,
     /// And for a batch in `deliver`.
-    deliver: f64,
+    deliver_seconds: f64,
     send_calls: f64,
     event: Used,
     renewal: Used,
@@ -38,8 +38,8 @@ impl Cost {
     fn of(calls: &CallCounts, function: &FunctionCosts) -> Option<Self> {
         let event = calls.event(WORKSPACE, 0, BODY)?.used.clone();
         Some(Self {
-            ingest: ingest_seconds(function, BODY, WORKSPACE),
-            deliver: deliver_seconds(function, BODY, WORKSPACE as f64 / event.batches),
+            ingest_seconds: ingest_seconds(function, BODY, WORKSPACE),
+            deliver_seconds: deliver_seconds(function, BODY, WORKSPACE as f64 / event.batches),
             send_calls: *event.calls.get("SendMessageBatch")?,
             event,
             renewal: calls.renewal.clone(),
@@ -105,15 +105,15 @@ fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
     let renewals = workers / 300.0;
     let looks = workers * WITHOUT_ADDRESS / 3.0;
     let batches = events * cost.event.batches;
-    let delivering = batches * cost.deliver;
-    let registering = (renewals + looks) * 2.0 * ROUND;
+    let delivering = batches * cost.deliver_seconds;
+    let registering = (renewals + looks) * 2.0 * ROUND_SECONDS;
     let asked = |name: &str| match name {
         "webhooks" => events,
         "edge" => renewals + looks,
         "batches" => delivering,
-        "lambda" => events * cost.ingest + delivering + registering,
+        "lambda" => events * cost.ingest_seconds + delivering + registering,
         "sqs_calls" => (events * cost.send_calls).max(batches),
-        "in_flight" => events * WORKSPACE as f64 * cost.deliver,
+        "in_flight" => events * WORKSPACE as f64 * cost.deliver_seconds,
         "table_reads" => {
             events * cost.event.read_units
                 + renewals * cost.renewal.read_units
@@ -122,7 +122,7 @@ fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
         }
         "table_writes" => events * cost.event.write_units + renewals * cost.renewal.write_units,
         "partition_reads" => events / workspaces * cost.partition_reads(),
-        "health_run" => workers * cost.health_reads / UNITS_A_PAGE * PAGE,
+        "health_run" => workers * cost.health_reads / UNITS_A_PAGE * PAGE_SECONDS,
         _ => f64::NAN,
     };
     let demand = |of: &'static Limit| {
@@ -138,12 +138,12 @@ fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
 /// A Query answers up to 1 MB, 128 units of an eventually consistent read.
 const UNITS_A_PAGE: f64 = 128.0;
 /// Stated, not measured: seconds for one full page.
-const PAGE: f64 = 0.05;
+const PAGE_SECONDS: f64 = 0.05;
 
 /// Events a second, and for how many seconds.
 const BURST: (f64, usize) = (1_000.0, 10);
 /// Linear tries again after a minute, then after an hour and after six.
-const AGAIN: usize = 60;
+const RETRY_SECONDS: usize = 60;
 const PARTITION: f64 = 3_000.0;
 
 /// A burst played through.
@@ -155,8 +155,8 @@ pub(crate) struct Played {
     /// Webhooks that were refused at first, and those that were refused again a minute later.
     refused: f64,
     refused_again: f64,
-    /// The longest that a message waited, seconds.
-    longest: usize,
+    /// The longest that a message waited.
+    longest_seconds: usize,
 }
 
 /// Second by second, as if everything flowed.
@@ -165,13 +165,13 @@ fn play(cost: &Cost, setup: &'static Setup) -> Played {
     let mut refused_at = [0.0; BURST.1];
     let mut refused_again = 0.0;
     let mut waiting = Vec::new();
-    let mut longest = 0;
+    let mut longest_seconds = 0;
     // Messages so far: by second those sent, and those delivered.
     let (mut sent, mut done) = (Vec::<f64>::new(), 0.0);
     let (mut waits, mut busy_seconds): (f64, _) = (0.0, 0);
     for second in 0.. {
         let fresh = if second < BURST.1 { BURST.0 } else { 0.0 };
-        let retried = (second.checked_sub(AGAIN)).and_then(|at| refused_at.get(at));
+        let retried = (second.checked_sub(RETRY_SECONDS)).and_then(|at| refused_at.get(at));
         let asked = fresh + retried.copied().unwrap_or_default();
         tokens = (tokens + setup.rate).min(setup.burst.max(setup.rate));
         let accepted = asked.min(tokens);
@@ -182,7 +182,8 @@ fn play(cost: &Cost, setup: &'static Setup) -> Played {
         sent.push(sent.last().copied().unwrap_or_default() + messages);
         // Five batches at once, and 300 more a minute.
         let concurrency = setup.concurrency.min(5.0 + 5.0 * f64::from(busy_seconds));
-        let by_lambda = concurrency / cost.deliver * (WORKSPACE as f64 / cost.event.batches);
+        let by_lambda =
+            concurrency / cost.deliver_seconds * (WORKSPACE as f64 / cost.event.batches);
         // `ingest` reads the workers of every event, `deliver` each message's worker.
         let ingest_reads = accepted * (cost.partition_reads() - WORKSPACE as f64).max(0.0);
         let by_partition = (PARTITION * setup.partitions - ingest_reads).max(0.0);
@@ -192,11 +193,11 @@ fn play(cost: &Cost, setup: &'static Setup) -> Played {
         // What is delivered last in this second came when as many had been sent.
         if delivered > 0.0 {
             let came = sent.partition_point(|sent| *sent < done - 1e-6);
-            longest = longest.max(second.saturating_sub(came));
+            longest_seconds = longest_seconds.max(second.saturating_sub(came));
         }
         waiting.push(waits);
         busy_seconds = if waits < 1.0 { 0 } else { busy_seconds + 1 };
-        if second > AGAIN + BURST.1 && waits < 1.0 {
+        if second > RETRY_SECONDS + BURST.1 && waits < 1.0 {
             break;
         }
     }
@@ -205,7 +206,7 @@ fn play(cost: &Cost, setup: &'static Setup) -> Played {
         waiting,
         refused: refused_at.iter().sum(),
         refused_again,
-        longest,
+        longest_seconds,
     }
 }
 
@@ -227,9 +228,9 @@ pub(crate) fn context(calls: &CallCounts, function: &Part<FunctionCosts>) -> Opt
         taken => function.taken,
         workspace => WORKSPACE,
         without_address_percent => WITHOUT_ADDRESS * 100.0,
-        round_ms => ROUND * 1e3,
-        post_ms => POST * 1e3,
-        page_ms => PAGE * 1e3,
+        round_ms => ROUND_SECONDS * 1e3,
+        post_ms => POST_SECONDS * 1e3,
+        page_ms => PAGE_SECONDS * 1e3,
         demands => Value::from_function(demands),
         bursts => bursts(calls, &function.found),
         burst_rate => BURST.0,
@@ -251,8 +252,8 @@ mod tests {
             ..Used::default()
         };
         Cost {
-            ingest: 0.03,
-            deliver: 0.15,
+            ingest_seconds: 0.03,
+            deliver_seconds: 0.15,
             send_calls: 10.0,
             event: used(117.0, 1.0),
             renewal: used(1.0, 2.0),
@@ -284,7 +285,10 @@ mod tests {
         // A million messages, at 3,000 a second.
         let took = raised.waiting.len();
         assert!((320..360).contains(&took), "{took}");
-        assert!(spread.waiting.len() < raised.waiting.len() && spread.longest < raised.longest);
+        assert!(
+            spread.waiting.len() < raised.waiting.len()
+                && spread.longest_seconds < raised.longest_seconds
+        );
         for played in [deployed, raised, spread] {
             assert!(played.waiting.last().is_some_and(|waiting| *waiting < 1.0));
         }

@@ -86,15 +86,15 @@ pub(crate) struct Row {
     /// Events a second while latencies were taken.
     pub(crate) paced: f64,
     /// Of all deliveries, ms.
-    pub(crate) each: Percentiles,
+    pub(crate) each_ms: Percentiles,
     /// Of each event's last delivery, ms.
-    pub(crate) last: Percentiles,
+    pub(crate) last_ms: Percentiles,
     /// Deliveries a second, as many as possible.
     pub(crate) sustained: f64,
     /// CPU seconds of the system's process for 1,000 deliveries, meanwhile.
-    pub(crate) cpu: f64,
+    pub(crate) cpu_seconds: f64,
     /// The same of the bench's, which posts and receives.
-    pub(crate) bench_cpu: f64,
+    pub(crate) bench_cpu_seconds: f64,
     /// Peak resident memory of the system's process, MB.
     pub(crate) memory: f64,
 }
@@ -199,11 +199,11 @@ async fn row(system: System, workers: usize, body: usize, seconds: u64) -> anyho
         workers,
         body,
         paced: rate,
-        each: Percentiles::of(each),
-        last: Percentiles::of(last),
+        each_ms: Percentiles::of(each),
+        last_ms: Percentiles::of(last),
         sustained: deliveries as f64 / took.as_secs_f64(),
-        cpu: (program.cpu()? - before.0) / thousands,
-        bench_cpu: (own_cpu()? - before.1) / thousands,
+        cpu_seconds: (program.cpu()? - before.0) / thousands,
+        bench_cpu_seconds: (own_cpu()? - before.1) / thousands,
         memory: program.peak_memory()?,
     };
     program.end().await?;

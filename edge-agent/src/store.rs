@@ -13,13 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use protocol::clock::UnixMillis;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 pub(crate) use event::{Attempt, Event, Headers, State, Waiting, name};
 pub(crate) use read::{Counts, Filter, Listed};
 use writer::Writer;
-
-use protocol::clock::UnixMillis;
 
 use crate::output::warn;
 

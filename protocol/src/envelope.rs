@@ -21,7 +21,7 @@ pub struct Envelope<'a> {
     /// `action`; empty if absent, or not a word.
     pub action: Cow<'a, str>,
     /// `webhookTimestamp`, milliseconds since the Unix epoch.
-    pub sent_at: f64,
+    pub sent_at_ms: f64,
     /// The issue, else the agent session, else the entity that this is about.
     pub ordering_key: String,
 }
@@ -162,7 +162,7 @@ pub fn parse(body: &str) -> Result<Envelope<'_>, EnvelopeError> {
     }
     let workspace = text("organizationId", fields.organization_id)?;
     let kind = text("type", fields.kind)?;
-    let sent_at = match fields.webhook_timestamp {
+    let sent_at_ms = match fields.webhook_timestamp {
         Some(Loose::Number(millis)) => millis,
         Some(_) => return Err(EnvelopeError::WrongType("webhookTimestamp")),
         None => return Err(EnvelopeError::Missing("webhookTimestamp")),
@@ -203,7 +203,7 @@ pub fn parse(body: &str) -> Result<Envelope<'_>, EnvelopeError> {
         workspace,
         kind,
         action,
-        sent_at,
+        sent_at_ms,
         ordering_key,
     })
 }

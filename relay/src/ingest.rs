@@ -170,7 +170,7 @@ impl Ingest {
                 "the secret that signed this body belongs to another workspace",
             ));
         }
-        self.verify_age(envelope.sent_at)?;
+        self.verify_age(envelope.sent_at_ms)?;
         Ok(Event {
             id,
             workspace: envelope.workspace.into_owned(),
@@ -182,17 +182,17 @@ impl Ingest {
                 clippy::cast_possible_truncation,
                 reason = "an accepted age is a few hours at most"
             )]
-            sent_at: envelope.sent_at as UnixMillis,
+            sent_at: envelope.sent_at_ms as UnixMillis,
             body,
         })
     }
 
-    fn verify_age(&self, sent_at: f64) -> Result<(), Error> {
+    fn verify_age(&self, sent_at_ms: f64) -> Result<(), Error> {
         #[expect(
             clippy::cast_precision_loss,
             reason = "milliseconds since 1970 fit into 53 bits"
         )]
-        let age_ms = self.clock.millis() as f64 - sent_at;
+        let age_ms = self.clock.millis() as f64 - sent_at_ms;
         let oldest = self.config.accepted_age;
         if age_ms > oldest.as_secs_f64() * 1e3 {
             return Err(Error::refused(

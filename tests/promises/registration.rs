@@ -6,7 +6,7 @@ use protocol::messages::{Renew, WorkerState};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Answer, Receiver, TOKEN, at, issue, relay};
+use crate::harness::{Answer, Receiver, TOKEN, issue, new_address, relay};
 
 #[tokio::test]
 async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
@@ -32,11 +32,11 @@ async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
     assert_eq!(receiver.challenged(), 7);
     // The same address again needs no other, however it is written; a new one does.
     for same in [receiver.url(), receiver.url().replacen("http", "HTTP", 1)] {
-        relay.renew(&worker, &at(Some(same))).await;
+        relay.renew(&worker, &new_address(Some(same))).await;
         assert_eq!(receiver.challenged(), 7);
     }
     let other = Receiver::start().await;
-    let moved = relay.renew(&worker, &at(Some(other.url()))).await;
+    let moved = relay.renew(&worker, &new_address(Some(other.url()))).await;
     assert_eq!(moved.state, WorkerState::Live);
     assert_eq!(other.challenged(), 1);
     relay.post(&issue("i", 2)).await;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use protocol::messages::{Renew, WorkerState};
 
-use crate::harness::{Answer, Receiver, at, eventually, ids, issue, number, pulled, relay};
+use crate::harness::{
+    Answer, Receiver, eventually, ids, issue, new_address, number, pulled, relay,
+};
 
 #[tokio::test]
 async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_nothing_is_tried_any_more()
@@ -115,7 +117,9 @@ async fn a_pull_worker_that_gets_an_address_is_live_once_its_mailbox_is_empty() 
     let worker = relay.register_pull("one").await;
     relay.post(&issue("i", 1)).await;
     relay.settled().await;
-    let renewed = relay.renew(&worker, &at(Some(receiver.url()))).await;
+    let renewed = relay
+        .renew(&worker, &new_address(Some(receiver.url())))
+        .await;
     assert_eq!((renewed.state, renewed.waiting), (WorkerState::Away, true));
     let waiting = relay.pull(&worker, &[], None).await;
     assert_eq!(waiting.state, WorkerState::Away);
@@ -123,7 +127,7 @@ async fn a_pull_worker_that_gets_an_address_is_live_once_its_mailbox_is_empty() 
     assert_eq!(emptied.state, WorkerState::Live);
     relay.post(&issue("i", 2)).await;
     receiver.wait_for(1).await;
-    let pulling = relay.renew(&worker, &at(None)).await;
+    let pulling = relay.renew(&worker, &new_address(None)).await;
     assert_eq!(pulling.state, WorkerState::Pull);
 }
 

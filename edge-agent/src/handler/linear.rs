@@ -7,7 +7,6 @@ use std::fmt;
 use std::ops::Range;
 
 use protocol::clock::UnixMillis;
-
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 

@@ -137,7 +137,7 @@ fn report(event: &Event, state: State, what: &str, wait_ms: i64) {
 
 /// What an outcome means for an event with this many earlier attempts: its state, the word for the attempt, and when it
 /// is due again.
-fn settle(outcome: &Outcome, attempts: u64, now: UnixMillis) -> (State, &'static str, i64) {
+fn settle(outcome: &Outcome, attempts: u64, now: UnixMillis) -> (State, &'static str, UnixMillis) {
     match outcome {
         Outcome::Done => (State::Done, "done", 0),
         Outcome::Dropped => (State::Dropped, "dropped", 0),

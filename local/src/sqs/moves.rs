@@ -3,9 +3,9 @@
 //! Source: the SQS API reference, `StartMessageMoveTask`. Invariant: a message is in one of the two queues at
 //! every moment, and in the same one after a restart.
 
-use protocol::clock::UnixMillis;
-
 use std::time::Duration;
+
+use protocol::clock::UnixMillis;
 
 use super::{Sqs, SqsError, State, arn, name_of};
 

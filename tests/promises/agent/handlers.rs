@@ -8,7 +8,7 @@ use edge_agent::signal::Signal;
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 
-use crate::harness::agent::{Agent, Inside, at, deliver, events, free_port, kept};
+use crate::harness::agent::{Agent, Inside, deliver, events, free_port, kept, reached_at};
 use crate::harness::agent::{relay_and_home, run, signed, with_handler};
 use crate::harness::{Answer, Receiver, Relay, eventually, is_running, issue};
 use crate::harness::{number, numbers, terminate, until};
@@ -358,7 +358,7 @@ async fn the_end_waits_for_what_runs_and_a_second_signal_does_not() {
     let port = free_port().await;
     handler.answer([Answer::Slow(Duration::from_secs(1), 200)]);
     let mut up = Agent::up(&relay, &home);
-    let mut agent = Agent::start(up.arg(handler.port()).args(at(port))).await;
+    let mut agent = Agent::start(up.arg(handler.port()).args(reached_at(port))).await;
     relay.post(&issue("i", 1)).await;
     handler.wait_for(1).await;
     terminate(agent.id());

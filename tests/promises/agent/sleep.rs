@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use protocol::messages::WorkerState;
 
-use crate::harness::agent::{Inside, at, free_port, with_handler, worker};
+use crate::harness::agent::{Inside, free_port, reached_at, with_handler, worker};
 use crate::harness::{issue, numbers};
 
 #[tokio::test]
 async fn events_from_the_time_of_sleep_arrive_on_waking() {
     let (relay, home, handler) = with_handler().await;
     let mut arguments = vec![handler.port()];
-    arguments.extend(at(free_port().await));
+    arguments.extend(reached_at(free_port().await));
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let agent = Inside::start(&relay, &home, &arguments).await;
     relay.post(&issue("i", 0)).await;

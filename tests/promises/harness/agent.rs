@@ -181,7 +181,7 @@ impl Agent {
     }
 
     pub(crate) async fn pushed(relay: &Relay, home: &Path, port: u16) -> Self {
-        Self::start(Self::up(relay, home).args(at(port))).await
+        Self::start(Self::up(relay, home).args(reached_at(port))).await
     }
 
     pub(crate) async fn pulling(relay: &Relay, home: &Path) -> Self {
@@ -360,7 +360,7 @@ impl Inside {
 }
 
 /// The flags of an agent that is reached at this port.
-pub(crate) fn at(port: u16) -> [String; 4] {
+pub(crate) fn reached_at(port: u16) -> [String; 4] {
     let listen = format!("127.0.0.1:{port}");
     let public = format!("http://{listen}/webhook");
     ["--listen".into(), listen, "--public-url".into(), public]

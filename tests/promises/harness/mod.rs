@@ -386,7 +386,7 @@ impl Relay {
 }
 
 /// A renewal by which a worker moves to an address, or has none any more.
-pub(crate) fn at(url: Option<String>) -> Renew {
+pub(crate) fn new_address(url: Option<String>) -> Renew {
     Renew {
         webhook_url: Some(url),
         ..Renew::default()
