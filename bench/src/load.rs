@@ -111,10 +111,10 @@ impl Load {
         for _ in 0..events * self.workers {
             let (delivery, at) = self.arrival().await?;
             let due = due.get(&delivery).context("an unknown delivery arrived")?;
-            let took = at.saturating_duration_since(*due).as_secs_f64() * 1e3;
-            each.push(took);
+            let took_ms = at.saturating_duration_since(*due).as_secs_f64() * 1e3;
+            each.push(took_ms);
             let latest = last.entry(delivery).or_default();
-            *latest = latest.max(took);
+            *latest = latest.max(took_ms);
         }
         let mut posts = posting.join().ok().context("the poster panicked")?;
         while let Some(posted) = posts.join_next().await {

@@ -133,8 +133,8 @@ impl Program {
     }
 
     /// CPU time used so far, in seconds.
-    pub(crate) fn cpu(&self) -> anyhow::Result<f64> {
-        cpu(&self.pid()?.to_string())
+    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        cpu_seconds(&self.pid()?.to_string())
     }
 
     /// `VmRSS` or `VmHWM`, in MB.
@@ -154,11 +154,11 @@ impl Program {
 }
 
 /// CPU time that this process used so far, in seconds.
-pub(crate) fn own_cpu() -> anyhow::Result<f64> {
-    cpu("self")
+pub(crate) fn own_cpu_seconds() -> anyhow::Result<f64> {
+    cpu_seconds("self")
 }
 
-fn cpu(pid: &str) -> anyhow::Result<f64> {
+fn cpu_seconds(pid: &str) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // utime and stime are the 14th and 15th field; the name, the second, may hold spaces.
     let after = stat.rsplit(')').next().unwrap_or_default();

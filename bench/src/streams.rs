@@ -52,7 +52,7 @@ impl Lines {
             self.begun.extend_from_slice(&left[..end]);
             left = &left[end + 1..];
             let line = std::mem::take(&mut self.begun);
-            found.extend(read(&line).map(|(delivery, _)| delivery.to_owned()));
+            found.extend(parse_line(&line).map(|(delivery, _)| delivery.to_owned()));
         }
         self.begun.extend_from_slice(left);
         found
@@ -60,7 +60,7 @@ impl Lines {
 }
 
 /// `{"delivery":"<id>","event":<body>}`: the id, and the body's own bytes.
-fn read(line: &[u8]) -> Option<(&str, &[u8])> {
+fn parse_line(line: &[u8]) -> Option<(&str, &[u8])> {
     let line = line.strip_prefix(crate::peers::hub::BEFORE)?;
     let end = line.iter().position(|byte| *byte == b'"')?;
     let body = line[end..].strip_prefix(BETWEEN)?.strip_suffix(b"}")?;
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(lines.take(first), ["a"]);
         assert_eq!(lines.take(second), ["b"]);
         let line = sent.split(|byte| *byte == b'\n').next().unwrap();
-        assert_eq!(read(line), Some(("a", &b"{\"x\":1}"[..])));
-        assert_eq!(read(b"{\"event\":{}}"), None);
+        assert_eq!(parse_line(line), Some(("a", &b"{\"x\":1}"[..])));
+        assert_eq!(parse_line(b"{\"event\":{}}"), None);
     }
 }

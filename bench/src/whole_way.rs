@@ -15,7 +15,7 @@ use tokio::process::Command;
 use crate::load::{Load, Percentiles};
 use crate::one_machine;
 use crate::peers::LISTENS;
-use crate::programs::{self, Program, own_cpu};
+use crate::programs::{self, Program, own_cpu_seconds};
 use crate::receiver::Receiver;
 use crate::streams;
 
@@ -191,7 +191,7 @@ async fn row(system: System, workers: usize, body: usize, seconds: u64) -> anyho
     let events = ((rate * seconds as f64) as usize).max(20);
     let (each, last) = load.paced(rate, events).await?;
     let during = Duration::from_secs(seconds);
-    let before = (program.cpu()?, own_cpu()?);
+    let before = (program.cpu_seconds()?, own_cpu_seconds()?);
     let (deliveries, took) = load.sustained(outstanding(workers), during).await?;
     let thousands = deliveries as f64 / 1e3;
     let row = Row {
@@ -202,8 +202,8 @@ async fn row(system: System, workers: usize, body: usize, seconds: u64) -> anyho
         each_ms: Percentiles::of(each),
         last_ms: Percentiles::of(last),
         sustained: deliveries as f64 / took.as_secs_f64(),
-        cpu_seconds: (program.cpu()? - before.0) / thousands,
-        bench_cpu_seconds: (own_cpu()? - before.1) / thousands,
+        cpu_seconds: (program.cpu_seconds()? - before.0) / thousands,
+        bench_cpu_seconds: (own_cpu_seconds()? - before.1) / thousands,
         memory: program.peak_memory()?,
     };
     program.end().await?;

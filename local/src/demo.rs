@@ -52,7 +52,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         let webhook = post(&client, &url, sample).await?;
         let event = agent.event().await?;
         let took = sent.elapsed();
-        check(&event, &webhook)?;
+        verify_delivery(&event, &webhook)?;
         show(&event, &format!("{:.1} ms", took.as_secs_f64() * 1e3));
         times.push(took);
     }
@@ -67,7 +67,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let mut agent = Agent::start(&relay, home.path(), port).await?;
     for webhook in &missed {
         let event = agent.event().await?;
-        check(&event, webhook)?;
+        verify_delivery(&event, webhook)?;
         show(&event, "from the mailbox, in order");
     }
     agent.stop().await?;
@@ -109,7 +109,7 @@ async fn post(client: &reqwest::Client, url: &str, sample: &str) -> anyhow::Resu
 }
 
 /// Compares a printed event with the webhook that was posted.
-fn check(event: &Value, webhook: &Webhook) -> anyhow::Result<()> {
+fn verify_delivery(event: &Value, webhook: &Webhook) -> anyhow::Result<()> {
     let expected = format!("evt_{}", webhook.delivery);
     ensure!(
         event["id"] == expected,

@@ -218,7 +218,7 @@ impl Outbound {
         let (answer, mut rest) = sent.map_err(|failed| failed.error)?.into_parts();
         // The outcome is known. Reading on only saves the next connection.
         let drained = deadline.min(Instant::now() + DRAIN_TIMEOUT);
-        let _ = tokio::time::timeout_at(drained, read(&mut rest, DRAIN_BYTES)).await;
+        let _ = tokio::time::timeout_at(drained, read_body(&mut rest, DRAIN_BYTES)).await;
         Ok((answer.status, answer.headers))
     }
 
@@ -236,7 +236,7 @@ impl Outbound {
     ) -> Result<(StatusCode, Vec<u8>), FailedCall> {
         let deadline = Instant::now() + self.timeout;
         let mut answer = self.send(url, headers, body, deadline).await?;
-        let body = tokio::time::timeout_at(deadline, read(answer.body_mut(), limit))
+        let body = tokio::time::timeout_at(deadline, read_body(answer.body_mut(), limit))
             .await
             .map_err(|_| SendError::Timeout)?
             .map_err(|cause| FailedCall {
@@ -268,7 +268,7 @@ impl Outbound {
 }
 
 /// Reads the first `limit` bytes of an answer, or all of it.
-async fn read(answer: &mut Incoming, limit: usize) -> Result<Vec<u8>, hyper::Error> {
+async fn read_body(answer: &mut Incoming, limit: usize) -> Result<Vec<u8>, hyper::Error> {
     let mut body = Vec::new();
     while body.len() < limit
         && let Some(frame) = answer.frame().await.transpose()?

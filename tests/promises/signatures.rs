@@ -68,7 +68,7 @@ async fn ages_up_to_eight_hours_are_accepted_and_the_window_is_a_setting() {
         }
         let relay = start.start().await;
         let now = relay.clock.millis();
-        let aged = |age: i64| Webhook::sample(SECRET, &issue("i", 1), now - age);
+        let aged = |age_ms: i64| Webhook::sample(SECRET, &issue("i", 1), now - age_ms);
         assert_eq!(relay.send(&aged(oldest - 20_000)).await.status(), 200);
         let (old, early) = ((401, "timestamp_too_old"), (401, "timestamp_in_future"));
         relay.refuses_webhook(&aged(oldest + 1000), old).await;

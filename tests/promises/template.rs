@@ -47,7 +47,10 @@ fn environment(template: &Template, function: &str) -> BTreeMap<String, String> 
 }
 
 /// Reads a function's settings; answers with the names that it asked for, and with what was wrong.
-fn read(function: &str, from: &BTreeMap<String, String>) -> (BTreeSet<String>, Option<String>) {
+fn read_settings(
+    function: &str,
+    from: &BTreeMap<String, String>,
+) -> (BTreeSet<String>, Option<String>) {
     let asked = RefCell::new(BTreeSet::new());
     let lookup = |name: &str| {
         asked.borrow_mut().insert(name.to_owned());
@@ -85,7 +88,7 @@ fn each_function_gets_the_settings_that_it_reads_and_no_others() {
     let template = template();
     for function in FUNCTIONS {
         let given = environment(&template, function);
-        let (asked, wrong) = read(function, &given);
+        let (asked, wrong) = read_settings(function, &given);
         let names: BTreeSet<_> = given.keys().cloned().collect();
         assert_eq!(names, asked, "{function}");
         assert_eq!(wrong, None, "{function}");
@@ -93,7 +96,7 @@ fn each_function_gets_the_settings_that_it_reads_and_no_others() {
         for name in &asked {
             let mut less = given.clone();
             less.remove(name);
-            let complaint = read(function, &less).1.unwrap_or_default();
+            let complaint = read_settings(function, &less).1.unwrap_or_default();
             let needed = "STACK_NAME TABLE_NAME QUEUE_URL DLQ_URL LINEAR_WEBHOOK_SECRET_ID";
             let is_needed = needed.split(' ').any(|needed| needed == name);
             let is_missed = complaint.contains(&format!("`{name}`"));
@@ -120,7 +123,7 @@ fn a_parameters_bounds_are_those_of_the_setting() {
             let complains = |number: i64| {
                 let mut given = environment(&template, function);
                 given.insert(name.clone(), number.to_string());
-                read(function, &given).1.is_some()
+                read_settings(function, &given).1.is_some()
             };
             let around = [least - 1, least, most, most + 1].map(complains);
             assert_eq!(around, [true, false, false, true], "{function}: {name}");

@@ -67,7 +67,7 @@ pub(super) fn signed(
 pub(crate) async fn run(context: &Context, arguments: Send) -> Result<(), Failure> {
     let body = match &arguments.file {
         None => stamped(arguments.kind.trim_end().as_bytes(), context.clock.millis()),
-        Some(file) => read(file)?,
+        Some(file) => read_body(file)?,
     };
     let (status, registration) = running(context)?;
     let random = Secret::generate().expose();
@@ -110,7 +110,7 @@ pub(crate) async fn run(context: &Context, arguments: Send) -> Result<(), Failur
     Ok(())
 }
 
-fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
+fn read_body(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     let read = if file.as_os_str() == "-" {
         std::io::stdin().read_to_end(&mut body).map(drop)

@@ -61,7 +61,7 @@ impl Verdict {
 
 pub(crate) fn run(context: &Context, arguments: &Verify) -> Result<(), Failure> {
     let headers = read_headers(&arguments.headers)?;
-    let body = read(&arguments.body)?;
+    let body = read_file(&arguments.body)?;
     let now = context.clock.millis();
     let secrets =
         match &arguments.secret_file {
@@ -156,14 +156,14 @@ fn changed_on_the_way(secrets: &[Secret], headers: &Headers, body: &[u8]) -> Opt
     None
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+fn read_file(file: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(file).map_err(|error| {
         Failure::Configuration(format!("cannot read `{}`: {error}", file.display()))
     })
 }
 
 fn read_headers(file: &Path) -> Result<Headers, Failure> {
-    let text = String::from_utf8_lossy(&read(file)?).into_owned();
+    let text = String::from_utf8_lossy(&read_file(file)?).into_owned();
     let wrong = |what: &str| {
         Failure::Configuration(format!(
             "`{}`: {what}; use `Name: value` lines, or a JSON object of texts",

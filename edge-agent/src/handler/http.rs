@@ -93,7 +93,7 @@ pub(super) async fn post(
         _ => Outcome::Retry,
     };
     let left = time_limit.saturating_sub(began.elapsed());
-    let body = read(response, left).await;
+    let body = read_body(response, left).await;
     Answer::new(outcome, status.as_u16().to_string(), body)
 }
 
@@ -123,7 +123,7 @@ fn forwarded(event: &Event, attempt: u64) -> HeaderMap {
 }
 
 /// The first part of an answer's body, read within `time`. The status of the answer counts in any case.
-async fn read(mut response: Response, time: Duration) -> Vec<u8> {
+async fn read_body(mut response: Response, time: Duration) -> Vec<u8> {
     let mut body = Vec::new();
     let reading = async {
         while let Ok(Some(chunk)) = response.chunk().await {

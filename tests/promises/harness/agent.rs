@@ -127,14 +127,14 @@ pub(crate) async fn run_with(home: &Path, arguments: &[&str], stdin: &[u8]) -> O
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(stdin).await.unwrap();
-    read(child.wait_with_output()).await
+    read_output(child.wait_with_output()).await
 }
 
 pub(crate) async fn output(command: &mut Command) -> Output {
-    read(command.output()).await
+    read_output(command.output()).await
 }
 
-async fn read(ends: impl Future<Output = io::Result<std::process::Output>>) -> Output {
+async fn read_output(ends: impl Future<Output = io::Result<std::process::Output>>) -> Output {
     let output = in_time(ends).await.unwrap();
     Output {
         code: output.status.code(),
