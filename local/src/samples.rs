@@ -19,8 +19,8 @@ pub const FIVE_KINDS: [&str; 5] = [
 /// Three payloads about one issue, in the order in which they happened.
 pub const ONE_ISSUE: [&str; 3] = [
     include_str!("../../samples/02-issue-update.json"),
+    include_str!("../../samples/04-comment-create.json"),
     include_str!("../../samples/20-issuesla-highRisk.json"),
-    include_str!("../../samples/06-agentsession-prompted.json"),
 ];
 
 /// A webhook as Linear sends it.

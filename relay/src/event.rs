@@ -56,9 +56,9 @@ pub struct Event {
     pub kind: String,
     /// The body's `action`; empty if it has none.
     pub action: String,
-    /// Events with the same key reach a worker in order: the issue, else the agent session, else the entity.
+    /// Events with the same key reach a worker in order. See [`protocol::envelope::Envelope::ordering_key`].
     pub ordering_key: String,
-    /// Linear's timestamp.
+    /// Linear's timestamp; without one, when the event was received.
     pub sent_at: UnixMillis,
     /// The raw body.
     pub body: Bytes,

@@ -41,6 +41,23 @@ pub struct Accepted {
     pub duplicate: bool,
 }
 
+impl Accepted {
+    fn without_deliveries(event: &EventId) -> Self {
+        Self {
+            event: event.as_str().to_owned(),
+            deliveries: 0,
+            duplicate: false,
+        }
+    }
+}
+
+/// A webhook that Linear sent.
+enum Verified {
+    Event(Event),
+    /// No worker can get it.
+    Undeliverable(EventId),
+}
+
 /// A webhook as it was received.
 #[derive(Debug, Clone)]
 pub struct Webhook<'a> {
@@ -86,7 +103,10 @@ impl Ingest {
     ///
     /// The webhook is malformed or not Linear's, or AWS failed: then Linear has to send it again.
     pub async fn accept(&self, webhook: Webhook<'_>) -> Result<Accepted, Error> {
-        let event = self.verify(webhook).await?;
+        let event = match self.verify(webhook).await? {
+            Verified::Event(event) => event,
+            Verified::Undeliverable(id) => return Ok(Accepted::without_deliveries(&id)),
+        };
         let (is_seen, subscribers) = try_join(
             self.table.is_seen(&event.workspace, &event.digest),
             self.table.subscribers(&event.workspace),
@@ -101,9 +121,8 @@ impl Ingest {
                 "event {id} was accepted before"
             );
             return Ok(Accepted {
-                event: id.to_owned(),
-                deliveries: 0,
                 duplicate: true,
+                ..Accepted::without_deliveries(&event.id)
             });
         }
         let workers: Vec<_> = (subscribers.iter())
@@ -134,7 +153,7 @@ impl Ingest {
     }
 
     /// Verifies that Linear sent the webhook. Nothing is parsed before its signature is verified.
-    async fn verify(&self, webhook: Webhook<'_>) -> Result<Event, Error> {
+    async fn verify(&self, webhook: Webhook<'_>) -> Result<Verified, Error> {
         let Webhook {
             signature,
             delivery,
@@ -163,15 +182,29 @@ impl Ingest {
         })?;
         let text = std::str::from_utf8(&body)
             .map_err(|_| Error::refused(Code::BodyNotUtf8, "the body has to be UTF-8"))?;
-        let envelope = envelope::parse(text)?;
+        let envelope = match envelope::parse(text) {
+            Ok(envelope) => envelope,
+            Err(error) if error.is_undeliverable() => {
+                tracing::warn!(
+                    event = %id,
+                    reason = %error,
+                    Dropped = 1,
+                    "event {id} is dropped: no worker can get it"
+                );
+                return Ok(Verified::Undeliverable(id));
+            }
+            Err(error) => return Err(error.into()),
+        };
         if !signer.is_valid_for(&envelope.workspace) {
             return Err(Error::refused(
                 Code::WorkspaceNotSigned,
                 "the secret that signed this body belongs to another workspace",
             ));
         }
-        self.verify_age(envelope.sent_at_ms)?;
-        Ok(Event {
+        if let Some(sent_at_ms) = envelope.sent_at_ms {
+            self.verify_age(sent_at_ms)?;
+        }
+        Ok(Verified::Event(Event {
             id,
             workspace: envelope.workspace.into_owned(),
             kind: envelope.kind.into_owned(),
@@ -182,9 +215,10 @@ impl Ingest {
                 clippy::cast_possible_truncation,
                 reason = "an accepted age is a few hours at most"
             )]
-            sent_at: envelope.sent_at_ms as UnixMillis,
+            sent_at: (envelope.sent_at_ms)
+                .map_or_else(|| self.clock.millis(), |ms| ms as UnixMillis),
             body,
-        })
+        }))
     }
 
     fn verify_age(&self, sent_at_ms: f64) -> Result<(), Error> {

@@ -60,6 +60,7 @@ const fn latency(name: &'static str) -> Metric {
 /// | metric | from | means |
 /// |---|---|---|
 /// | `Accepted`, `Duplicate` | ingest | webhooks answered 200 |
+/// | `Dropped` | ingest | webhooks answered 200 that no worker can get |
 /// | `LinearLatency` | ingest | from Linear's timestamp to acceptance |
 /// | `Refused` | ingest, register | requests answered 4xx, by the problem's code |
 /// | `Failed` | ingest, register | requests answered 5xx; the problem's code is a field |
@@ -72,9 +73,10 @@ const fn latency(name: &'static str) -> Metric {
 /// | `Live`, `Away`, `Pull` | health | workers, by state |
 /// | `Waiting` | health | workers with a mailbox that is not empty |
 /// | `Probes` | health | probes, by outcome |
-pub const METRICS: [Metric; 16] = [
+pub const METRICS: [Metric; 17] = [
     count("Accepted", None),
     count("Duplicate", None),
+    count("Dropped", None),
     latency("LinearLatency"),
     count("Refused", Some("Reason")),
     count("Failed", None),

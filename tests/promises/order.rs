@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use local::samples::{FIVE_KINDS, ONE_ISSUE};
+use protocol::clock::UnixMillis;
+use serde_json::Value;
+
 use crate::harness::{Answer, Receiver, ids, issue, number, numbers, pulled, relay};
 
 #[tokio::test]
@@ -75,4 +79,61 @@ async fn events_of_one_issue_keep_their_order_through_mailbox_and_return() {
     let received = receiver.wait_for(2).await;
     order.push(number(&received[1].body));
     assert_eq!(order, (0..9).collect::<Vec<_>>());
+}
+
+/// Two payloads about the same thing, in the order in which they happened.
+fn pair(case: &str, now: UnixMillis) -> [String; 2] {
+    let case: Value = serde_json::from_str(case).unwrap();
+    ["first", "second"].map(|which| {
+        let mut payload = case[which].clone();
+        payload["webhookTimestamp"] = now.into();
+        payload.to_string()
+    })
+}
+
+#[tokio::test]
+async fn payloads_about_one_thing_do_not_overtake_each_other() {
+    for case in [
+        include_str!(
+            "../cases/order/agent-session-entity-create-agent-activity-entity-issue-.json"
+        ),
+        include_str!("../cases/order/comment-on-document-reaction-on-that-comment.json"),
+        include_str!(
+            "../cases/order/customer-need-on-issue-create-update-after-it-was-moved-to-a-project.json"
+        ),
+        include_str!("../cases/order/inbox-documentMention-documentNewComment-same-document.json"),
+        include_str!("../cases/order/initiative-initiative-update.json"),
+        include_str!("../cases/order/project-update-posted-comment-on-it.json"),
+        include_str!(
+            "../cases/order/session-created-issue-prompted-that-names-the-session-only.json"
+        ),
+        include_str!(
+            "../cases/order/session-created-without-an-issue-prompted-after-an-issue-was-linked.json"
+        ),
+    ] {
+        let (relay, receiver, _) = relay().with_worker().await;
+        let wait = Answer::With(429, "retry-after", "60".into());
+        receiver.answer([wait, Answer::Status(200)]);
+        let [first, second] = pair(case, relay.clock.millis());
+        let first = relay.post(&first).await.event;
+        receiver.wait_for(1).await;
+        let second = relay.post(&second).await.event;
+        relay.pass(Duration::from_secs(61), &receiver, 1).await;
+        relay.settled().await;
+        let received = receiver.received();
+        let ids: Vec<_> = received.iter().map(|r| r.header("webhook-id")).collect();
+        assert_eq!(ids, [&first, &first, &second], "{case}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_session_does_not_wait_for_an_event_of_its_issue_that_is_rejected() {
+    let (relay, receiver, _) = relay().with_worker().await;
+    let wait = Answer::With(429, "retry-after", "60".into());
+    receiver.answer([wait, Answer::Status(200)]);
+    relay.post(ONE_ISSUE[0]).await;
+    receiver.wait_for(1).await;
+    let created = relay.post(FIVE_KINDS[2]).await.event;
+    let received = receiver.wait_for(2).await;
+    assert_eq!(received[1].header("webhook-id"), created);
 }
