@@ -66,6 +66,8 @@ pub(crate) async fn register(
             linear_token: TOKEN.to_owned(),
             name: format!("worker-{worker}"),
             capabilities: None,
+            receipts: false,
+            pulls: false,
         };
         let answer = client
             .post(format!("{url}/edge/register"))

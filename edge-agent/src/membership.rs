@@ -137,6 +137,8 @@ impl Membership {
             linear_token: linear_token(&config).map_err(|e| CallError::later(e.to_string()))?,
             name: config.name.clone(),
             capabilities: desired.types,
+            receipts: true,
+            pulls: true,
         };
         self.state.is_registering.store(true, Ordering::Release);
         let registered = self.relay.register(&request).await;
@@ -237,6 +239,9 @@ impl Membership {
             capabilities: (sent.is_none_or(|sent| sent.types != desired.types))
                 .then(|| desired.types.clone()),
             state: None,
+            // A registration of an earlier version has said nothing of them.
+            receipts: Some(true),
+            pulls: Some(true),
         };
         self.state
             .is_registering

@@ -20,15 +20,15 @@ use hyper::body::Body as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use protocol::headers::WEBHOOK_SIGNATURE;
+use protocol::headers::{WEBHOOK_RECEIPT, WEBHOOK_SIGNATURE};
 use protocol::messages::{ChallengeResponse, Control};
 use protocol::problem::{Code, PROBLEM_JSON, Problem};
-use protocol::signature::SignatureError;
+use protocol::signature::{self, Secret, SignatureError};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::Delivery;
+use crate::delivery::{self, Delivery};
 use crate::output::{verbose, warn};
 use crate::state::AgentState;
 use crate::store::Headers;
@@ -170,7 +170,28 @@ async fn receive(State(state): State<Arc<AgentState>>, headers: HeaderMap, body:
         .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .collect();
     let now = state.clock.millis();
-    match Delivery::verify(&state.secrets(now), Headers(headers), body, now) {
+    let (headers, secrets) = (Headers(headers), state.secrets(now));
+    let receipt = receipt(&headers, &secrets);
+    let delivery = Delivery::verify(&secrets, headers, body, now);
+    // Whoever has only copied the headers of a request gets no receipt for it.
+    let is_signed_here = matches!(delivery, Ok(_) | Err(SignatureError::Age { .. }));
+    let mut response = respond(&state, delivery).await;
+    if let (true, Some(receipt)) = (is_signed_here, receipt) {
+        let name = HeaderName::from_static(WEBHOOK_RECEIPT);
+        response.headers_mut().insert(name, receipt);
+    }
+    response
+}
+
+/// The proof that this agent answers a request with these headers.
+fn receipt(headers: &Headers, secrets: &[Secret]) -> Option<HeaderValue> {
+    let signed = delivery::signed(headers);
+    HeaderValue::try_from(signature::receipt(secrets, signed.id, signed.timestamp)).ok()
+}
+
+/// Stores a delivery, or says what is wrong with it.
+async fn respond(state: &AgentState, delivery: Result<Delivery, SignatureError>) -> Response {
+    match delivery {
         Err(error) => {
             warn(format_args!("a delivery was refused: {error}"));
             let code = match error {

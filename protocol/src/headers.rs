@@ -6,6 +6,9 @@ pub const WEBHOOK_ID: &str = "webhook-id";
 pub const WEBHOOK_TIMESTAMP: &str = "webhook-timestamp";
 /// One `v1,<base64>` for each active secret, separated by one space (Standard Webhooks).
 pub const WEBHOOK_SIGNATURE: &str = "webhook-signature";
+/// Proof in a response that the worker itself answered: one `v1,<base64>` for each active secret, separated by one space.
+/// See [`crate::signature::receipt`].
+pub const WEBHOOK_RECEIPT: &str = "webhook-receipt";
 /// The event's type as Linear wrote it in the body.
 pub const LINEAR_EVENT: &str = "linear-event";
 /// Linear's own identifier of the event.

@@ -24,6 +24,12 @@ pub struct Register {
     /// Patterns over `type` and `type.action`; none means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
+    /// Whether the worker puts a receipt on every answer, so that any other answer counts as unreachable.
+    #[serde(default)]
+    pub receipts: bool,
+    /// Whether the worker empties its mailbox itself when it is away. The relay does not deliver it then.
+    #[serde(default)]
+    pub pulls: bool,
 }
 
 impl fmt::Debug for Register {
@@ -122,6 +128,12 @@ pub struct Renew {
     /// Only `away` is accepted: the worker goes offline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<WorkerState>,
+    /// As at the registration; absent: as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<bool>,
+    /// As at the registration; absent: as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulls: Option<bool>,
 }
 
 /// Tells `null` from an absent field.
@@ -270,6 +282,8 @@ mod tests {
             linear_token: "lin_api_hush".into(),
             name: "laptop".into(),
             capabilities: None,
+            receipts: true,
+            pulls: true,
         };
         assert!(!format!("{register:?}").contains("hush"));
     }

@@ -1,5 +1,8 @@
 //! Standard Webhooks 1.0.0, scheme `v1`: HMAC-SHA256 over `{id}.{timestamp}.{body}`.
 //!
+//! A receipt is the same HMAC over `receipt.{id}.{timestamp}`, in the answer to a signed request: it proves that the
+//! worker itself answered, and not a tunnel's page or a stranger at an address that the worker has left.
+//!
 //! Invariant: the body is signed and verified as the bytes it is; nothing here parses it.
 
 use std::borrow::Cow;
@@ -57,14 +60,16 @@ impl Secret {
         format!("{PREFIX}{}", BASE64.encode(&self.0))
     }
 
-    fn mac(&self, id: &str, timestamp: UnixSeconds, body: &[u8]) -> Hmac<Sha256> {
+    /// The HMAC over these parts, with a full stop between two of them.
+    fn mac(&self, parts: [&[u8]; 3]) -> Hmac<Sha256> {
         let mut mac =
             Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
-        mac.update(id.as_bytes());
-        mac.update(b".");
-        mac.update(timestamp.to_string().as_bytes());
-        mac.update(b".");
-        mac.update(body);
+        for (at, part) in parts.into_iter().enumerate() {
+            if at > 0 {
+                mac.update(b".");
+            }
+            mac.update(part);
+        }
         mac
     }
 }
@@ -96,6 +101,40 @@ pub fn sign<'a>(
     timestamp: UnixSeconds,
     body: &[u8],
 ) -> String {
+    let timestamp = timestamp.to_string();
+    encode(secrets, [id.as_bytes(), timestamp.as_bytes(), body])
+}
+
+/// The value of `webhook-receipt` in the answer to a request with this `webhook-id` and `webhook-timestamp`: one receipt
+/// for each secret, separated by one space.
+///
+/// Only a request whose signature matches may be answered with one: otherwise a stranger could ask for the receipts of
+/// requests that he keeps from the worker.
+pub fn receipt<'a>(
+    secrets: impl IntoIterator<Item = &'a Secret>,
+    id: &str,
+    timestamp: &str,
+) -> String {
+    encode(secrets, receipt_parts(id, timestamp))
+}
+
+/// Whether one of the receipts in `value` is that of one of `secrets` for a request with this id and timestamp.
+pub fn is_receipt<'a>(
+    secrets: impl IntoIterator<Item = &'a Secret>,
+    id: &str,
+    timestamp: UnixSeconds,
+    value: &str,
+) -> bool {
+    let timestamp = timestamp.to_string();
+    matches(secrets, receipt_parts(id, &timestamp), digests(value))
+}
+
+fn receipt_parts<'a>(id: &'a str, timestamp: &'a str) -> [&'a [u8]; 3] {
+    [b"receipt", id.as_bytes(), timestamp.as_bytes()]
+}
+
+/// `v1,<base64>` for each secret, separated by one space.
+fn encode<'a>(secrets: impl IntoIterator<Item = &'a Secret>, parts: [&[u8]; 3]) -> String {
     // One of them, as there is most of the time.
     let mut value = String::with_capacity(48);
     for secret in secrets {
@@ -103,10 +142,31 @@ pub fn sign<'a>(
             value.push(' ');
         }
         value.push_str("v1,");
-        let digest = secret.mac(id, timestamp, body).finalize().into_bytes();
+        let digest = secret.mac(parts).finalize().into_bytes();
         BASE64.encode_string(digest, &mut value);
     }
     value
+}
+
+/// The well-formed digests in a header's value.
+fn digests(value: &str) -> impl Iterator<Item = Vec<u8>> {
+    (value.split(' '))
+        .filter_map(|part| part.strip_prefix("v1,"))
+        .filter_map(|encoded| BASE64.decode(encoded).ok())
+        .filter(|digest| digest.len() == 32)
+}
+
+/// Whether a digest is that of one of `secrets` over these parts.
+fn matches<'a>(
+    secrets: impl IntoIterator<Item = &'a Secret>,
+    parts: [&[u8]; 3],
+    mut digests: impl Iterator<Item = Vec<u8>>,
+) -> bool {
+    let macs: Vec<_> = (secrets.into_iter())
+        .map(|secret| secret.mac(parts))
+        .collect();
+    // `verify_slice` compares in constant time.
+    digests.any(|digest| (macs.iter()).any(|mac| mac.clone().verify_slice(&digest).is_ok()))
 }
 
 /// The check that a delivery failed.
@@ -149,7 +209,8 @@ pub struct Signed<'a> {
     pub signature: &'a str,
 }
 
-/// Checks the form, then the age against `now`, then the digest with each of `secrets`.
+/// Checks the form, then the digest with each of `secrets`, then the age against `now`. So what fails by its age alone
+/// was signed with one of the secrets.
 ///
 /// # Errors
 ///
@@ -174,37 +235,39 @@ pub fn verify(
     }
     let timestamp: UnixSeconds = (signed.timestamp.parse())
         .map_err(|_| format(WEBHOOK_TIMESTAMP, "is too large to be a time"))?;
-    let mut digests = (signed.signature.split(' '))
-        .filter_map(|part| part.strip_prefix("v1,"))
-        .filter_map(|encoded| BASE64.decode(encoded).ok())
-        .filter(|digest| digest.len() == 32)
-        .peekable();
+    let mut digests = digests(signed.signature).peekable();
     if digests.peek().is_none() {
         return Err(format(
             WEBHOOK_SIGNATURE,
             "has to hold a `v1,<base64 of 32 bytes>`",
         ));
     }
+    let at = timestamp.to_string();
+    if !matches(
+        secrets,
+        [signed.id.as_bytes(), at.as_bytes(), body],
+        digests,
+    ) {
+        return Err(SignatureError::Digest);
+    }
+    verify_age(timestamp, now)
+}
+
+/// Checks that a signature was made at most [`TOLERANCE`] before or after `now`.
+///
+/// # Errors
+///
+/// [`SignatureError::Age`]
+pub fn verify_age(timestamp: UnixSeconds, now: UnixSeconds) -> Result<(), SignatureError> {
     let seconds = now.abs_diff(timestamp);
-    if seconds > TOLERANCE.as_secs() {
-        return Err(SignatureError::Age {
-            seconds,
-            past: timestamp < now,
-            tolerance: TOLERANCE.as_secs(),
-        });
+    if seconds <= TOLERANCE.as_secs() {
+        return Ok(());
     }
-    let macs: Vec<_> = (secrets.iter())
-        .map(|secret| secret.mac(signed.id, timestamp, body))
-        .collect();
-    // `verify_slice` compares in constant time.
-    if digests.any(|digest| {
-        macs.iter()
-            .any(|mac| mac.clone().verify_slice(&digest).is_ok())
-    }) {
-        Ok(())
-    } else {
-        Err(SignatureError::Digest)
-    }
+    Err(SignatureError::Age {
+        seconds,
+        past: timestamp < now,
+        tolerance: TOLERANCE.as_secs(),
+    })
 }
 
 #[cfg(test)]
@@ -296,6 +359,23 @@ mod tests {
                 verified,
                 Err(SignatureError::Age { seconds: 301, .. })
             ));
+        }
+    }
+
+    #[test]
+    fn a_receipt_is_for_one_request_and_of_a_secret_that_is_known() {
+        let (own, other) = (Secret::generate(), Secret::generate());
+        let value = receipt([&own], "evt_1", "1000");
+        assert!(is_receipt([&other, &own], "evt_1", 1_000, &value));
+        assert!(!is_receipt([&other], "evt_1", 1_000, &value));
+        assert!(!is_receipt([&own], "evt_2", 1_000, &value));
+        assert!(!is_receipt([&own], "evt_1", 1_001, &value));
+        // While a secret is being replaced, the worker and the relay may know different ones.
+        let both = receipt([&other, &own], "evt_1", "1000");
+        assert!(is_receipt([&own], "evt_1", 1_000, &both));
+        let signature = sign([&own], "evt_1", 1_000, b"");
+        for wrong in ["", "v1,", &value[3..], &signature] {
+            assert!(!is_receipt([&own], "evt_1", 1_000, wrong), "{wrong}");
         }
     }
 

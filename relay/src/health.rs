@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::outbound::{self, ClientError, Outbound};
 use crate::outcome::Outcome;
 use crate::table::{IndexedWorker, SHARDS, Table, TableError};
-use crate::worker::Worker;
+use crate::worker::{self, Worker};
 
 /// The time between two runs.
 pub const INTERVAL: Duration = Duration::from_secs(5 * 60);
@@ -225,10 +225,12 @@ impl Health {
         let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
         let body =
             serde_json::to_vec(&Control::Ping { waiting }).expect("a ping is a text and a flag");
-        let headers = worker.ping_headers(&body, self.clock.millis());
-        let headers = outbound::headers(headers)?;
+        let (id, signed_at) = (worker::ping_id(), self.clock.millis());
+        let headers = outbound::headers(worker.ping_headers(&id, &body, signed_at))?;
         let answer = self.outbound.post(url, headers, Bytes::from(body)).await;
-        let outcome = Outcome::of(answer, self.clock.millis());
+        let outcome = Outcome::of(answer, self.clock.millis(), |headers| {
+            worker.has_answered(headers, &id, signed_at)
+        });
         tracing::info!(
             worker = worker.id,
             workspace = worker.workspace,

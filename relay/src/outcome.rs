@@ -33,15 +33,25 @@ pub(crate) enum UnreachableCause {
     NoAnswer(SendError),
     /// A redirect, or the error page of a tunnel.
     Status(StatusCode),
+    /// A receipt was due, and the answer has none: something else than the worker answered.
+    NoReceipt(StatusCode),
 }
 
 impl Outcome {
-    /// The outcome of an answer that arrived at `now`.
-    pub(crate) fn of(answer: Result<(StatusCode, HeaderMap), SendError>, now: UnixMillis) -> Self {
+    /// The outcome of an answer that arrived at `now`. `is_own` says whether the worker itself gave an answer with these
+    /// headers, as far as that can be told.
+    pub(crate) fn of(
+        answer: Result<(StatusCode, HeaderMap), SendError>,
+        now: UnixMillis,
+        is_own: impl FnOnce(&HeaderMap) -> bool,
+    ) -> Self {
         let (status, headers) = match answer {
             Ok(answered) => answered,
             Err(error) => return Self::Unreachable(UnreachableCause::NoAnswer(error)),
         };
+        if !is_own(&headers) {
+            return Self::Unreachable(UnreachableCause::NoReceipt(status));
+        }
         // ngrok marks the pages that it answers itself (ngrok documentation, "Error codes").
         if headers.contains_key("ngrok-error-code") {
             return Self::Unreachable(UnreachableCause::Status(status));
@@ -52,8 +62,9 @@ impl Outcome {
         match status.as_u16() {
             200..=299 => Self::Delivered,
             410 => Self::Gone,
-            // 520 to 527 and 530 are Cloudflare's (Cloudflare documentation, "5xx errors").
-            300..=399 | 502 | 504 | 520..=527 | 530 => {
+            // Tunnels answer 404 for a client that is gone, and captive portals 511 (RFC 6585, section 6). 520 to 527 and
+            // 530 are Cloudflare's (Cloudflare documentation, "5xx errors").
+            300..=399 | 404 | 502 | 504 | 511 | 520..=527 | 530 => {
                 Self::Unreachable(UnreachableCause::Status(status))
             }
             503 if !asks_to_wait => Self::Unreachable(UnreachableCause::Status(status)),
@@ -81,9 +92,10 @@ impl Outcome {
     /// The status of the answer, if the attempt failed with one.
     pub(crate) fn status(self) -> Option<u16> {
         match self {
-            Self::Unreachable(UnreachableCause::Status(status)) | Self::Rejected { status, .. } => {
-                Some(status.as_u16())
-            }
+            Self::Unreachable(
+                UnreachableCause::Status(status) | UnreachableCause::NoReceipt(status),
+            )
+            | Self::Rejected { status, .. } => Some(status.as_u16()),
             Self::Delivered | Self::Gone | Self::Unreachable(UnreachableCause::NoAnswer(_)) => None,
         }
     }
@@ -97,6 +109,10 @@ impl Outcome {
             Self::Unreachable(UnreachableCause::Status(status)) => {
                 format!("unreachable: answered {}", status.as_u16())
             }
+            Self::Unreachable(UnreachableCause::NoReceipt(status)) => format!(
+                "unreachable: something else answered {}, without the worker's receipt",
+                status.as_u16()
+            ),
             Self::Rejected { status, .. } => format!("rejected: answered {}", status.as_u16()),
         }
     }
@@ -123,7 +139,8 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()))
             .collect();
-        Outcome::of(Ok((StatusCode::from_u16(status).unwrap(), headers)), 0)
+        let status = StatusCode::from_u16(status).unwrap();
+        Outcome::of(Ok((status, headers)), 0, |_| true)
     }
 
     #[test]
@@ -132,24 +149,32 @@ mod tests {
             assert_eq!(answered(status, &[]), Outcome::Delivered, "{status}");
         }
         assert_eq!(answered(410, &[]), Outcome::Gone);
-        for status in [301, 302, 307, 502, 503, 504, 520, 522, 530] {
+        for status in [301, 302, 307, 404, 502, 503, 504, 511, 520, 522, 530] {
             assert!(
                 matches!(answered(status, &[]), Outcome::Unreachable(_)),
                 "{status}"
             );
         }
-        for status in [
-            400, 401, 403, 404, 408, 409, 418, 425, 429, 500, 501, 511, 599,
-        ] {
+        for status in [400, 401, 403, 405, 408, 409, 418, 425, 429, 500, 501, 599] {
             assert!(
                 matches!(answered(status, &[]), Outcome::Rejected { .. }),
                 "{status}"
             );
         }
-        let tunnel = answered(404, &[("ngrok-error-code", "ERR_NGROK_3200")]);
+        let tunnel = answered(401, &[("ngrok-error-code", "ERR_NGROK_3200")]);
         assert!(matches!(tunnel, Outcome::Unreachable(_)));
-        let timeout = Outcome::of(Err(SendError::Timeout), 0);
+        let timeout = Outcome::of(Err(SendError::Timeout), 0, |_| true);
         assert!(matches!(timeout, Outcome::Unreachable(_)));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_the_workers_own_is_unreachable_whatever_its_status() {
+        for status in [200, 204, 302, 401, 404, 410, 429, 500] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let outcome = Outcome::of(Ok((status, HeaderMap::new())), 0, |_| false);
+            let cause = UnreachableCause::NoReceipt(status);
+            assert_eq!(outcome, Outcome::Unreachable(cause));
+        }
     }
 
     #[test]

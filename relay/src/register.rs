@@ -190,6 +190,8 @@ impl Register {
             waiting: previous.map_or(state == WorkerState::Away, |w| w.waiting),
             away_since: (state == WorkerState::Away)
                 .then(|| previous.and_then(|w| w.away_since).unwrap_or(now)),
+            receipts: request.receipts,
+            pulls: request.pulls,
         })
     }
 
@@ -290,6 +292,8 @@ impl Register {
                 url: url.clone().filter(|_| moves),
                 capabilities: request.capabilities.clone(),
                 state: next_state(worker.state, url.as_ref(), request.state),
+                receipts: request.receipts.filter(|wanted| *wanted != worker.receipts),
+                pulls: request.pulls.filter(|wanted| *wanted != worker.pulls),
             };
             if change == Change::default() && self.is_fresh(&worker) {
                 return self.read(worker).await;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use http::HeaderMap;
 use protocol::clock::{UnixMillis, UnixSeconds, rfc3339};
 use protocol::envelope::digest;
 use protocol::headers;
@@ -72,6 +73,12 @@ pub struct Worker {
     /// Since when it is away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub away_since: Option<UnixMillis>,
+    /// Whether each of its answers has a receipt.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub receipts: bool,
+    /// Whether it empties its mailbox itself.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub pulls: bool,
 }
 
 #[expect(
@@ -165,18 +172,32 @@ impl Worker {
         ]
     }
 
-    /// The headers of a health check, signed at `now`.
-    pub(crate) fn ping_headers(&self, body: &[u8], now: UnixMillis) -> [(&'static str, String); 3] {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).expect("the system's random source works");
-        let id = format!("ping_{}", hex::encode(random));
+    /// The headers of a health check with this id, signed at `now`.
+    pub(crate) fn ping_headers(
+        &self,
+        id: &str,
+        body: &[u8],
+        now: UnixMillis,
+    ) -> [(&'static str, String); 3] {
         let timestamp = now / 1000;
-        let signed = self.sign(&id, now, body);
+        let signed = self.sign(id, now, body);
         [
-            (headers::WEBHOOK_ID, id),
+            (headers::WEBHOOK_ID, id.to_owned()),
             (headers::WEBHOOK_SIGNATURE, signed),
             (headers::WEBHOOK_TIMESTAMP, timestamp.to_string()),
         ]
+    }
+
+    /// Whether the worker itself answered, as far as that can be told: the answer to the request with this id, signed at
+    /// `signed_at`, has a receipt, or the worker gives none.
+    pub(crate) fn has_answered(&self, answer: &HeaderMap, id: &str, signed_at: UnixMillis) -> bool {
+        !self.receipts
+            || (answer.get(headers::WEBHOOK_RECEIPT))
+                .and_then(|value| value.to_str().ok())
+                .is_some_and(|value| {
+                    let secrets = self.secrets.valid_at(signed_at);
+                    signature::is_receipt(secrets, id, signed_at / 1000, value)
+                })
     }
 
     fn sign(&self, id: &str, now: UnixMillis, body: &[u8]) -> String {
@@ -201,6 +222,13 @@ impl Worker {
                 }),
         }
     }
+}
+
+/// A new id of a health check.
+pub(crate) fn ping_id() -> String {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).expect("the system's random source works");
+    format!("ping_{}", hex::encode(random))
 }
 
 /// The id of the worker of this user with this name: a second registration finds the same one.

@@ -20,6 +20,7 @@ mod nothing_is_lost;
 mod nothing_secret_is_logged;
 mod order;
 mod over_tls;
+mod receipts;
 mod registration;
 mod rejecting_workers;
 mod signatures;

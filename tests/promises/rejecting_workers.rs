@@ -97,7 +97,7 @@ async fn retry_after_is_honoured() {
 #[tokio::test]
 async fn a_dead_letter_goes_out_when_it_is_moved_back() {
     let (relay, receiver, _) = relay().set("GIVE_UP_4XX_SECONDS", 1).with_worker().await;
-    receiver.answer([Answer::Status(404)]);
+    receiver.answer([Answer::Status(400)]);
     let posted = relay.post(&issue("i", 1)).await;
     relay.pass(Duration::from_secs(3), &receiver, 1).await;
     until("a dead letter", async || !relay.dead_letters().is_empty()).await;

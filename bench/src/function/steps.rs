@@ -127,6 +127,8 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
         parked: 0,
         waiting: false,
         away_since: None,
+        receipts: false,
+        pulls: false,
     };
     Ok((event.context("the event cannot be read")?, worker))
 }

@@ -191,8 +191,10 @@ impl<'a, 'b> Group<'a, 'b> {
         let headers = outbound::headers(signed)?;
         let url = worker.url.as_deref().unwrap_or_default();
         let answer = deliver.outbound.post(url, headers, body).await;
-        let now = deliver.clock.millis();
-        let outcome = Outcome::of(answer, now);
+        let (signed_at, now) = (now, deliver.clock.millis());
+        let outcome = Outcome::of(answer, now, |headers| {
+            worker.has_answered(headers, delivery.event.as_str(), signed_at)
+        });
         self.batch.report.attempt(delivery, number, outcome, now);
         match outcome {
             Outcome::Delivered => {

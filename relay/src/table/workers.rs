@@ -59,6 +59,10 @@ pub(crate) struct Change {
     pub(crate) capabilities: Option<Option<Vec<String>>>,
     /// A new state.
     pub(crate) state: Option<WorkerState>,
+    /// Whether its answers have receipts from now on.
+    pub(crate) receipts: Option<bool>,
+    /// Whether it empties its mailbox itself from now on.
+    pub(crate) pulls: Option<bool>,
 }
 
 /// The result of a conditional write; none if the condition did not hold. A conflict with a transaction counts as that,
@@ -209,6 +213,15 @@ impl Table {
                 update = update.expression_attribute_values(":capabilities", patterns);
             }
             Some(None) => remove.push("capabilities"),
+        }
+        for (value, assignment, name) in [
+            (change.receipts, "receipts = :receipts", ":receipts"),
+            (change.pulls, "pulls = :pulls", ":pulls"),
+        ] {
+            if let Some(value) = value {
+                set.push(assignment);
+                update = update.expression_attribute_values(name, AttributeValue::Bool(value));
+            }
         }
         if let Some(state) = change.state {
             set.push("#state = :state");

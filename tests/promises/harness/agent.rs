@@ -12,6 +12,7 @@ use std::time::Duration;
 use edge_agent::Failure;
 use edge_agent::signal::Signal;
 use edge_agent::up::Environment;
+use protocol::clock::{Clock, UnixSeconds};
 use protocol::signature::{Secret, sign};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -385,12 +386,21 @@ pub(crate) fn worker(home: &Path) -> Registration {
 
 /// The headers of a delivery that the relay could have made now.
 pub(crate) fn signed(home: &Path, id: &str, body: &str) -> Vec<(&'static str, String)> {
+    signed_at(home, id, body, Clock::system().seconds())
+}
+
+/// As [`signed`], at another time.
+pub(crate) fn signed_at(
+    home: &Path,
+    id: &str,
+    body: &str,
+    at: UnixSeconds,
+) -> Vec<(&'static str, String)> {
     let secret = Secret::parse(&worker(home).secret).unwrap();
-    let now = protocol::clock::Clock::system().seconds();
-    let signature = sign(&[secret], id, now, body.as_bytes());
+    let signature = sign(&[secret], id, at, body.as_bytes());
     vec![
         ("webhook-id", id.to_owned()),
-        ("webhook-timestamp", now.to_string()),
+        ("webhook-timestamp", at.to_string()),
         ("webhook-signature", signature),
     ]
 }

@@ -155,8 +155,7 @@ pub(crate) fn relay<'a>() -> Start<'a> {
 impl Relay {
     /// Registers a worker at this address.
     pub(crate) async fn register(&self, name: &str, url: &str) -> Registration {
-        let request = json!({"name": name, "linearToken": TOKEN, "webhookUrl": url});
-        self.register_as(request).await
+        self.register_as(registration(name, url)).await
     }
 
     pub(crate) async fn register_pull(&self, name: &str) -> Registration {
@@ -383,6 +382,11 @@ impl Relay {
         };
         self.renew(worker, &away).await;
     }
+}
+
+/// The registration of a worker at this address that empties its mailbox itself.
+pub(crate) fn registration(name: &str, url: &str) -> Value {
+    json!({"name": name, "linearToken": TOKEN, "webhookUrl": url, "pulls": true})
 }
 
 /// A renewal by which a worker moves to an address, or has none any more.

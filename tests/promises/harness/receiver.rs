@@ -13,7 +13,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use protocol::messages::{ChallengeResponse, Control};
-use protocol::signature::{Secret, Signed, verify};
+use protocol::signature::{Secret, Signed, receipt, verify};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -29,6 +29,8 @@ pub(crate) enum Answer {
     Status(u16),
     /// A status and one header.
     With(u16, &'static str, String),
+    /// A status, with a receipt made with this secret.
+    Receipt(u16, String),
     /// Nothing, for this long.
     Stall(Duration),
     /// 200, once as many deliveries as the barrier has are there.
@@ -245,6 +247,8 @@ async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
+    let signed = ["webhook-id", "webhook-timestamp"]
+        .map(|name| headers.get(name).map(|v| v.to_str().unwrap().to_owned()));
     let is_signed = headers.contains_key("webhook-signature");
     let answer = {
         let mut orders = orders.lock().unwrap();
@@ -287,6 +291,13 @@ async fn receive(
         Answer::With(status, name, value) => {
             answer_with(status);
             response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        Answer::Receipt(status, secret) => {
+            answer_with(status);
+            let (secret, [id, timestamp]) = (Secret::parse(&secret).unwrap(), signed);
+            let receipt = receipt([&secret], &id.unwrap(), &timestamp.unwrap());
+            let headers = response.headers_mut();
+            headers.insert("webhook-receipt", receipt.parse().unwrap());
         }
         Answer::Slow(time, status) => {
             tokio::time::sleep(time).await;
