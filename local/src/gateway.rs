@@ -27,6 +27,7 @@ use relay::event::MAX_BODY_BYTES;
 use relay::ingest::Ingest;
 use relay::register::Register;
 use serde::Serialize;
+use tokio_util::task::TaskTracker;
 
 /// The largest payload of an HTTP API (its quota "Payload size").
 const PAYLOAD_LIMIT: usize = 10 * 1000 * 1000;
@@ -43,6 +44,8 @@ pub(crate) struct Functions {
     pub(crate) ingest: Arc<Ingest>,
     pub(crate) register: Arc<Register>,
     pub(crate) clock: Clock,
+    /// What is running. As on Lambda, a function finishes what it has begun, also when its caller hangs up.
+    pub(crate) running: TaskTracker,
 }
 
 /// The routes of the template.
@@ -114,7 +117,20 @@ async fn route(
     if event.len() > INVOCATION_LIMIT + ENVELOPE_ALLOWANCE {
         return Error::body_too_large(MAX_BODY_BYTES).into_response();
     }
-    let answer = if function == "ingest" {
+    let running = functions.running.clone();
+    let answer = running.spawn(run(functions, function, event)).await;
+    answer
+        .unwrap_or(Err("the function failed"))
+        .unwrap_or_else(internal)
+}
+
+/// Runs a function to its end.
+async fn run(
+    functions: Functions,
+    function: &'static str,
+    event: Vec<u8>,
+) -> Result<Response<Body>, &'static str> {
+    if function == "ingest" {
         let ingest = functions.ingest;
         let handler = move |request| {
             let ingest = Arc::clone(&ingest);
@@ -128,8 +144,7 @@ async fn route(
             async move { register::handle(&register, request).await }
         };
         invoke(&event, handler).await
-    };
-    answer.unwrap_or_else(internal)
+    }
 }
 
 /// The template's routes and their functions. The functions decide which methods they accept. Webhooks have a separate

@@ -226,6 +226,7 @@ async fn start_functions(
     configs: Configs,
     calls: &Calls,
     clock: &Clock,
+    running: &TaskTracker,
 ) -> anyhow::Result<Started> {
     let resources = || Resources {
         table: dynamodb::TABLE.to_owned(),
@@ -267,6 +268,7 @@ async fn start_functions(
             ingest,
             register,
             clock: clock.clone(),
+            running: running.clone(),
         },
         deliver,
         health,
@@ -300,13 +302,13 @@ impl LocalRelay {
             sqs: sqs.clone(),
             secrets: Secrets::new(options.webhook_secrets),
         };
+        let (shutdown, serving) = (CancellationToken::new(), TaskTracker::new());
         let Started {
             functions,
             deliver,
             health,
-        } = start_functions(&servers, options.configs, &calls, &clock).await?;
+        } = start_functions(&servers, options.configs, &calls, &clock, &serving).await?;
 
-        let (shutdown, serving) = (CancellationToken::new(), TaskTracker::new());
         let health_runs = Arc::default();
         serving.spawn(serve(
             listener,

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use local::local_relay::QUEUE;
 use local::samples::{FIVE_KINDS, WORKSPACE, Webhook};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::harness::{Received, Receiver, SECRET, TOKEN, issue, relay, sorted};
 
@@ -105,4 +107,31 @@ async fn what_cannot_be_queued_is_answered_with_5xx_and_goes_out_when_linear_tri
     assert_eq!(again.answer["deliveries"], 1);
     assert!(again.answer.get("duplicate").is_none());
     receiver.wait_for(1).await;
+}
+
+#[tokio::test]
+async fn what_was_begun_is_finished_when_the_caller_hangs_up() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let workers = 200;
+    for worker in 0..workers {
+        let url = format!("http://{}/{worker}", receiver.address);
+        relay.register(&format!("{worker}"), &url).await;
+    }
+    let webhook = Webhook::sample(SECRET, &issue("i", 1), relay.clock.millis());
+    let request = format!(
+        "POST /webhooks/linear HTTP/1.1\r\nhost: relay\r\ncontent-type: application/json\r\n\
+         linear-delivery: {}\r\nlinear-signature: {}\r\ncontent-length: {}\r\n\r\n",
+        webhook.delivery,
+        webhook.signature,
+        webhook.body.len()
+    );
+    let address = relay.local.url().replace("http://", "");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(&webhook.body).await.unwrap();
+    // The fan-out has begun.
+    receiver.wait_for(1).await;
+    drop(stream);
+    receiver.wait_for(workers).await;
 }
