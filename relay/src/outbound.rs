@@ -4,6 +4,8 @@
 //! Invariant: the address that is connected to is the address that was checked. The resolver checks what names resolve
 //! to; the scheme and literal addresses, which no resolver sees, are checked right before the connection is made.
 
+mod bounded;
+
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,9 +21,11 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 use tower_service::Service;
+
+use bounded::Bounded;
 
 use crate::cause::Cause;
 use crate::egress::{Blocked, EgressPolicy};
@@ -43,6 +47,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How many bytes of the rest are read for that.
 const DRAIN_BYTES: usize = 16 * 1024;
+
+/// How many header fields an HTTP/1 answer may have.
+const MAX_HEADERS: usize = 1000;
 
 type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Cause>> + Send>>;
 
@@ -73,6 +80,8 @@ impl Service<Name> for Resolver {
     }
 }
 
+type Stream = <HttpsConnector<HttpConnector<Resolver>> as Service<Uri>>::Response;
+
 /// Connects where the policy allows it, within [`CONNECT_TIMEOUT`].
 #[derive(Debug, Clone)]
 struct Connector {
@@ -81,7 +90,7 @@ struct Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = <HttpsConnector<HttpConnector<Resolver>> as Service<Uri>>::Response;
+    type Response = TokioIo<Bounded<TokioIo<Stream>>>;
     type Error = Cause;
     type Future = Pending<Self::Response>;
 
@@ -94,7 +103,7 @@ impl Service<Uri> for Connector {
             return Box::pin(std::future::ready(Err(Blocked.into())));
         }
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.https.call(uri));
-        Box::pin(async move { connected.await? })
+        Box::pin(async move { Ok(TokioIo::new(Bounded::new(TokioIo::new(connected.await??)))) })
     }
 }
 
@@ -198,6 +207,11 @@ impl Outbound {
             .pool_idle_timeout(IDLE)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_keep_alive_timeout(PING_TIMEOUT)
+            // What counts is the status. The rest may be as odd as it likes.
+            .http1_max_headers(MAX_HEADERS)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
             .build(Connector { https, policy });
         Ok(Self { client, timeout })
     }
@@ -298,6 +312,7 @@ fn classify(error: &legacy::Error) -> SendError {
 mod tests {
     use std::str::FromStr as _;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -349,5 +364,55 @@ mod tests {
         let client = Outbound::new(Some(EgressPolicy::Loopback), CONNECT_TIMEOUT).unwrap();
         let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
         assert_eq!(answer.unwrap_err(), SendError::Connect);
+    }
+
+    /// The status of this answer, and how many bytes of it were sent before the client had enough.
+    async fn answered(head: &str, again: &'static str) -> (Result<StatusCode, SendError>, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let head = head.to_owned();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await.unwrap();
+            let mut sent = 0;
+            let mut next = head.as_str();
+            while !next.is_empty() && stream.write_all(next.as_bytes()).await.is_ok() {
+                sent += next.len();
+                next = again;
+            }
+            sent
+        });
+        let client = Outbound::new(Some(EgressPolicy::Loopback), 3 * CONNECT_TIMEOUT).unwrap();
+        let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
+        drop(client);
+        (answer.map(|(status, _)| status), serving.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_odd_header_fields_counts_by_its_status() {
+        let many: String = (0..500).map(|at| format!("x-{at}: {at}\r\n")).collect();
+        for fields in [
+            many.as_str(),
+            "x y: z\r\n",
+            "no colon\r\n",
+            "x : y\r\n",
+            "x: y\r\n z\r\n",
+        ] {
+            let head = format!("HTTP/1.1 202 Accepted\r\n{fields}content-length: 0\r\n\r\n");
+            let (status, _) = answered(&head, "").await;
+            assert_eq!(status, Ok(StatusCode::ACCEPTED), "{fields}");
+        }
+    }
+
+    #[tokio::test]
+    async fn interim_answers_without_end_are_read_up_to_a_limit() {
+        let interim = "HTTP/1.1 102 Processing\r\nx: y\r\n\r\n";
+        let (status, sent) = answered(interim, interim).await;
+        assert_eq!(status, Err(SendError::Closed));
+        // What the buffers of both sides hold comes on top.
+        assert!(sent < 16 * 1024 * 1024, "{sent}");
+        let some = format!("{interim}{interim}HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(answered(&some, "").await.0, Ok(StatusCode::OK));
     }
 }
