@@ -54,6 +54,9 @@ pub enum Error {
     /// The webhook secrets could not be read.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
+    /// AWS was too slow for Linear's patience.
+    #[error("the event could not be stored in time; try again")]
+    OutOfTime,
     /// The HTTP client could not be used.
     #[error(transparent)]
     Client(#[from] ClientError),

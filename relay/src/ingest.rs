@@ -13,6 +13,7 @@ use protocol::clock::{Clock, UnixMillis};
 use protocol::envelope::{self, digest};
 use protocol::problem::Code;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::cause::chain;
 use crate::config::IngestConfig;
@@ -22,6 +23,10 @@ use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
 use crate::queue::{INLINE_LIMIT, Queue};
 use crate::table::{Table, TableError};
+
+/// The time for a webhook, from its first byte to the answer. Linear waits five seconds and tries again (Linear's
+/// documentation, "Webhooks"), so an answer that comes later is none.
+const BUDGET: Duration = Duration::from_millis(4500);
 
 /// How far ahead of this clock a webhook's timestamp may be.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -103,9 +108,23 @@ impl Ingest {
     ///
     /// The webhook is malformed or not Linear's, or AWS failed: then Linear has to send it again.
     pub async fn accept(&self, webhook: Webhook<'_>) -> Result<Accepted, Error> {
+        let deadline = Instant::now() + BUDGET;
+        match tokio::time::timeout_at(deadline, self.queue_all(webhook)).await {
+            Err(_) => Err(Error::OutOfTime),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok((accepted, None))) => Ok(accepted),
+            Ok(Ok((accepted, Some(event)))) => {
+                self.mark_accepted(&event, deadline).await;
+                Ok(accepted)
+            }
+        }
+    }
+
+    /// Verifies a webhook and puts its messages on the queue. Returns the event, too, if it was not accepted before.
+    async fn queue_all(&self, webhook: Webhook<'_>) -> Result<(Accepted, Option<Event>), Error> {
         let event = match self.verify(webhook).await? {
             Verified::Event(event) => event,
-            Verified::Undeliverable(id) => return Ok(Accepted::without_deliveries(&id)),
+            Verified::Undeliverable(id) => return Ok((Accepted::without_deliveries(&id), None)),
         };
         let (is_seen, subscribers) = try_join(
             self.table.is_seen(&event.workspace, &event.digest),
@@ -120,10 +139,11 @@ impl Ingest {
                 Duplicate = 1,
                 "event {id} was accepted before"
             );
-            return Ok(Accepted {
+            let duplicate = Accepted {
                 duplicate: true,
                 ..Accepted::without_deliveries(&event.id)
-            });
+            };
+            return Ok((duplicate, None));
         }
         let workers: Vec<_> = (subscribers.iter())
             .filter(|s| capability::wanted(s.capabilities.as_deref(), &event.kind, &event.action))
@@ -133,7 +153,6 @@ impl Ingest {
             let body = self.store_body(&event).await?;
             self.queue.send(&event, &body, &workers).await?;
         }
-        self.mark_accepted(&event).await;
         tracing::info!(
             event = id,
             workspace = event.workspace,
@@ -145,11 +164,11 @@ impl Ingest {
             "accepted event {id} for {} workers",
             workers.len()
         );
-        Ok(Accepted {
-            event: id.to_owned(),
+        let accepted = Accepted {
             deliveries: workers.len(),
-            duplicate: false,
-        })
+            ..Accepted::without_deliveries(&event.id)
+        };
+        Ok((accepted, Some(event)))
     }
 
     /// Verifies that Linear sent the webhook. Nothing is parsed before its signature is verified.
@@ -258,15 +277,21 @@ impl Ingest {
         Ok(Body::Stored(event.digest.clone()))
     }
 
-    /// Writes the marker against replays. Every message is on the queue, so a failure here is no reason for Linear to
-    /// send the event again.
-    async fn mark_accepted(&self, event: &Event) {
+    /// Writes the marker against replays, in the time that is left. Every message is on the queue, so a failure here is no
+    /// reason for Linear to send the event again.
+    async fn mark_accepted(&self, event: &Event, deadline: Instant) {
         // Longer than any age at which this body would be accepted again.
         let keep = self.config.accepted_age + 2 * CLOCK_SKEW + Duration::from_secs(3600);
-        if let Err(error) = (self.table.mark_seen(&event.workspace, &event.digest, keep)).await {
+        let marked = self.table.mark_seen(&event.workspace, &event.digest, keep);
+        let error = match tokio::time::timeout_at(deadline, marked).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(chain(&error)),
+            Err(_) => Some("no time was left".to_owned()),
+        };
+        if let Some(error) = error {
             tracing::warn!(
                 event = %event.id,
-                error = chain(&error),
+                error,
                 "event {} was accepted without a marker against replays",
                 event.id
             );

@@ -35,9 +35,10 @@ impl Error {
             Self::Client(_) | Self::Internal { .. } | Self::Table(TableError::Malformed { .. }) => {
                 Code::Internal
             }
-            Self::Table(_) | Self::Queue(_) | Self::Secrets(SecretsError::Call(_)) => {
-                Code::StorageUnavailable
-            }
+            Self::Table(_)
+            | Self::Queue(_)
+            | Self::Secrets(SecretsError::Call(_))
+            | Self::OutOfTime => Code::StorageUnavailable,
         }
     }
 
@@ -45,7 +46,9 @@ impl Error {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
             Self::Linear(LinearError::Unavailable { retry_after, .. }) => Some(*retry_after),
-            Self::Table(_) | Self::Queue(_) | Self::Secrets(_) => Some(STORAGE_RETRY_AFTER),
+            Self::Table(_) | Self::Queue(_) | Self::Secrets(_) | Self::OutOfTime => {
+                Some(STORAGE_RETRY_AFTER)
+            }
             _ => None,
         }
     }
