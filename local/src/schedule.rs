@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lambda_runtime::{Context, LambdaEvent};
 use protocol::clock::{Clock, millis, rfc3339};
-use relay::health::{Health, INTERVAL};
+use relay::health::Health;
+use relay::policy::PROBE_INTERVAL;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,7 @@ pub(crate) async fn run(
     runs: Arc<AtomicU64>,
     shutdown: CancellationToken,
 ) {
-    let every = millis(INTERVAL);
+    let every = millis(PROBE_INTERVAL);
     loop {
         let next = (clock.millis() / every + 1) * every;
         tokio::select! {

@@ -107,6 +107,29 @@ impl WorkerState {
     }
 }
 
+/// Why a worker with an address is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AwayReason {
+    /// It did not answer.
+    Unreachable,
+    /// It rejected so many deliveries at once that the further ones are parked.
+    Rejecting,
+    /// It said that it goes offline.
+    Offline,
+}
+
+impl AwayReason {
+    /// The word on the wire and in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Rejecting => "rejecting",
+            Self::Offline => "offline",
+        }
+    }
+}
+
 /// `PUT {worker}`: renews the lease and changes what is named.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -156,6 +179,9 @@ pub struct Worker {
     pub capabilities: Option<Vec<String>>,
     /// Whether its events are POSTed or parked.
     pub state: WorkerState,
+    /// Why it is away, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_reason: Option<AwayReason>,
     /// Whether its mailbox holds anything.
     pub waiting: bool,
     /// When the lease ends, RFC 3339.

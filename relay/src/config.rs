@@ -169,6 +169,8 @@ pub struct RegisterConfig {
 pub struct DeliverConfig {
     /// How long a delivery is retried.
     pub give_up: GiveUp,
+    /// How many deliveries of a worker may be in backoff at once. The further ones are parked.
+    pub deliveries_in_backoff: u64,
     /// How long a parked event is kept.
     pub mailbox_retention: Duration,
     /// The deadline over one attempt, from name resolution to the last byte read.
@@ -274,13 +276,14 @@ impl RegisterConfig {
 }
 
 impl DeliverConfig {
-    /// `GIVE_UP_SECONDS`, `GIVE_UP_4XX_SECONDS`, `DELIVERY_TIMEOUT_SECONDS`, `MAILBOX_SECONDS`
+    /// `GIVE_UP_SECONDS`, `GIVE_UP_4XX_SECONDS`, `DELIVERIES_IN_BACKOFF`, `DELIVERY_TIMEOUT_SECONDS`, `MAILBOX_SECONDS`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             give_up: GiveUp {
                 after: settings.seconds("GIVE_UP_SECONDS", 6 * HOUR, 60..=3 * DAY),
                 plain_4xx_after: settings.seconds("GIVE_UP_4XX_SECONDS", 300, 1..=3 * DAY),
             },
+            deliveries_in_backoff: settings.number("DELIVERIES_IN_BACKOFF", 32, 1..=1000),
             mailbox_retention: mailbox_retention(settings),
             timeout: delivery_timeout(settings),
             egress: egress(settings),

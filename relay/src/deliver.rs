@@ -1,8 +1,12 @@
 //! Delivers batches: one attempt at each delivery, and what its outcome means for the message.
 //!
+//! What an outcome means is decided in [`crate::policy`].
+//!
 //! Invariant: a message is acknowledged only when its delivery was delivered, parked or dead-lettered, or when its worker
 //! is gone. Groups are processed concurrently; within a group, nothing overtakes a delivery that has to wait.
 
+mod attempt;
+mod drain;
 mod group;
 mod report;
 
@@ -12,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
-use protocol::clock::{Clock, UnixMillis, elapsed};
+use protocol::clock::{Clock, elapsed};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -199,25 +203,41 @@ impl Deliver {
         }
     }
 
-    /// Records a success if it changes what the worker's state shows.
+    /// Records a success if it changes what the worker's state shows. A delivery that `was_tried` before is not in backoff
+    /// any more.
     async fn record_success<'a>(
         &self,
         batch: &Batch<'a>,
         delivery: &'a Delivery,
         worker: &Worker,
-        now: UnixMillis,
+        was_tried: bool,
     ) {
-        let since = elapsed(worker.delivered_at, now);
+        if was_tried {
+            self.forget_attempts(&[delivery]).await;
+        }
+        let since = elapsed(worker.delivered_at, self.clock.millis());
         let is_news = worker.failures > 0 || !worker.has_delivered || since > RECORD_INTERVAL;
-        if !is_news || !batch.recorded.lock().insert(&delivery.worker) {
+        let is_recorded = is_news && batch.recorded.lock().insert(&delivery.worker);
+        if !is_recorded && !was_tried {
             return;
         }
-        if let Err(error) = self.table.record_success(worker).await {
+        if let Err(error) = self.table.record_success(worker, &delivery.event).await {
             let (worker, error) = (&worker.id, chain(&error));
             tracing::warn!(
                 worker,
                 error,
                 "a success of worker {worker} was not recorded"
+            );
+        }
+    }
+
+    /// Deletes the records of failed attempts at deliveries that have ended.
+    async fn forget_attempts(&self, deliveries: &[&Delivery]) {
+        if let Err(error) = self.table.delete_attempts(deliveries).await {
+            let error = chain(&error);
+            tracing::warn!(
+                error,
+                "failed attempts at deliveries that have ended are kept"
             );
         }
     }

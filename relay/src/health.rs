@@ -1,4 +1,5 @@
-//! Probes workers that are away or silent, and counts all workers.
+//! Probes workers that are away or silent, and counts all workers. Who is probed when, and what the answer means, is decided
+//! in [`crate::policy`].
 //!
 //! Invariant: the cost of a run is bounded: it reads an index of few attributes, the gaps between the probes of a worker
 //! grow, and no probe begins after [`BUDGET`]. A probe marks a worker live under the same condition as an empty mailbox
@@ -6,33 +7,24 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use protocol::clock::{Clock, UnixMillis, elapsed};
-use protocol::messages::{Control, WorkerState};
+use protocol::clock::{Clock, UnixMillis};
+use protocol::messages::{AwayReason, WorkerState};
 use tokio::time::Instant;
 
 use crate::cause::chain;
 use crate::config::HealthConfig;
 use crate::error::Error;
-use crate::outbound::{self, ClientError, Outbound};
+use crate::outbound::{ClientError, Outbound};
 use crate::outcome::Outcome;
+use crate::policy::{self, AfterProbe, Probed};
+use crate::probe::probe;
+use crate::queue::Queue;
 use crate::table::{IndexedWorker, SHARDS, Table, TableError};
-use crate::worker::{self, Worker};
-
-/// The time between two runs.
-pub const INTERVAL: Duration = Duration::from_secs(5 * 60);
+use crate::worker::Worker;
 
 /// No probe begins after this time. The workers that are left are due again later.
 pub const BUDGET: Duration = Duration::from_secs(200);
-
-/// When an away worker is probed first; then after twice that, and so on, up to every [`AWAY_LONGEST`].
-const AWAY_FIRST: Duration = INTERVAL;
-const AWAY_LONGEST: Duration = Duration::from_secs(160 * 60);
-
-/// The same for a live worker without deliveries.
-const SILENT_FIRST: Duration = Duration::from_secs(3600);
-const SILENT_LONGEST: Duration = Duration::from_secs(4 * 3600);
 
 /// How many shards are read at the same time.
 const CONCURRENT_SHARDS: usize = 4;
@@ -66,31 +58,12 @@ impl ScheduledRun {
     }
 
     fn is_due(self, worker: &IndexedWorker) -> bool {
-        match (worker.state, worker.away_since) {
-            (WorkerState::Live, _) => {
-                let silent_for = elapsed(worker.delivered_at, self.at);
-                is_due(silent_for, SILENT_FIRST, SILENT_LONGEST)
-            }
-            (WorkerState::Away, Some(since)) => {
-                is_due(elapsed(since, self.at), AWAY_FIRST, AWAY_LONGEST)
-            }
-            (WorkerState::Away, None) | (WorkerState::Pull, _) => false,
-        }
+        let since = match worker.state {
+            WorkerState::Live => Some(worker.delivered_at),
+            WorkerState::Away | WorkerState::Pull => worker.away_since,
+        };
+        policy::is_probe_due(worker.state, since, self.at)
     }
-}
-
-/// Whether a probe falls between the previous run and this one: `first` after the beginning, then each time after as long
-/// again, at last every `longest`. So the gaps grow, and nothing has to be stored.
-fn is_due(age: Duration, first: Duration, longest: Duration) -> bool {
-    let (age, first, longest) = (age.as_secs(), first.as_secs(), longest.as_secs());
-    let since_due = if age < first {
-        return false;
-    } else if age < longest {
-        age - first * (1 << (age / first).ilog2())
-    } else {
-        age % longest
-    };
-    since_due < INTERVAL.as_secs()
 }
 
 /// How many workers there are.
@@ -121,19 +94,26 @@ impl WorkerCounts {
 #[derive(Debug)]
 pub struct Health {
     table: Table,
+    queue: Queue,
     outbound: Outbound,
     clock: Clock,
 }
 
 impl Health {
-    /// A `Health` over this table.
+    /// A `Health` over this table and this queue of deliveries.
     ///
     /// # Errors
     ///
     /// The certificate authorities of this machine cannot be read.
-    pub fn new(config: &HealthConfig, table: Table, clock: Clock) -> Result<Self, ClientError> {
+    pub fn new(
+        config: &HealthConfig,
+        table: Table,
+        queue: Queue,
+        clock: Clock,
+    ) -> Result<Self, ClientError> {
         Ok(Self {
             table,
+            queue,
             outbound: Outbound::new(Some(config.egress), config.timeout)?,
             clock,
         })
@@ -215,62 +195,53 @@ impl Health {
     async fn probe_in_time(&self, indexed: &IndexedWorker) -> Result<(), Error> {
         // The index is eventually consistent.
         let found = (self.table.worker(indexed.workspace(), indexed.id())).await?;
-        let Some(worker) = found.filter(|worker| worker.state == indexed.state) else {
-            return Ok(());
-        };
-        let Some(url) = &worker.url else {
+        let is_it = |worker: &Worker| worker.state == indexed.state && worker.url.is_some();
+        let Some(worker) = found.filter(is_it) else {
             return Ok(());
         };
         // After the worker was read: `mark_live` requires that nothing was parked since.
         let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
-        let body =
-            serde_json::to_vec(&Control::Ping { waiting }).expect("a ping is a text and a flag");
-        let (id, signed_at) = (worker::ping_id(), self.clock.millis());
-        let headers = outbound::headers(worker.ping_headers(&id, &body, signed_at))?;
-        let answer = self.outbound.post(url, headers, Bytes::from(body)).await;
-        let outcome = Outcome::of(answer, self.clock.millis(), |headers| {
-            worker.has_answered(headers, &id, signed_at)
-        });
-        tracing::info!(
-            worker = worker.id,
-            workspace = worker.workspace,
-            state = worker.state.as_str(),
-            waiting,
-            reason = outcome.reason(),
-            Probes = 1,
-            Outcome = outcome.name(),
-            "probed worker {}: {}",
-            worker.id,
-            outcome.name()
-        );
+        let outcome = probe(&self.outbound, &self.clock, &worker, waiting).await?;
         self.record(&worker, outcome, waiting).await
     }
 
-    /// Records what the outcome of a probe says about a worker.
+    /// Carries out what the outcome of a probe says about a worker.
     async fn record(&self, worker: &Worker, outcome: Outcome, waiting: bool) -> Result<(), Error> {
         let table = &self.table;
-        let change = match (worker.state, outcome) {
-            (_, Outcome::Gone) => {
+        let probed = Probed {
+            state: worker.state,
+            pulls: worker.pulls,
+            waiting,
+            has_failures: worker.failures > 0,
+        };
+        let change = match policy::after_probe(probed, outcome) {
+            AfterProbe::Nothing => None,
+            AfterProbe::RemoveWorker => {
                 (table.remove_worker(worker).await?).then_some("is removed: it answered 410")
             }
-            // A worker with mail becomes live when it has emptied its mailbox, which the ping asks it to do.
-            (WorkerState::Away, Outcome::Delivered) if !waiting => {
+            AfterProbe::MarkLive => {
                 (table.mark_live(worker).await?).then_some("is live: it answered a probe")
             }
-            (WorkerState::Live, Outcome::Delivered) if worker.failures > 0 => {
+            AfterProbe::Drain => {
+                self.queue.request_drain(worker).await?;
+                None
+            }
+            AfterProbe::ClearFailures => {
                 table.clear_failures(worker).await?;
                 None
             }
-            (WorkerState::Live, Outcome::Rejected { .. }) => {
-                (table.record_rejection(worker, &outcome.reason())).await?;
+            AfterProbe::RecordRejection => {
+                (table
+                    .record_rejection(worker, &outcome.reason(), None)
+                    .await)?;
                 None
             }
-            (WorkerState::Live, Outcome::Unreachable(_)) => {
+            AfterProbe::CountUnreachable => {
                 let counted = (table.count_unreachable(worker, &outcome.reason())).await?;
-                let is_away = counted.is_some_and(|attempts| attempts.are_enough());
-                (is_away && table.mark_away(worker).await?).then_some("is away")
+                let is_away = counted.is_some_and(|attempts| attempts.are_enough())
+                    && (table.mark_away(worker, AwayReason::Unreachable).await?).is_some();
+                is_away.then_some("is away")
             }
-            _ => None,
         };
         if let Some(change) = change {
             let (id, workspace) = (worker.id.as_str(), worker.workspace.as_str());
@@ -282,37 +253,7 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    const MINUTE: u64 = 60;
-
-    /// The minutes at which something that began at `offset` seconds before a run is due, in two days.
-    fn due(offset: u64, first: Duration, longest: Duration) -> Vec<u64> {
-        (0..2 * 24 * 12)
-            .map(|run| offset + run * INTERVAL.as_secs())
-            .filter(|age| is_due(Duration::from_secs(*age), first, longest))
-            .map(|age| age / MINUTE)
-            .collect()
-    }
-
-    #[test]
-    fn gaps_grow_and_then_stay() {
-        let away = due(0, AWAY_FIRST, AWAY_LONGEST);
-        assert_eq!(away[..8], [5, 10, 20, 40, 80, 160, 320, 480]);
-        let silent = due(0, SILENT_FIRST, SILENT_LONGEST);
-        assert_eq!(silent[..5], [60, 120, 240, 480, 720]);
-    }
-
-    proptest! {
-        #[test]
-        fn each_probe_falls_into_one_run_whatever_the_offset(offset in 0_u64..300) {
-            let away = due(offset, AWAY_FIRST, AWAY_LONGEST);
-            // Five while the gap grows, then one every 160 minutes until the two days end.
-            prop_assert_eq!(away.len(), 5 + 17);
-        }
-    }
 
     #[test]
     fn a_part_that_does_not_exist_is_refused() {

@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod outbound;
 mod outcome;
 pub mod policy;
+mod probe;
 mod problem;
 pub mod queue;
 pub mod register;

@@ -57,7 +57,7 @@ pub(crate) async fn pull(
         table.delete_parked(&workspace, &id, &pull.ack).await?;
     }
     for _ in 0..TRIES {
-        let parked = (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES)).await?;
+        let parked = (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES, None)).await?;
         if !parked.is_empty() {
             let events = sign_all(table, clock, &worker, parked).await?;
             if events.is_empty() {
@@ -119,10 +119,10 @@ async fn sign_all(
     for parked in parked {
         let Some(body) = read_body(table, &worker.workspace, &parked).await? else {
             tracing::error!(
-                event = %parked.event,
+                event = %parked.delivery.event,
                 worker = worker.id,
                 "event {} cannot be pulled: its stored body is gone",
-                parked.event
+                parked.delivery.event
             );
             table
                 .delete_parked(&worker.workspace, &worker.id, &[parked.id])
@@ -134,8 +134,8 @@ async fn sign_all(
         }
         bytes += body.len();
         let headers = worker.delivery_headers(
-            &parked.event,
-            &parked.kind,
+            &parked.delivery.event,
+            &parked.delivery.kind,
             parked.attempt,
             body.as_bytes(),
             clock.millis(),
@@ -156,7 +156,7 @@ async fn read_body(
     workspace: &str,
     parked: &ParkedEvent,
 ) -> Result<Option<String>, TableError> {
-    let bytes = match &parked.body {
+    let bytes = match &parked.delivery.body {
         Body::Inline(bytes) => Some(bytes.clone()),
         Body::Stored(digest) => table.body(workspace, digest).await?,
     };

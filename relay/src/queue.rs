@@ -12,11 +12,12 @@ use aws_sdk_sqs::types::{
 use backon::{ExponentialBuilder, RetryableWithContext as _};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-pub use message::{INLINE_LIMIT, Message, OutgoingEvent, UnreadablePart};
+pub use message::{DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, UnreadablePart};
 
 use crate::cause::{Cause, chain};
 use crate::delivery::{Body, DeadLetterReason, Delivery};
 use crate::event::Event;
+use crate::worker::Worker;
 
 /// How many messages a batch call takes (SQS).
 pub const BATCH_SIZE: usize = 10;
@@ -189,6 +190,35 @@ impl Queue {
                 let operation = "put the event on the dead-letter queue";
                 Err(QueueError::call(operation, error))
             }
+        }
+    }
+
+    /// Puts a request on the queue to drain the mailbox of a worker that is away, once for each time that it is.
+    pub(crate) async fn request_drain(&self, worker: &Worker) -> Result<(), QueueError> {
+        let since = worker.away_since.unwrap_or_default();
+        (self.send_drain(&worker.workspace, &worker.id, &since.to_string(), true)).await
+    }
+
+    /// Puts a request on the queue that goes on with a drain at once.
+    pub(crate) async fn continue_drain(&self, request: &DrainRequest) -> Result<(), QueueError> {
+        let DrainRequest {
+            workspace, worker, ..
+        } = request;
+        (self.send_drain(workspace, worker, &request.message_id, false)).await
+    }
+
+    async fn send_drain(
+        &self,
+        workspace: &str,
+        worker: &str,
+        unique: &str,
+        is_new: bool,
+    ) -> Result<(), QueueError> {
+        let call = self.client.send_message().queue_url(&self.url);
+        let call = message::drain(call, workspace, worker, unique, is_new);
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(QueueError::call("request to drain a mailbox", error)),
         }
     }
 

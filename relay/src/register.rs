@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::linear::api::{Linear, Member};
 use crate::mailbox;
 use crate::outbound::{ClientError, Outbound};
+use crate::policy;
 use crate::table::{Change, Table};
 use crate::worker::{self, MAX_NAME, Token, Worker};
 
@@ -157,14 +158,9 @@ impl Register {
         token: &Token,
         previous: Option<&Worker>,
     ) -> Result<Worker, Error> {
-        let state = match (&url, previous.map(|w| w.state)) {
-            (None, _) => WorkerState::Pull,
-            // The mailbox can outlive a registration whose lease has ended. What is in it comes first.
-            (Some(_), None) if self.table.has_mail(&workspace.id, id).await? => WorkerState::Away,
-            (Some(_), None) => WorkerState::Live,
-            (Some(_), Some(WorkerState::Pull)) => WorkerState::Away,
-            (Some(_), Some(state)) => state,
-        };
+        let has_mail =
+            previous.is_none() && url.is_some() && self.table.has_mail(&workspace.id, id).await?;
+        let state = policy::registered_state(url.is_some(), previous.map(|w| w.state), has_mail);
         let now = self.clock.millis();
         let secret = Secret::generate();
         Ok(Worker {
@@ -190,6 +186,13 @@ impl Register {
             waiting: previous.map_or(state == WorkerState::Away, |w| w.waiting),
             away_since: (state == WorkerState::Away)
                 .then(|| previous.and_then(|w| w.away_since).unwrap_or(now)),
+            away_reason: previous
+                .and_then(|w| w.away_reason)
+                .filter(|_| state == WorkerState::Away),
+            in_backoff: previous.map(|w| w.in_backoff.clone()).unwrap_or_default(),
+            registered_at: (previous.map(|w| w.registered_at))
+                .filter(|at| *at > 0)
+                .unwrap_or(now),
             receipts: request.receipts,
             pulls: request.pulls,
         })
@@ -291,7 +294,11 @@ impl Register {
             let change = Change {
                 url: url.clone().filter(|_| moves),
                 capabilities: request.capabilities.clone(),
-                state: next_state(worker.state, url.as_ref(), request.state),
+                state: policy::renewed_state(
+                    worker.state,
+                    url.as_ref().map(Option::is_some),
+                    request.state,
+                ),
                 receipts: request.receipts.filter(|wanted| *wanted != worker.receipts),
                 pulls: request.pulls.filter(|wanted| *wanted != worker.pulls),
             };
@@ -350,19 +357,5 @@ impl Register {
     /// The request is malformed, other calls kept changing the worker, or AWS failed.
     pub async fn pull(&self, worker: Worker, pull: &Pull) -> Result<Mailbox, Error> {
         mailbox::pull(&self.table, &self.clock, worker, pull).await
-    }
-}
-
-/// The state that a renewal changes a worker to, if it changes it.
-fn next_state(
-    state: WorkerState,
-    url: Option<&Option<String>>,
-    requested: Option<WorkerState>,
-) -> Option<WorkerState> {
-    match (url, state, requested) {
-        (Some(None), WorkerState::Live | WorkerState::Away, _) => Some(WorkerState::Pull),
-        (Some(Some(_)), WorkerState::Pull, _) => Some(WorkerState::Away),
-        (_, WorkerState::Live, Some(WorkerState::Away)) => Some(WorkerState::Away),
-        _ => None,
     }
 }

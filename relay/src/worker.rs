@@ -2,13 +2,14 @@
 //!
 //! Invariant: the worker's token is kept as a hash only, and its signing secrets are sent to the worker alone.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use http::HeaderMap;
 use protocol::clock::{UnixMillis, UnixSeconds, rfc3339};
 use protocol::envelope::digest;
 use protocol::headers;
-use protocol::messages::{self, WorkerState};
+use protocol::messages::{self, AwayReason, WorkerState};
 use protocol::signature;
 use protocol::signing_secrets::SigningSecrets;
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,20 @@ pub struct Worker {
     /// Since when it is away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub away_since: Option<UnixMillis>,
+    /// Why it is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_reason: Option<AwayReason>,
+    /// The events whose deliveries it has rejected and which are in backoff.
+    #[serde(
+        default,
+        with = "serde_dynamo::string_set",
+        skip_serializing_if = "BTreeSet::is_empty"
+    )]
+    pub in_backoff: BTreeSet<String>,
+    /// When it was first registered, which tells its mail from that of an earlier registration that was removed. 0 in an
+    /// item of a version that did not write it.
+    #[serde(default)]
+    pub registered_at: UnixMillis,
     /// Whether each of its answers has a receipt.
     #[serde(default, skip_serializing_if = "is_false")]
     pub receipts: bool,
@@ -211,6 +226,7 @@ impl Worker {
             name: self.name.clone(),
             capabilities: self.capabilities.clone(),
             state: self.state,
+            away_reason: self.away_reason,
             waiting,
             expires_at: rfc3339(self.expires_at * 1000),
             last_delivery: self.has_delivered.then(|| rfc3339(self.delivered_at)),

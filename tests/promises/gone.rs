@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::harness::{Answer, Receiver, issue, relay};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{Answer, Receiver, issue, pulled, relay, until};
 
 #[tokio::test]
 async fn a_worker_that_answers_410_is_removed_and_its_messages_are_acknowledged() {
@@ -41,4 +44,27 @@ async fn a_410_from_an_address_that_was_left_meanwhile_removes_nobody() {
     assert!(received[0].verifies(&again.secret));
     relay.settled().await;
     relay.read(&again).await;
+}
+
+#[tokio::test]
+async fn a_removal_takes_nothing_of_a_registration_that_comes_while_it_is_under_way() {
+    let relay = relay().start().await;
+    let worker = relay.register_pull("one").await;
+    relay.post_all(0..300).await;
+    relay.settled().await;
+    let again_and_events = async {
+        // Registered anew, and not in the place of the one that is being removed.
+        until("it is removed", async || {
+            let (path, token, body) = (&worker.path, Some(&*worker.token), json!({}));
+            relay.call(Method::GET, path, token, &body).await.status() == 401
+        })
+        .await;
+        let again = relay.register_pull("one").await;
+        relay.post_all(300..320).await;
+        again
+    };
+    let ((), again) = tokio::join!(relay.remove(&worker), again_and_events);
+    relay.settled().await;
+    let waiting = relay.pull(&again, &[], None).await;
+    assert_eq!(pulled(&waiting), (300..320).collect::<Vec<_>>());
 }

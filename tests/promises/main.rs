@@ -11,6 +11,7 @@ mod bodies_are_bytes;
 mod calls;
 mod dependencies;
 mod deployed;
+mod drain;
 mod durability;
 mod gone;
 mod health;

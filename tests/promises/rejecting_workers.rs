@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use local::dynamodb::TABLE;
 use local::local_relay::{DEAD_LETTERS, QUEUE};
 use protocol::messages::WorkerState;
 use serde_json::json;
 
 use crate::harness::template::arn;
-use crate::harness::{Answer, eventually, issue, relay, until};
+use crate::harness::{Answer, Receiver, eventually, issue, numbers, relay, until};
 
 #[tokio::test]
 async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with_the_reason() {
@@ -128,4 +129,56 @@ async fn an_old_delivery_of_an_absent_worker_is_parked_and_not_dead_lettered() {
     assert!(relay.dead_letters().is_empty());
     assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
     assert_eq!(relay.pull(&worker, &[], None).await.events.len(), 3);
+}
+
+#[tokio::test]
+async fn what_waited_behind_a_rejected_delivery_is_tried_as_long_as_anything_else() {
+    let (relay, receiver, _) = relay().with_worker().await;
+    let [error, wrong, well] = [500, 400, 200].map(Answer::Status);
+    receiver.answer([error, wrong.clone(), wrong, well]);
+    relay.post_all(0..5).await;
+    // Longer than a plain 4xx is tried.
+    relay.pass(Duration::from_secs(400), &receiver, 1).await;
+    until("the first one is given up", async || !relay.dead_letters().is_empty()).await;
+    relay.pass(Duration::from_secs(10), &receiver, 3).await;
+    relay.settled().await;
+    assert_eq!(relay.dead_letters().len(), 1);
+    assert_eq!(numbers(&receiver.received()), [0, 0, 1, 1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn failed_attempts_are_forgotten_once_the_delivery_succeeds() {
+    let (relay, receiver, worker) = relay().with_worker().await;
+    receiver.answer([Answer::Status(500), Answer::Status(200)]);
+    relay.post(&issue("i", 1)).await;
+    relay.pass(Duration::from_secs(3), &receiver, 1).await;
+    receiver.wait_for(2).await;
+    relay.settled().await;
+    let [workspace, id] = worker.names();
+    let partition = json!({"S": format!("WS#{workspace}#WORKER#{id}")});
+    let query = json!({
+        "TableName": TABLE, "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": {":pk": partition},
+    });
+    let found = relay.dynamodb("Query", &query).await;
+    assert_eq!(found["Count"], 0, "{found}");
+}
+
+#[tokio::test]
+async fn a_worker_record_that_cannot_be_read_holds_up_its_own_deliveries_alone() {
+    let (relay, receiver, worker) = relay().with_worker().await;
+    let other = Receiver::start().await;
+    let broken = relay.register("broken", &other.url()).await;
+    let [workspace, id] = broken.names();
+    let damage = json!({
+        "TableName": TABLE,
+        "Key": {"pk": {"S": format!("WS#{workspace}")}, "sk": {"S": format!("WORKER#{id}")}},
+        "UpdateExpression": "SET secrets = :none", "ExpressionAttributeValues": {":none": {"N": "7"}},
+    });
+    relay.dynamodb("UpdateItem", &damage).await;
+    relay.post_all(0..10).await;
+    let received = receiver.wait_for(10).await;
+    assert_eq!(numbers(&received), (0..10).collect::<Vec<_>>());
+    assert_eq!(other.count(), 0);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
 }

@@ -150,7 +150,7 @@ fn no_timeout_ends_before_what_it_contains() {
     let gateway = Duration::from_secs(30);
     assert!(timeout("register") < gateway && timeout("ingest") < gateway);
     assert!(health::BUDGET + attempt + moment <= timeout("health"));
-    assert!(timeout("health") < health::INTERVAL);
+    assert!(timeout("health") < policy::PROBE_INTERVAL);
 
     let most = queue["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
     let longest = seconds(&template.parameter("GiveUpSeconds")["MaxValue"]);
@@ -250,7 +250,7 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
         let mut covered = BTreeSet::new();
         for name in template.named("AWS::Scheduler::Schedule") {
             let schedule = template.properties(name);
-            let minutes = health::INTERVAL.as_secs() / 60;
+            let minutes = policy::PROBE_INTERVAL.as_secs() / 60;
             let expression = format!("cron(0/{minutes} * * * ? *)");
             assert_eq!(schedule["ScheduleExpression"], expression);
             if schedule["State"] == "DISABLED" {

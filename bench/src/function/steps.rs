@@ -1,5 +1,6 @@
 //! The steps of the functions, without the calls to AWS.
 
+use std::collections::BTreeSet;
 use std::hint::black_box;
 
 use anyhow::Context as _;
@@ -127,6 +128,9 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
         parked: 0,
         waiting: false,
         away_since: None,
+        away_reason: None,
+        in_backoff: BTreeSet::new(),
+        registered_at: 0,
         receipts: false,
         pulls: false,
     };

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 
 use aws_lambda_events::sqs::SqsBatchResponse;
+use futures::future::join_all;
 use futures::join;
 use lambda_runtime::{Error, LambdaEvent};
 use protocol::clock::Clock;
 use relay::aws::Clients;
 use relay::config::{DeliverConfig, Deployment, Resources, Settings, verify_access};
 use relay::deliver::Deliver;
-use relay::delivery::Delivery;
-use relay::queue::{Message, Queue, UnreadablePart};
+use relay::queue::{Message, Queue, Received, UnreadablePart};
 use relay::table::Table;
 use serde::Deserialize;
 
@@ -97,6 +97,7 @@ pub async fn handle(
 ) -> Result<SqsBatchResponse, Error> {
     let mut response = SqsBatchResponse::default();
     let mut deliveries = Vec::with_capacity(event.payload.records.len());
+    let (mut drains, mut draining) = (Vec::new(), HashSet::new());
     let mut blocked = HashSet::new();
     for record in event.payload.records {
         if blocked.contains(&record.attributes.message_group_id) {
@@ -109,7 +110,10 @@ pub async fn handle(
             record.attributes.message_group_id.clone(),
         );
         match parse(record) {
-            Ok(delivery) => deliveries.push(delivery),
+            Ok(Received::Delivery(delivery)) => deliveries.push(delivery),
+            // One drain of a worker is enough: the others are acknowledged.
+            Ok(Received::Drain(request)) if draining.insert(group.clone()) => drains.push(request),
+            Ok(Received::Drain(_)) => {}
             Err(UnreadablePart(part)) => {
                 tracing::error!(
                     message_id,
@@ -121,7 +125,15 @@ pub async fn handle(
             }
         }
     }
-    match deliver.batch(&deliveries).await {
+    let drains = drains.iter().map(|request| async {
+        let is_settled = deliver.drain(request).await;
+        (!is_settled).then(|| request.message_id.clone())
+    });
+    let (delivered, unsettled) = join!(deliver.batch(&deliveries), join_all(drains));
+    for id in unsettled.into_iter().flatten() {
+        response.add_failure(id);
+    }
+    match delivered {
         Ok(failed) => failed.into_iter().for_each(|id| response.add_failure(id)),
         Err(error) => {
             let error = relay::Error::from(error);
@@ -132,7 +144,7 @@ pub async fn handle(
     Ok(response)
 }
 
-fn parse(record: Record) -> Result<Delivery, UnreadablePart> {
+fn parse(record: Record) -> Result<Received, UnreadablePart> {
     let mut attributes = record.message_attributes;
     let message = Message {
         id: record.message_id,
@@ -143,5 +155,5 @@ fn parse(record: Record) -> Result<Delivery, UnreadablePart> {
         sent_at: record.attributes.sent_timestamp,
         received: record.attributes.approximate_receive_count,
     };
-    Delivery::parse(message, |name| attributes.remove(name)?.string_value)
+    Received::parse(message, |name| attributes.remove(name)?.string_value)
 }

@@ -1,10 +1,12 @@
 //! Translates an event of the schedule, calls [`Health::run`], and responds with the number of workers.
 
+use futures::join;
 use lambda_runtime::{Error, LambdaEvent};
 use protocol::clock::Clock;
 use relay::aws::Clients;
 use relay::config::{Deployment, HealthConfig, Resources, Settings, verify_access};
 use relay::health::{Health, ScheduledRun};
+use relay::queue::Queue;
 use relay::table::Table;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -32,7 +34,8 @@ pub struct Counts {
 
 /// The settings that this function reads from its environment.
 pub fn config(settings: &mut Settings<'_>) -> (Deployment, HealthConfig) {
-    (Deployment::read(settings), HealthConfig::read(settings))
+    let deployment = Deployment::read(settings).with_queue(settings);
+    (deployment, HealthConfig::read(settings))
 }
 
 /// Wires the function and verifies that its resources are accessible.
@@ -47,9 +50,13 @@ pub async fn start(
     clock: Clock,
 ) -> Result<Health, Error> {
     let table = Table::new(clients.dynamodb, resources.table, clock.clone());
-    let access = table.verify_access().await.map_err(Into::into);
-    verify_access([("TABLE_NAME", access)])?;
-    Ok(Health::new(&config, table, clock)?)
+    let queue = Queue::new(clients.sqs, resources.queue);
+    let (table_access, queue_access) = join!(table.verify_access(), queue.verify_access());
+    verify_access([
+        ("TABLE_NAME", table_access.map_err(Into::into)),
+        ("QUEUE_URL", queue_access.map_err(Into::into)),
+    ])?;
+    Ok(Health::new(&config, table, queue, clock)?)
 }
 
 /// Runs once.

@@ -3,29 +3,24 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use protocol::clock::elapsed;
-use protocol::messages::WorkerState;
+use protocol::messages::{AwayReason, WorkerState};
 use tokio::time::Instant;
 
+use super::attempt::next_number;
 use super::{Batch, Deliver};
 use crate::cause::chain;
-use crate::delivery::{DeadLetterReason, Delivery};
+use crate::delivery::Delivery;
 use crate::error::Error;
-use crate::outbound;
 use crate::outcome::Outcome;
-use crate::policy;
-use crate::table::{Parking, TableError};
+use crate::policy::{self, AfterAttempt, OnReceipt};
+use crate::table::Parking;
 use crate::worker::Worker;
 
 /// The shortest wait after a failure of the relay itself.
-const INTERNAL_FAILURE_WAIT: Duration = Duration::from_secs(5);
+pub(super) const INTERNAL_FAILURE_WAIT: Duration = Duration::from_secs(5);
 
 /// How often a worker's state is read again because it changed between the read and the write.
 const TRIES: u32 = 3;
-
-/// How long failed attempts are kept: as long as a message can be on the queue and the dead-letter queue (14 days each at
-/// most), a day included for delays.
-const ATTEMPTS_KEPT_BEYOND: Duration = Duration::from_secs(15 * 24 * 3600);
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +59,8 @@ impl<'a, 'b> Group<'a, 'b> {
         Self {
             deliver,
             batch,
-            worker: batch.context.worker(deliveries[0]).map(Cow::Borrowed),
             deliveries,
+            worker: None,
         }
     }
 
@@ -108,7 +103,8 @@ impl<'a, 'b> Group<'a, 'b> {
                     delivery.event,
                     delivery.worker
                 );
-                Step::Return(self.backoff(delivery, None).max(INTERNAL_FAILURE_WAIT))
+                let wait = (self.deliver).internal_wait(self.batch.context.attempts(delivery));
+                Step::Return(wait.max(INTERNAL_FAILURE_WAIT))
             }
         }
     }
@@ -116,22 +112,31 @@ impl<'a, 'b> Group<'a, 'b> {
     /// Attempts or parks the delivery at this index.
     async fn process(&mut self, at: usize) -> Result<Step, Error> {
         let delivery = self.deliveries[at];
+        if at == 0 {
+            self.worker = self.batch.context.worker(delivery)?.map(Cow::Borrowed);
+        }
         for _ in 0..TRIES {
-            let Some(worker) = self.worker.clone() else {
-                tracing::info!(
-                    event = %delivery.event,
-                    worker = delivery.worker,
-                    "event {} is dropped: worker {} is removed",
-                    delivery.event,
-                    delivery.worker
-                );
-                return Ok(Step::Acknowledge);
-            };
-            if worker.state == WorkerState::Live {
-                return self.attempt(&worker, at).await;
-            }
-            if self.park(at, 0).await? == Parking::Parked {
-                return Ok(Step::AcknowledgeAll);
+            let worker = self.worker.clone();
+            match (
+                policy::on_receipt(worker.as_deref().map(|w| w.state)),
+                worker,
+            ) {
+                (OnReceipt::Drop, _) | (_, None) => {
+                    tracing::info!(
+                        event = %delivery.event,
+                        worker = delivery.worker,
+                        "event {} is dropped: worker {} is removed",
+                        delivery.event,
+                        delivery.worker
+                    );
+                    return Ok(Step::Acknowledge);
+                }
+                (OnReceipt::Attempt, Some(worker)) => return self.attempt(&worker, at).await,
+                (OnReceipt::Park, Some(worker)) => {
+                    if self.park(&worker, at, 0).await? == Parking::Parked {
+                        return Ok(Step::AcknowledgeAll);
+                    }
+                }
             }
             // The worker has become live, or is gone.
             let table = &self.deliver.table;
@@ -143,26 +148,30 @@ impl<'a, 'b> Group<'a, 'b> {
 
     /// Parks the delivery at this index and all behind it. `attempted` is how many attempts at the first are newer than
     /// the batch's context.
-    async fn park(&self, at: usize, attempted: u64) -> Result<Parking, TableError> {
+    async fn park(&self, worker: &Worker, at: usize, attempted: u64) -> Result<Parking, Error> {
         let deliveries = &self.deliveries[at..];
-        let attempts = |delivery| self.batch.context.attempts(delivery).map_or(0, |a| a.count);
         let mut numbered: Vec<_> = (deliveries.iter())
-            .map(|delivery| (*delivery, attempts(delivery) + 1))
+            .map(|delivery| {
+                (
+                    *delivery,
+                    next_number(self.batch.context.attempts(delivery)),
+                )
+            })
             .collect();
         numbered[0].1 += attempted;
-        let Delivery {
-            workspace, worker, ..
-        } = deliveries[0];
+        // Before the first event is parked, so that none can be parked with nobody to deliver it.
+        if policy::is_drained(worker.state, worker.pulls) && !worker.waiting {
+            self.deliver.queue.request_drain(worker).await?;
+        }
         let keep = self.deliver.config.mailbox_retention;
-        let parking = (self.deliver.table)
-            .park(workspace, worker, &numbered, keep)
-            .await?;
+        let parking = self.deliver.table.park(worker, &numbered, keep).await?;
         if parking == Parking::Parked {
             for delivery in deliveries {
                 tracing::info!(
                     event = %delivery.event,
-                    workspace,
-                    worker,
+                    workspace = worker.workspace,
+                    worker = worker.id,
+                    reason = worker.away_reason.map(AwayReason::as_str),
                     Parked = 1,
                     "parked event {}",
                     delivery.event
@@ -176,52 +185,37 @@ impl<'a, 'b> Group<'a, 'b> {
         let delivery = self.deliveries[at];
         let deliver = self.deliver;
         let earlier = self.batch.context.attempts(delivery);
-        let now = deliver.clock.millis();
         let Some(body) = deliver.body(self.batch, delivery).await? else {
-            let reason = DeadLetterReason {
-                text: "the stored body is gone".to_owned(),
-                status: None,
-                first_attempt_at: earlier.map_or(now, |a| a.first_at),
-                last_attempt_at: now,
-            };
-            return (self.dead_letter(delivery, &reason, earlier.map_or(0, |a| a.count))).await;
+            let text = "the stored body is gone".to_owned();
+            (deliver.dead_letter(delivery, text, None, earlier)).await?;
+            return Ok(Step::Acknowledge);
         };
-        let number = earlier.map_or(0, |a| a.count) + 1;
-        let signed = worker.delivery_headers(&delivery.event, &delivery.kind, number, &body, now);
-        let headers = outbound::headers(signed)?;
-        let url = worker.url.as_deref().unwrap_or_default();
-        let answer = deliver.outbound.post(url, headers, body).await;
-        let (signed_at, now) = (now, deliver.clock.millis());
-        let outcome = Outcome::of(answer, now, |headers| {
-            worker.has_answered(headers, delivery.event.as_str(), signed_at)
-        });
-        self.batch.report.attempt(delivery, number, outcome, now);
-        match outcome {
-            Outcome::Delivered => {
-                (deliver.record_success(self.batch, delivery, worker, now)).await;
+        let number = next_number(earlier);
+        let outcome = deliver.post(worker, delivery, number, body).await?;
+        let now = deliver.clock.millis();
+        let latency_ms = (now - delivery.sent_at).max(0);
+        (self.batch.report).attempt(delivery, number, outcome, Some(latency_ms));
+        match deliver.decide(outcome, earlier) {
+            AfterAttempt::Acknowledge => {
+                let was_tried = earlier.is_some();
+                (deliver.record_success(self.batch, delivery, worker, was_tried)).await;
                 Ok(Step::Acknowledge)
             }
-            Outcome::Gone => self.remove(worker).await,
-            Outcome::Unreachable(_) => self.unreachable(worker, at, outcome).await,
-            Outcome::Rejected { retry_after, .. } => {
-                self.rejected(worker, delivery, outcome, retry_after).await
+            AfterAttempt::RemoveWorker if deliver.remove(worker).await? => {
+                self.worker = None;
+                Ok(Step::Acknowledge)
+            }
+            // It has registered again, or has another address, since it was read.
+            AfterAttempt::RemoveWorker => Ok(Step::Return(policy::SHORTEST)),
+            AfterAttempt::Unreachable { is_overdue, wait } => {
+                (self.unreachable(worker, at, outcome, is_overdue, wait)).await
+            }
+            AfterAttempt::Retry(wait) => self.rejected(worker, at, outcome, wait).await,
+            AfterAttempt::DeadLetter => {
+                deliver.give_up(worker, delivery, outcome).await?;
+                Ok(Step::Acknowledge)
             }
         }
-    }
-
-    async fn remove(&mut self, worker: &Worker) -> Result<Step, Error> {
-        if !self.deliver.table.remove_worker(worker).await? {
-            // It has registered again, or has another address, since it was read.
-            return Ok(Step::Return(policy::SHORTEST));
-        }
-        tracing::info!(
-            worker = worker.id,
-            workspace = worker.workspace,
-            "removed worker {}: it answered 410",
-            worker.id
-        );
-        self.worker = None;
-        Ok(Step::Acknowledge)
     }
 
     /// Counts the attempt against the worker. If that marks the worker away, its deliveries are parked.
@@ -230,98 +224,76 @@ impl<'a, 'b> Group<'a, 'b> {
         worker: &Worker,
         at: usize,
         outcome: Outcome,
+        is_overdue: bool,
+        wait: Duration,
     ) -> Result<Step, Error> {
-        let delivery = self.deliveries[at];
         let table = &self.deliver.table;
         let counted = table.count_unreachable(worker, &outcome.reason()).await?;
-        (table.record_attempt(delivery, self.attempts_kept())).await?;
-        let Some(attempts) = counted else {
+        // Should it be parked now, it is due as soon as the worker is back.
+        let delivery = self.deliveries[at];
+        self.deliver
+            .record_failure(delivery, Duration::ZERO)
+            .await?;
+        match counted {
             // Another batch has marked it away, or it has another address.
-            return Ok(Step::Return(policy::SHORTEST));
-        };
-        // An absent laptop is never a reason for a dead letter: what was retried long enough is parked.
-        let gives_up = (self.deliver.config.give_up).is_due(self.age(delivery), None);
-        if (attempts.are_enough() || gives_up) && table.mark_away(worker).await? {
-            tracing::info!(
-                worker = worker.id,
-                workspace = worker.workspace,
-                "worker {} is away",
-                worker.id
-            );
-            if self.park(at, 1).await? == Parking::Parked {
-                return Ok(Step::AcknowledgeAll);
+            None => Ok(Step::Return(policy::SHORTEST)),
+            Some(attempts) if attempts.are_enough() || is_overdue => {
+                self.away(worker, at, AwayReason::Unreachable, wait).await
             }
+            Some(_) => Ok(Step::Return(wait)),
         }
-        Ok(Step::Return(self.backoff(delivery, None)))
     }
 
-    /// Records the rejection and returns the delivery to the queue, or dead-letters it.
+    /// Puts the delivery into backoff. If the worker has no room for another one there, it is away.
     async fn rejected(
         &self,
         worker: &Worker,
-        delivery: &Delivery,
+        at: usize,
         outcome: Outcome,
-        retry_after: Option<Duration>,
+        wait: Duration,
     ) -> Result<Step, Error> {
-        let table = &self.deliver.table;
-        let text = outcome.reason();
-        if let Err(error) = table.record_rejection(worker, &text).await {
-            let (worker, error) = (&worker.id, chain(&error));
-            tracing::warn!(
-                worker,
-                error,
-                "a rejection of worker {worker} was not recorded"
-            );
+        let (deliver, delivery) = (self.deliver, self.deliveries[at]);
+        deliver.record_failure(delivery, wait).await?;
+        let limit = deliver.config.deliveries_in_backoff;
+        let has_room = (deliver.table)
+            .put_in_backoff(worker, &outcome.reason(), &delivery.event, limit)
+            .await?;
+        if has_room {
+            return Ok(Step::Return(wait));
         }
-        let attempts = (table.record_attempt(delivery, self.attempts_kept())).await?;
-        let give_up = self.deliver.config.give_up;
-        if !give_up.is_due(self.age(delivery), outcome.status()) {
-            return Ok(Step::Return(self.backoff(delivery, retry_after)));
-        }
-        let reason = DeadLetterReason {
-            text,
-            status: outcome.status(),
-            first_attempt_at: attempts.first_at,
-            last_attempt_at: self.deliver.clock.millis(),
-        };
-        self.dead_letter(delivery, &reason, attempts.count).await
+        self.away(worker, at, AwayReason::Rejecting, policy::SHORTEST)
+            .await
     }
 
-    async fn dead_letter(
+    /// Marks the worker away and parks its deliveries. If it has changed meanwhile, they return after `wait`.
+    async fn away(
         &self,
-        delivery: &Delivery,
-        reason: &DeadLetterReason,
-        attempts: u64,
+        worker: &Worker,
+        at: usize,
+        reason: AwayReason,
+        wait: Duration,
     ) -> Result<Step, Error> {
-        (self.deliver.dead_letters.dead_letter(delivery, reason)).await?;
-        tracing::warn!(
-            event = %delivery.event,
-            workspace = delivery.workspace,
-            worker = delivery.worker,
-            attempts,
-            reason = reason.text,
-            Deliveries = 1,
-            Outcome = "dead_lettered",
-            "dead-lettered event {} for worker {}",
-            delivery.event,
-            delivery.worker
+        let Some(away_since) = self.deliver.table.mark_away(worker, reason).await? else {
+            return Ok(Step::Return(wait));
+        };
+        tracing::info!(
+            worker = worker.id,
+            workspace = worker.workspace,
+            reason = reason.as_str(),
+            "worker {} is away: it is {}",
+            worker.id,
+            reason.as_str()
         );
-        Ok(Step::Acknowledge)
-    }
-
-    fn age(&self, delivery: &Delivery) -> Duration {
-        elapsed(delivery.sent_at, self.deliver.clock.millis())
-    }
-
-    /// The wait until the next attempt, in the whole seconds that SQS counts.
-    fn backoff(&self, delivery: &Delivery, retry_after: Option<Duration>) -> Duration {
-        let random = getrandom::u32().expect("the system's random source works");
-        let jitter = f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0;
-        let wait = policy::backoff(self.age(delivery), retry_after, jitter);
-        Duration::from_secs(wait.as_millis().div_ceil(1000) as u64)
-    }
-
-    fn attempts_kept(&self) -> Duration {
-        self.deliver.config.give_up.after + ATTEMPTS_KEPT_BEYOND
+        let away = Worker {
+            state: WorkerState::Away,
+            away_since: Some(away_since),
+            away_reason: Some(reason),
+            waiting: false,
+            ..worker.clone()
+        };
+        match self.park(&away, at, 1).await? {
+            Parking::Parked => Ok(Step::AcknowledgeAll),
+            Parking::NotAway => Ok(Step::Return(wait)),
+        }
     }
 }

@@ -1,27 +1,26 @@
 //! The log lines and the metrics of a batch's attempts.
 
 use parking_lot::Mutex;
-use protocol::clock::UnixMillis;
 
 use crate::delivery::Delivery;
 use crate::metrics;
 use crate::outcome::Outcome;
 
-/// The outcomes of a batch's attempts, each with the time since its event was queued, in milliseconds.
+/// The outcomes of a batch's attempts, each with the time since its event was queued, in milliseconds. A delivery from a
+/// mailbox has none: it says how long the worker was away.
 #[derive(Debug, Default)]
-pub(super) struct Report(Mutex<Vec<(Outcome, i64)>>);
+pub(super) struct Report(Mutex<Vec<(Outcome, Option<i64>)>>);
 
 impl Report {
-    /// Logs an attempt, which ended at `now`, and keeps its outcome for the metrics.
+    /// Logs an attempt and keeps its outcome for the metrics.
     pub(super) fn attempt(
         &self,
         delivery: &Delivery,
         attempt: u64,
         outcome: Outcome,
-        now: UnixMillis,
+        latency_ms: Option<i64>,
     ) {
         let is_delivered = outcome == Outcome::Delivered;
-        let latency_ms = (now - delivery.sent_at).max(0);
         tracing::info!(
             event = %delivery.event,
             workspace = delivery.workspace,
@@ -29,7 +28,7 @@ impl Report {
             attempt,
             outcome = outcome.name(),
             reason = (!is_delivered).then(|| outcome.reason()),
-            latency = is_delivered.then_some(latency_ms),
+            latency = latency_ms.filter(|_| is_delivered),
             "{} event {}",
             if is_delivered { "delivered" } else { "could not deliver" },
             delivery.event
@@ -46,13 +45,13 @@ impl Report {
             let (outcome, _) = same[0];
             let is_delivered = outcome == Outcome::Delivered;
             let is_final = is_delivered || outcome == Outcome::Gone;
-            let latencies: Vec<_> = same.iter().map(|(_, latency)| latency).collect();
+            let latencies: Vec<_> = same.iter().filter_map(|(_, latency)| *latency).collect();
             tracing::info!(
                 target: metrics::TARGET,
                 Attempts = same.len(),
                 Deliveries = is_final.then_some(same.len()),
                 Outcome = outcome.name(),
-                DeliveryLatency = is_delivered.then(|| tracing::field::debug(&latencies)),
+                DeliveryLatency = (is_delivered && !latencies.is_empty()).then(|| tracing::field::debug(&latencies)),
                 "metrics of a batch"
             );
         }
@@ -74,11 +73,11 @@ mod tests {
             retry_after: None,
         };
         let attempts = vec![
-            (Outcome::Delivered, 12),
-            (rejected(500), 13),
-            (Outcome::Gone, 14),
-            (Outcome::Delivered, 15),
-            (rejected(404), 16),
+            (Outcome::Delivered, Some(12)),
+            (rejected(500), Some(13)),
+            (Outcome::Gone, Some(14)),
+            (Outcome::Delivered, Some(15)),
+            (rejected(400), Some(16)),
         ];
         let lines = lines(|| Report(Mutex::new(attempts)).emit());
         let found = lines.iter().map(|line| {

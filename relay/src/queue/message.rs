@@ -28,6 +28,8 @@ mod attribute {
     pub(super) const LAST_STATUS: &str = "lastStatus";
     pub(super) const FIRST_ATTEMPT: &str = "firstAttempt";
     pub(super) const LAST_ATTEMPT: &str = "lastAttempt";
+    /// Tells a request to drain from a delivery.
+    pub(super) const DRAIN: &str = "drain";
 }
 
 /// SQS accepts `#x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF` (SendMessage, API reference).
@@ -88,6 +90,58 @@ pub struct Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the message has no readable `{0}`")]
 pub struct UnreadablePart(pub &'static str);
+
+/// A request to drain the mailbox of a worker.
+#[derive(Debug, Clone)]
+pub struct DrainRequest {
+    /// SQS's id of the message, which names it in a partial batch response.
+    pub message_id: String,
+    /// The receipt handle of this receive.
+    pub receipt_handle: String,
+    /// How often the message was received, this receive included.
+    pub received: u64,
+    /// Whether it begins a drain. Otherwise it goes on with one.
+    pub is_new: bool,
+    /// Linear's `organizationId`.
+    pub workspace: String,
+    /// The worker's id.
+    pub worker: String,
+}
+
+/// What a message is.
+#[derive(Debug)]
+pub enum Received {
+    /// One event for one worker.
+    Delivery(Delivery),
+    /// A request of the relay to itself.
+    Drain(DrainRequest),
+}
+
+impl Received {
+    /// Reads a message; `take` removes and returns a message attribute.
+    ///
+    /// # Errors
+    ///
+    /// The first part that is missing or malformed.
+    pub fn parse(
+        message: Message,
+        mut take: impl FnMut(&str) -> Option<String>,
+    ) -> Result<Self, UnreadablePart> {
+        let Some(drain) = take(attribute::DRAIN) else {
+            return Delivery::parse(message, take).map(Self::Delivery);
+        };
+        let mut text = |name: &'static str| take(name).ok_or(UnreadablePart(name));
+        let received = message.received.parse();
+        Ok(Self::Drain(DrainRequest {
+            message_id: message.id,
+            receipt_handle: message.receipt_handle,
+            received: received.map_err(|_| UnreadablePart("ApproximateReceiveCount"))?,
+            is_new: drain == NEW_DRAIN,
+            workspace: text(attribute::WORKSPACE)?,
+            worker: text(attribute::WORKER)?,
+        }))
+    }
+}
 
 impl Delivery {
     /// Reads a message; `take` removes and returns a message attribute.
@@ -166,6 +220,28 @@ impl<'a> OutgoingEvent<'a> {
         }
         entry.build().expect("an id and a body are given")
     }
+}
+
+/// The value of the `drain` attribute of a request that begins a drain, and of one that goes on with it.
+const NEW_DRAIN: &str = "new";
+const CONTINUED_DRAIN: &str = "continued";
+
+/// Adds a request to drain a mailbox to a call that sends it to the queue. Its group has no ordering key, so that it is
+/// no delivery's group.
+pub(super) fn drain(
+    call: SendMessageFluentBuilder,
+    workspace: &str,
+    worker: &str,
+    unique: &str,
+    is_new: bool,
+) -> SendMessageFluentBuilder {
+    let drain = if is_new { NEW_DRAIN } else { CONTINUED_DRAIN };
+    call.message_body(attribute::DRAIN)
+        .message_group_id(worker)
+        .message_deduplication_id(format!("drain:{unique}"))
+        .message_attributes(attribute::DRAIN, string(drain))
+        .message_attributes(attribute::WORKSPACE, string(workspace))
+        .message_attributes(attribute::WORKER, string(worker))
 }
 
 /// Adds a delivery and the reason to a call that sends it to the dead-letter queue.

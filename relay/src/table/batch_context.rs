@@ -3,25 +3,41 @@
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::ReturnValue;
+use protocol::clock::UnixMillis;
 
 use super::{Item, Table, TableError, n, number, s, text, worker_key, worker_partition, workers};
 use crate::delivery::{Delivery, FailedAttempts};
 use crate::worker::Worker;
 
 const PREFIX: &str = "TRY#";
+const OPERATION: &str = "read the workers";
 
 /// The workers and failed attempts of a batch. A batch is small, so lookups are linear.
 #[derive(Debug, Default)]
 pub(crate) struct BatchContext {
     workers: Vec<Worker>,
+    /// The workers, by workspace and id, whose items cannot be read.
+    unreadable: Vec<(String, String)>,
     /// By worker and event.
     attempts: Vec<(String, String, FailedAttempts)>,
 }
 
 impl BatchContext {
     /// The delivery's worker; none if it is absent or its lease has ended.
-    pub(crate) fn worker(&self, delivery: &Delivery) -> Option<&Worker> {
-        (self.workers.iter()).find(|w| w.id == delivery.worker && w.workspace == delivery.workspace)
+    ///
+    /// # Errors
+    ///
+    /// The worker's item is malformed.
+    pub(crate) fn worker(&self, delivery: &Delivery) -> Result<Option<&Worker>, TableError> {
+        let is_its = |workspace: &str, worker: &str| {
+            worker == delivery.worker && workspace == delivery.workspace
+        };
+        if (self.unreadable.iter()).any(|(workspace, worker)| is_its(workspace, worker)) {
+            return Err(TableError::Malformed {
+                operation: OPERATION,
+            });
+        }
+        Ok((self.workers.iter()).find(|worker| is_its(&worker.workspace, &worker.id)))
     }
 
     /// The delivery's failed attempts, if there were any.
@@ -36,7 +52,15 @@ impl BatchContext {
     fn add(&mut self, item: Item) -> Option<()> {
         let partition = text(&item, "pk")?.strip_prefix("WS#")?;
         match partition.split_once("#WORKER#") {
-            None => self.workers.push(workers::parse(item)?),
+            None => {
+                let workspace = partition.to_owned();
+                let id = worker_key::id(text(&item, "sk")?)?.to_owned();
+                match workers::parse(item) {
+                    Some(worker) => self.workers.push(worker),
+                    // Only this worker's deliveries wait.
+                    None => self.unreadable.push((workspace, id)),
+                }
+            }
             Some((_, worker)) => {
                 let event = text(&item, "sk")?.strip_prefix(PREFIX)?.to_owned();
                 let worker = worker.to_owned();
@@ -58,7 +82,8 @@ fn key(delivery: &Delivery) -> Item {
 fn parse(item: &Item) -> Option<FailedAttempts> {
     Some(FailedAttempts {
         count: number(item, "attempts")?,
-        first_at: number(item, "first_attempt")?,
+        first_at: number(item, "first_attempt"),
+        due_at: number(item, "due_at"),
     })
 }
 
@@ -86,20 +111,21 @@ impl Table {
         &self,
         deliveries: &[Delivery],
     ) -> Result<BatchContext, TableError> {
-        let operation = "read the workers";
         let mut context = BatchContext::default();
-        for item in self.get_batch(keys(deliveries), operation).await? {
-            context
-                .add(item)
-                .ok_or(TableError::Malformed { operation })?;
+        for item in self.get_batch(keys(deliveries), OPERATION).await? {
+            if context.add(item).is_none() {
+                // The attempts of one delivery: it counts as not tried.
+                tracing::error!("an item of failed attempts cannot be read");
+            }
         }
         Ok(context)
     }
 
-    /// Records a failed attempt of a delivery and returns all of them.
+    /// Records a failed attempt of a delivery, which is attempted again at `due_at`, and returns all of them.
     pub(crate) async fn record_attempt(
         &self,
         delivery: &Delivery,
+        due_at: UnixMillis,
         keep: Duration,
     ) -> Result<FailedAttempts, TableError> {
         let operation = "record a failed attempt";
@@ -107,16 +133,37 @@ impl Table {
             .table_name(&self.name)
             .set_key(Some(key(delivery)))
             .update_expression(
-                "ADD attempts :one SET expires_at = :until, \
+                "ADD attempts :one SET expires_at = :until, due_at = :due, \
                  first_attempt = if_not_exists(first_attempt, :now)",
             )
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":due", n(due_at))
             .expression_attribute_values(":until", n(self.expiry(keep)))
             .return_values(ReturnValue::AllNew)
             .send()
             .await
             .map_err(|e| TableError::call(operation, e))?;
         (recorded.attributes.as_ref().and_then(parse)).ok_or(TableError::Malformed { operation })
+    }
+
+    /// Begins the time anew for which a delivery is tried, because it is dead-lettered: should it be moved back, it is
+    /// tried as long again. Its attempts stay counted.
+    pub(crate) async fn restart_attempts(&self, delivery: &Delivery) -> Result<(), TableError> {
+        (self.client.update_item())
+            .table_name(&self.name)
+            .set_key(Some(key(delivery)))
+            .update_expression("REMOVE first_attempt, due_at")
+            .condition_expression("attribute_exists(attempts)")
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| TableError::call("restart the attempts", e))
+    }
+
+    /// Deletes the failed attempts of deliveries that have ended.
+    pub(crate) async fn delete_attempts(&self, deliveries: &[&Delivery]) -> Result<(), TableError> {
+        let keys = deliveries.iter().map(|delivery| key(delivery)).collect();
+        self.delete_batch(keys, "delete failed attempts").await
     }
 }

@@ -4,6 +4,9 @@
 //! worker's `parked`. `mark_live` requires the `parked` that was read before the mailbox was found empty. So nothing is
 //! parked behind a worker that has just become live.
 //!
+//! The transaction also requires the registration that the worker was read with, and each item says it. So a removal, which
+//! takes a while, deletes what was parked for the worker that it removes, and nothing of one that registered meanwhile.
+//!
 //! A body is stored compressed, as `packed`, because DynamoDB bills each KB three times: twice for the transaction and
 //! once for the delete. A version that did not compress wrote `body`, and may run beside this one.
 
@@ -15,14 +18,17 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, Select, TransactWriteItem, Update};
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
-use protocol::clock::UnixSeconds;
+use protocol::clock::{UnixMillis, UnixSeconds};
 use protocol::messages::WorkerState;
 
 use super::{Item, Table, TableError, bodies, n, number, s, text, worker_key, worker_partition};
 use crate::delivery::{Body, Delivery};
 use crate::event::{EventId, MAX_BODY_BYTES};
+use crate::worker::Worker;
 
 const PREFIX: &str = "MAIL#";
+/// The attribute of a worker and of its mail that tells its registration.
+pub(super) const REGISTERED_AT: &str = "registered_at";
 /// A SequenceNumber has up to 128 bits.
 const SEQUENCE_DIGITS: usize = 39;
 /// A parked event.
@@ -30,14 +36,10 @@ const SEQUENCE_DIGITS: usize = 39;
 pub(crate) struct ParkedEvent {
     /// Names the event in an `ack`.
     pub(crate) id: String,
-    /// The event's id.
-    pub(crate) event: EventId,
-    /// The event's type.
-    pub(crate) kind: String,
     /// The number of its next attempt.
     pub(crate) attempt: u64,
-    /// The event's body, or where it is stored.
-    pub(crate) body: Body,
+    /// What was parked. It has no message on the queue any more.
+    pub(crate) delivery: Delivery,
 }
 
 /// The result of parking.
@@ -45,7 +47,7 @@ pub(crate) struct ParkedEvent {
 pub(crate) enum Parking {
     /// All deliveries are in the mailbox.
     Parked,
-    /// None is, because the worker is live or removed.
+    /// None is, because the worker is live, removed or registered again after a removal.
     NotAway,
 }
 
@@ -73,7 +75,7 @@ fn key(partition: &str, id: &str) -> Item {
     ])
 }
 
-fn parse(item: &Item) -> Option<ParkedEvent> {
+fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {
     let bytes = |name| item.get(name)?.as_b().ok().map(AsRef::<[u8]>::as_ref);
     let body = if let Some(packed) = bytes("packed") {
         Body::Inline(bodies::decompress(packed, MAX_BODY_BYTES)?.into())
@@ -82,20 +84,42 @@ fn parse(item: &Item) -> Option<ParkedEvent> {
     } else {
         Body::Stored(text(item, "stored")?.to_owned())
     };
+    let id = text(item, "sk")?.strip_prefix(PREFIX)?.to_owned();
+    let owned = |name, otherwise: &str| text(item, name).unwrap_or(otherwise).to_owned();
     Some(ParkedEvent {
-        id: text(item, "sk")?.strip_prefix(PREFIX)?.to_owned(),
-        event: EventId::parse(text(item, "event")?)?,
-        kind: text(item, "type")?.to_owned(),
         attempt: number(item, "attempt")?,
-        body,
+        delivery: Delivery {
+            message_id: id.clone(),
+            receipt_handle: String::new(),
+            // An earlier version did not write it: then the whole mailbox stays in order.
+            group: owned("group", worker),
+            sequence: id.split_once('-')?.0.to_owned(),
+            sent_at: 0,
+            may_be_tried: true,
+            event: EventId::parse(text(item, "event")?)?,
+            workspace: workspace.to_owned(),
+            worker: worker.to_owned(),
+            kind: text(item, "type")?.to_owned(),
+            action: owned("action", ""),
+            body,
+        },
+        id,
     })
 }
 
 /// The item of a parked delivery.
-fn item(partition: &str, delivery: &Delivery, attempt: u64, expires_at: UnixSeconds) -> Item {
+fn item(
+    partition: &str,
+    (delivery, attempt): (&Delivery, u64),
+    registered_at: UnixMillis,
+    expires_at: UnixSeconds,
+) -> Item {
     let mut item = key(partition, &id(delivery));
     item.insert("event".to_owned(), s(delivery.event.as_str()));
     item.insert("type".to_owned(), s(&delivery.kind));
+    item.insert("action".to_owned(), s(&delivery.action));
+    item.insert("group".to_owned(), s(&delivery.group));
+    item.insert(REGISTERED_AT.to_owned(), n(registered_at));
     item.insert("attempt".to_owned(), n(attempt));
     item.insert("expires_at".to_owned(), n(expires_at));
     match &delivery.body {
@@ -124,28 +148,34 @@ impl Table {
     /// Parks up to ten deliveries of one worker, each with the number of its next attempt: all or none.
     pub(crate) async fn park(
         &self,
-        workspace: &str,
-        worker: &str,
+        worker: &Worker,
         deliveries: &[(&Delivery, u64)],
         keep: Duration,
     ) -> Result<Parking, TableError> {
         let operation = "park the event";
-        let partition = worker_partition(workspace, worker);
-        let grow = Update::builder()
+        let partition = worker_partition(&worker.workspace, &worker.id);
+        let is_same = match worker.registered_at {
+            0 => "attribute_not_exists(registered_at)",
+            _ => "registered_at = :registered",
+        };
+        let mut grow = Update::builder()
             .table_name(&self.name)
-            .set_key(Some(worker_key::key(workspace, worker)))
+            .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
             .update_expression("ADD parked :count SET waiting = :yes")
-            .condition_expression("#state IN (:away, :pull)")
+            .condition_expression(format!("#state IN (:away, :pull) AND {is_same}"))
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":count", n(deliveries.len()))
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
             .expression_attribute_values(":away", s(WorkerState::Away.as_str()))
-            .expression_attribute_values(":pull", s(WorkerState::Pull.as_str()))
-            .build()
-            .expect("a key and an expression are given");
+            .expression_attribute_values(":pull", s(WorkerState::Pull.as_str()));
+        if worker.registered_at > 0 {
+            grow = grow.expression_attribute_values(":registered", n(worker.registered_at));
+        }
+        let grow = grow.build().expect("a key and an expression are given");
         let mut writes = vec![TransactWriteItem::builder().update(grow).build()];
         for (delivery, attempt) in deliveries {
-            let item = item(&partition, delivery, *attempt, self.expiry(keep));
+            let (delivery, expires_at) = ((*delivery, *attempt), self.expiry(keep));
+            let item = item(&partition, delivery, worker.registered_at, expires_at);
             let put = Put::builder().table_name(&self.name).set_item(Some(item));
             let put = put.build().expect("an item is given");
             writes.push(TransactWriteItem::builder().put(put).build());
@@ -174,23 +204,26 @@ impl Table {
             .await
     }
 
-    /// The oldest parked events: at most `limit`, and none after their bodies have reached `bytes`.
+    /// The oldest parked events after the one with this id: at most `limit`, and none after their bodies have reached
+    /// `bytes`.
     pub(crate) async fn oldest_parked(
         &self,
         workspace: &str,
         worker: &str,
         limit: usize,
         bytes: usize,
+        after: Option<&str>,
     ) -> Result<Vec<ParkedEvent>, TableError> {
         let operation = "read the mailbox";
         let mut found = Vec::new();
         let mut together = 0;
-        let mut from = None;
+        let partition = worker_partition(workspace, worker);
+        let mut from = after.map(|id| key(&partition, id));
         loop {
             let page = (self.client.query())
                 .table_name(&self.name)
                 .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-                .expression_attribute_values(":pk", s(worker_partition(workspace, worker)))
+                .expression_attribute_values(":pk", s(&partition))
                 .expression_attribute_values(":prefix", s(PREFIX))
                 .consistent_read(true)
                 .limit(i32::try_from(limit).unwrap_or(i32::MAX))
@@ -202,8 +235,9 @@ impl Table {
                 if !self.is_alive(&item) {
                     continue;
                 }
-                let mail = parse(&item).ok_or(TableError::Malformed { operation })?;
-                if let Body::Inline(body) = &mail.body {
+                let mail =
+                    parse(workspace, worker, &item).ok_or(TableError::Malformed { operation })?;
+                if let Body::Inline(body) = &mail.delivery.body {
                     together += body.len();
                 }
                 found.push(mail);
@@ -277,7 +311,7 @@ mod tests {
                 (name.to_owned(), AttributeValue::B(Blob::new(kept))),
             ]);
             assert_eq!(
-                parse(&item).unwrap().body,
+                parse("w", "k", &item).unwrap().delivery.body,
                 Body::Inline(Bytes::from_static(body))
             );
         }

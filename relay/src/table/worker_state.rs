@@ -4,12 +4,21 @@
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use protocol::clock::{UnixMillis, elapsed};
-use protocol::messages::WorkerState;
+use protocol::messages::{AwayReason, WorkerState};
 
 use super::workers::conditional;
 use super::{Table, TableError, n, number, s};
+use crate::event::EventId;
 use crate::policy::UnreachableAttempts;
 use crate::worker::Worker;
+
+/// What every rejection records.
+const REJECTED: &str =
+    "SET last_error = :reason, last_error_at = :now REMOVE failures, failing_since";
+
+fn set_of(event: &EventId) -> AttributeValue {
+    AttributeValue::Ss(vec![event.as_str().to_owned()])
+}
 
 impl Table {
     /// Marks an away worker live, unless anything was parked since it was read. Returns whether it is live now.
@@ -17,7 +26,8 @@ impl Table {
         let update = self
             .update_worker(worker)
             .update_expression(
-                "SET #state = :live REMOVE failures, failing_since, away_since, waiting",
+                "SET #state = :live \
+                 REMOVE failures, failing_since, away_since, away_reason, waiting, in_backoff",
             )
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":away", s(WorkerState::Away.as_str()));
@@ -31,20 +41,29 @@ impl Table {
         Ok(conditional(update.send().await, "mark the worker live")?.is_some())
     }
 
-    /// Marks a live worker away, if its address still is the one that was unreachable. Returns whether it is away now.
-    pub(crate) async fn mark_away(&self, worker: &Worker) -> Result<bool, TableError> {
+    /// Marks a live worker away, if its address still is the one that was tried. Returns since when, if
+    /// it is away now.
+    pub(crate) async fn mark_away(
+        &self,
+        worker: &Worker,
+        reason: AwayReason,
+    ) -> Result<Option<UnixMillis>, TableError> {
+        let now = self.clock.millis();
         let update = self
             .update_worker(worker)
             .update_expression(
-                "SET #state = :away, away_since = :now REMOVE failures, failing_since",
+                "SET #state = :away, away_since = :now, away_reason = :reason \
+                 REMOVE failures, failing_since, in_backoff",
             )
             .condition_expression("#state = :live AND #url = :url")
             .expression_attribute_names("#url", "url")
-            .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":now", n(now))
+            .expression_attribute_values(":reason", s(reason.as_str()))
             .expression_attribute_values(":away", s(WorkerState::Away.as_str()))
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":url", s(worker.url.as_deref().unwrap_or_default()));
-        Ok(conditional(update.send().await, "mark the worker away")?.is_some())
+        let marked = conditional(update.send().await, "mark the worker away")?;
+        Ok(marked.map(|_| now))
     }
 
     /// Records that the mailbox of a worker was found empty, unless anything was parked since the worker was read.
@@ -99,33 +118,79 @@ impl Table {
         }))
     }
 
-    /// Records that the worker accepted a delivery.
-    pub(crate) async fn record_success(&self, worker: &Worker) -> Result<(), TableError> {
+    /// Counts an away worker as away from now on, because it was there in between.
+    pub(crate) async fn restart_away(&self, worker: &Worker) -> Result<(), TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression("SET away_since = :now")
+            .condition_expression("#state = :away")
+            .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":away", s(WorkerState::Away.as_str()));
+        conditional(update.send().await, "record that the worker was there").map(drop)
+    }
+
+    /// Records that the worker accepted the delivery of an event, which is not in backoff any more.
+    pub(crate) async fn record_success(
+        &self,
+        worker: &Worker,
+        event: &EventId,
+    ) -> Result<(), TableError> {
         let update = self
             .update_worker(worker)
             .update_expression(
-                "SET delivered_at = :now, has_delivered = :yes REMOVE failures, failing_since",
+                "SET delivered_at = :now, has_delivered = :yes REMOVE failures, failing_since \
+                 DELETE in_backoff :event",
             )
             .condition_expression("attribute_exists(#state)")
+            .expression_attribute_values(":event", set_of(event))
             .expression_attribute_values(":now", n(self.clock.millis()))
             .expression_attribute_values(":yes", AttributeValue::Bool(true));
         conditional(update.send().await, "record the worker's success").map(drop)
     }
 
-    /// Records that the worker rejected a delivery or a health check.
+    /// Records that the worker rejected a delivery or a health check. An event that is given is not in backoff any more.
     pub(crate) async fn record_rejection(
         &self,
         worker: &Worker,
         reason: &str,
+        event: Option<&EventId>,
     ) -> Result<(), TableError> {
         let update = self
             .update_worker(worker)
-            .update_expression(
-                "SET last_error = :reason, last_error_at = :now REMOVE failures, failing_since",
-            )
             .condition_expression("attribute_exists(#state)")
             .expression_attribute_values(":now", n(self.clock.millis()))
             .expression_attribute_values(":reason", s(reason));
+        let update = match event {
+            None => update.update_expression(REJECTED),
+            Some(event) => update
+                .update_expression(format!("{REJECTED} DELETE in_backoff :event"))
+                .expression_attribute_values(":event", set_of(event)),
+        };
         conditional(update.send().await, "record the worker's rejection").map(drop)
+    }
+
+    /// Records that the worker rejected the delivery of an event, which is in backoff now. Returns whether it is: a live
+    /// worker has at most `limit` of them.
+    pub(crate) async fn put_in_backoff(
+        &self,
+        worker: &Worker,
+        reason: &str,
+        event: &EventId,
+        limit: u64,
+    ) -> Result<bool, TableError> {
+        let update = self
+            .update_worker(worker)
+            .update_expression(format!("{REJECTED} ADD in_backoff :event"))
+            .condition_expression(
+                "#state = :live AND (attribute_not_exists(in_backoff) OR size(in_backoff) < :limit \
+                 OR contains(in_backoff, :id))",
+            )
+            .expression_attribute_values(":now", n(self.clock.millis()))
+            .expression_attribute_values(":reason", s(reason))
+            .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
+            .expression_attribute_values(":limit", n(limit))
+            .expression_attribute_values(":id", s(event.as_str()))
+            .expression_attribute_values(":event", set_of(event));
+        Ok(conditional(update.send().await, "put a delivery into backoff")?.is_some())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
-use protocol::messages::WorkerState;
+use protocol::messages::{AwayReason, WorkerState};
 use serde::Deserialize;
 
 use super::worker_key::{PREFIX, SHARD, id, key, partition, shard, workspace};
@@ -227,10 +227,12 @@ impl Table {
             set.push("#state = :state");
             update = update.expression_attribute_values(":state", s(state.as_str()));
             if state == WorkerState::Away {
-                set.push("away_since = :now");
-                update = update.expression_attribute_values(":now", n(self.clock.millis()));
+                set.extend(["away_since = :now", "away_reason = :reason"]);
+                update = update
+                    .expression_attribute_values(":now", n(self.clock.millis()))
+                    .expression_attribute_values(":reason", s(AwayReason::Offline.as_str()));
             } else {
-                remove.push("away_since");
+                remove.extend(["away_since", "away_reason"]);
             }
         }
         if change.url.is_some() || change.state.is_some() {
@@ -245,7 +247,7 @@ impl Table {
         Ok(conditional(renewed, "renew the registration")?.is_some())
     }
 
-    /// Removes a worker, its mailbox and its failed attempts. Returns whether its registration and address still were as
+    /// Removes a worker, its mailbox and its failed attempts, and nothing of one that registers meanwhile. Returns whether its registration and address still were as
     /// read.
     pub(crate) async fn remove_worker(&self, worker: &Worker) -> Result<bool, TableError> {
         let operation = "remove the worker";
@@ -269,6 +271,10 @@ impl Table {
             .key_condition_expression("pk = :pk")
             .expression_attribute_values(":pk", s(worker_partition(&worker.workspace, &worker.id)))
             .projection_expression("pk, sk")
+            .filter_expression(
+                "attribute_not_exists(registered_at) OR registered_at <= :registered",
+            )
+            .expression_attribute_values(":registered", n(worker.registered_at))
             .consistent_read(true)
             .into_paginator()
             .send();

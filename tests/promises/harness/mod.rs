@@ -88,6 +88,14 @@ impl From<Registered> for Registration {
     }
 }
 
+impl Registration {
+    /// The ids of its workspace and of the worker.
+    pub(crate) fn names(&self) -> [String; 2] {
+        let parts: Vec<_> = self.path.split('/').collect();
+        [parts[3], parts[5]].map(str::to_owned)
+    }
+}
+
 pub(crate) struct Start<'a> {
     settings: HashMap<&'a str, String>,
     storage: Storage,
@@ -156,6 +164,13 @@ impl Relay {
     /// Registers a worker at this address.
     pub(crate) async fn register(&self, name: &str, url: &str) -> Registration {
         self.register_as(registration(name, url)).await
+    }
+
+    /// Registers a worker at this address that leaves its mailbox to the relay.
+    pub(crate) async fn register_receiving(&self, name: &str, url: &str) -> Registration {
+        let mut request = registration(name, url);
+        request["pulls"] = json!(false);
+        self.register_as(request).await
     }
 
     pub(crate) async fn register_pull(&self, name: &str) -> Registration {
@@ -308,6 +323,14 @@ impl Relay {
     /// Calls SQS at its loopback endpoint as any client does.
     pub(crate) async fn sqs(&self, action: &str, request: &Value) -> (u16, Value) {
         self.aws(&format!("AmazonSQS.{action}"), request).await
+    }
+
+    /// Calls DynamoDB at its loopback endpoint, which has to succeed.
+    pub(crate) async fn dynamodb(&self, action: &str, request: &Value) -> Value {
+        let target = format!("DynamoDB_20120810.{action}");
+        let (status, answer) = self.aws(&target, request).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
     }
 
     /// Puts other webhook secrets into Secrets Manager.

@@ -1,0 +1,152 @@
+//! One attempt at a delivery from the queue or from a mailbox, and the records of what came of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::clock::{UnixMillis, elapsed, millis};
+
+use super::Deliver;
+use crate::cause::chain;
+use crate::delivery::{DeadLetterReason, Delivery, FailedAttempts};
+use crate::error::Error;
+use crate::outbound;
+use crate::outcome::Outcome;
+use crate::policy::{self, AfterAttempt};
+use crate::table::TableError;
+use crate::worker::Worker;
+
+/// How long failed attempts are kept: as long as a message can be on the queue and the dead-letter queue (14 days each at
+/// most), a day included for delays.
+const ATTEMPTS_KEPT_BEYOND: Duration = Duration::from_secs(15 * 24 * 3600);
+
+/// The number of the attempt that comes after these.
+pub(super) fn next_number(earlier: Option<FailedAttempts>) -> u64 {
+    earlier.map_or(0, |attempts| attempts.count) + 1
+}
+
+impl Deliver {
+    /// Signs and POSTs a delivery.
+    pub(super) async fn post(
+        &self,
+        worker: &Worker,
+        delivery: &Delivery,
+        number: u64,
+        body: Bytes,
+    ) -> Result<Outcome, Error> {
+        let signed_at = self.clock.millis();
+        let signed =
+            worker.delivery_headers(&delivery.event, &delivery.kind, number, &body, signed_at);
+        let headers = outbound::headers(signed)?;
+        let url = worker.url.as_deref().unwrap_or_default();
+        let answer = self.outbound.post(url, headers, body).await;
+        Ok(Outcome::of(answer, self.clock.millis(), |headers| {
+            worker.has_answered(headers, delivery.event.as_str(), signed_at)
+        }))
+    }
+
+    /// What the policy makes of an attempt after these earlier ones.
+    pub(super) fn decide(&self, outcome: Outcome, earlier: Option<FailedAttempts>) -> AfterAttempt {
+        let attempt = policy::Attempt {
+            outcome,
+            tried_for: self.tried_for(earlier),
+            jitter: jitter(),
+        };
+        policy::after_attempt(attempt, &self.config.give_up)
+    }
+
+    /// The wait after a failure of the relay itself.
+    pub(super) fn internal_wait(&self, earlier: Option<FailedAttempts>) -> Duration {
+        policy::backoff(self.tried_for(earlier), None, jitter())
+    }
+
+    fn tried_for(&self, earlier: Option<FailedAttempts>) -> Duration {
+        let now = self.clock.millis();
+        elapsed(earlier.and_then(|a| a.first_at).unwrap_or(now), now)
+    }
+
+    /// Records a failed attempt of a delivery that is attempted again after `wait`.
+    pub(super) async fn record_failure(
+        &self,
+        delivery: &Delivery,
+        wait: Duration,
+    ) -> Result<FailedAttempts, TableError> {
+        let keep = self.config.give_up.after + ATTEMPTS_KEPT_BEYOND;
+        let due_at = self.clock.millis() + millis(wait);
+        self.table.record_attempt(delivery, due_at, keep).await
+    }
+
+    /// Records the last attempt at a delivery, and dead-letters it with its outcome as the reason.
+    pub(super) async fn give_up(
+        &self,
+        worker: &Worker,
+        delivery: &Delivery,
+        outcome: Outcome,
+    ) -> Result<(), Error> {
+        let attempts = self.record_failure(delivery, Duration::ZERO).await?;
+        let (table, text, event) = (&self.table, outcome.reason(), Some(&delivery.event));
+        if let Err(error) = table.record_rejection(worker, &text, event).await {
+            let (worker, error) = (&worker.id, chain(&error));
+            tracing::warn!(
+                worker,
+                error,
+                "a rejection of worker {worker} was not recorded"
+            );
+        }
+        (self.dead_letter(delivery, text, outcome.status(), Some(attempts))).await?;
+        if let Err(error) = table.restart_attempts(delivery).await {
+            let error = chain(&error);
+            tracing::warn!(error, event = %delivery.event, "moved back, the event is tried once");
+        }
+        Ok(())
+    }
+
+    /// Dead-letters a delivery.
+    pub(super) async fn dead_letter(
+        &self,
+        delivery: &Delivery,
+        text: String,
+        status: Option<u16>,
+        attempts: Option<FailedAttempts>,
+    ) -> Result<(), Error> {
+        let now: UnixMillis = self.clock.millis();
+        let reason = DeadLetterReason {
+            text,
+            status,
+            first_attempt_at: attempts.and_then(|a| a.first_at).unwrap_or(now),
+            last_attempt_at: now,
+        };
+        self.dead_letters.dead_letter(delivery, &reason).await?;
+        tracing::warn!(
+            event = %delivery.event,
+            workspace = delivery.workspace,
+            worker = delivery.worker,
+            attempts = attempts.map_or(0, |a| a.count),
+            reason = reason.text,
+            Deliveries = 1,
+            Outcome = "dead_lettered",
+            "dead-lettered event {} for worker {}",
+            delivery.event,
+            delivery.worker
+        );
+        Ok(())
+    }
+
+    /// Removes a worker that answered 410. Returns whether it still was as read.
+    pub(super) async fn remove(&self, worker: &Worker) -> Result<bool, TableError> {
+        let is_removed = self.table.remove_worker(worker).await?;
+        if is_removed {
+            tracing::info!(
+                worker = worker.id,
+                workspace = worker.workspace,
+                "removed worker {}: it answered 410",
+                worker.id
+            );
+        }
+        Ok(is_removed)
+    }
+}
+
+fn jitter() -> f64 {
+    let random = getrandom::u32().expect("the system's random source works");
+    f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0
+}

@@ -1,0 +1,335 @@
+//! Drains the mailbox of an away worker that does not empty it itself: probes the worker, soon and then at growing gaps,
+//! and once it answers, delivers its mailbox oldest first and marks it live.
+//!
+//! A drain is a message on the queue in a FIFO group of its own, so that it survives a crash, no two drains of a worker
+//! overlap, and its visibility timeout is the wait until the next probe. Invariant: an event leaves the mailbox only after
+//! it was delivered or dead-lettered. New events are parked behind until the mailbox is empty, so order holds; an event
+//! that is rejected holds back those with its ordering key, and no others.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use protocol::clock::{UnixMillis, elapsed};
+use tokio::time::Instant;
+
+use super::attempt::next_number;
+use super::group::INTERNAL_FAILURE_WAIT;
+use super::report::Report;
+use super::{BATCH_BUDGET, Deliver};
+use crate::cause::chain;
+use crate::delivery::{Body, FailedAttempts};
+use crate::error::Error;
+use crate::outcome::Outcome;
+use crate::policy::{self, AfterAttempt, AfterProbe, Probed};
+use crate::probe::probe;
+use crate::queue::DrainRequest;
+use crate::table::{BatchContext, ParkedEvent};
+use crate::worker::Worker;
+
+/// How many events are read from the mailbox at once.
+const PAGE: usize = 25;
+/// No more events are read at once after this many bytes of bodies.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A message that was received so often is replaced by a new one, long before the queue's redrive policy would move it to
+/// the dead-letter queue.
+const RECEIVED_OFTEN: u64 = 50;
+
+/// How a drain, or a part of it, ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There is nothing to drain any more.
+    Done,
+    /// It goes on after this long.
+    Wait(Duration),
+    /// It goes on at once, in an invocation of its own.
+    OutOfTime,
+}
+
+/// What became of an event in the mailbox.
+enum Step {
+    /// It leaves the mailbox.
+    Settled,
+    /// It stays, because it or an earlier one of its group is in backoff.
+    Blocked,
+    /// It stays, and so does everything behind it.
+    End(End),
+}
+
+/// A drain under way.
+struct Drain<'a> {
+    deliver: &'a Deliver,
+    worker: Worker,
+    deadline: Instant,
+    report: Report,
+    /// The groups whose head is in backoff, and until when.
+    blocked: HashMap<String, UnixMillis>,
+    has_delivered: bool,
+}
+
+impl Deliver {
+    /// Drains a mailbox as far as it goes. Returns whether the request is settled.
+    pub async fn drain(&self, request: &DrainRequest) -> bool {
+        let (workspace, worker) = (&request.workspace, &request.worker);
+        let end = self.drain_in_time(request).await.unwrap_or_else(|error| {
+            let error = chain(&error);
+            tracing::error!(
+                workspace,
+                worker,
+                error,
+                "the mailbox of worker {worker} could not be drained"
+            );
+            End::Wait(INTERNAL_FAILURE_WAIT)
+        });
+        let wait = match end {
+            End::Done => return true,
+            End::Wait(wait) if request.received < RECEIVED_OFTEN => wait,
+            End::Wait(_) | End::OutOfTime => match self.queue.continue_drain(request).await {
+                Ok(()) => return true,
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(workspace, worker, error, "a drain goes on later");
+                    INTERNAL_FAILURE_WAIT
+                }
+            },
+        };
+        let returned = [(request.receipt_handle.clone(), wait)];
+        self.queue.return_after(&returned).await;
+        false
+    }
+
+    async fn drain_in_time(&self, request: &DrainRequest) -> Result<End, Error> {
+        let found = self
+            .table
+            .worker(&request.workspace, &request.worker)
+            .await?;
+        let Some(worker) = found.filter(|w| policy::is_drained(w.state, w.pulls)) else {
+            return Ok(End::Done);
+        };
+        if request.is_new && request.received == 1 {
+            return Ok(End::Wait(policy::DRAIN_FIRST));
+        }
+        let mut drain = Drain {
+            deliver: self,
+            worker,
+            deadline: Instant::now() + BATCH_BUDGET,
+            report: Report::default(),
+            blocked: HashMap::new(),
+            has_delivered: false,
+        };
+        let end = drain.run().await;
+        drain.report.emit();
+        end
+    }
+}
+
+impl Drain<'_> {
+    async fn run(&mut self) -> Result<End, Error> {
+        let (deliver, worker) = (self.deliver, &self.worker);
+        // After the worker was read: `mark_live` requires that nothing was parked since.
+        let waiting = deliver
+            .table
+            .has_mail(&worker.workspace, &worker.id)
+            .await?;
+        let outcome = probe(&deliver.outbound, &deliver.clock, worker, waiting).await?;
+        let probed = Probed {
+            state: worker.state,
+            pulls: worker.pulls,
+            waiting,
+            has_failures: false,
+        };
+        match policy::after_probe(probed, outcome) {
+            AfterProbe::RemoveWorker => self.remove().await,
+            AfterProbe::Drain => self.empty().await,
+            AfterProbe::MarkLive => Ok(if self.mark_live().await? {
+                End::Done
+            } else {
+                End::OutOfTime
+            }),
+            _ => Ok(End::Wait(self.wait())),
+        }
+    }
+
+    /// Delivers the mailbox until it is empty or has to wait.
+    async fn empty(&mut self) -> Result<End, Error> {
+        let mut after: Option<String> = None;
+        loop {
+            let Worker { workspace, id, .. } = &self.worker;
+            let page = (self.deliver.table)
+                .oldest_parked(workspace, id, PAGE, PAGE_BYTES, after.as_deref())
+                .await?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = Some(last.id.clone());
+            if let Some(end) = self.deliver_page(&page).await? {
+                return Ok(end);
+            }
+        }
+        if let Some(due_at) = self.blocked.values().min() {
+            return Ok(End::Wait(self.until(*due_at)));
+        }
+        // Events that were parked meanwhile are delivered by the next invocation.
+        Ok(if self.mark_live().await? {
+            End::Done
+        } else {
+            End::OutOfTime
+        })
+    }
+
+    /// Delivers a page of the mailbox, and removes from it what is settled, also when something fails on the way.
+    async fn deliver_page(&mut self, page: &[ParkedEvent]) -> Result<Option<End>, Error> {
+        let (deliver, table) = (self.deliver, &self.deliver.table);
+        let deliveries: Vec<_> = page.iter().map(|parked| parked.delivery.clone()).collect();
+        let context = table.batch_context(&deliveries).await?;
+        match context.worker(&deliveries[0])? {
+            Some(worker) if policy::is_drained(worker.state, worker.pulls) => {
+                self.worker = worker.clone();
+            }
+            _ => return Ok(Some(End::Done)),
+        }
+        let (mut settled, mut tried) = (Vec::new(), Vec::new());
+        let mut end = Ok(None);
+        for parked in page {
+            match self.deliver_one(parked, &context).await {
+                Ok(Step::Settled) => {
+                    settled.push(parked.id.clone());
+                    if context.attempts(&parked.delivery).is_some() {
+                        tried.push(&parked.delivery);
+                    }
+                }
+                Ok(Step::Blocked) => {}
+                Ok(Step::End(early)) => {
+                    end = Ok(Some(early));
+                    break;
+                }
+                Err(error) => {
+                    end = Err(error);
+                    break;
+                }
+            }
+        }
+        let Worker { workspace, id, .. } = &self.worker;
+        table.delete_parked(workspace, id, &settled).await?;
+        deliver.forget_attempts(&tried).await;
+        end
+    }
+
+    async fn deliver_one(
+        &mut self,
+        parked: &ParkedEvent,
+        context: &BatchContext,
+    ) -> Result<Step, Error> {
+        let (deliver, delivery) = (self.deliver, &parked.delivery);
+        if Instant::now() > self.deadline {
+            return Ok(Step::End(End::OutOfTime));
+        }
+        if self.blocked.contains_key(&delivery.group) {
+            return Ok(Step::Blocked);
+        }
+        let earlier = context.attempts(delivery);
+        if let Some(due_at) = earlier.and_then(|attempts| attempts.due_at)
+            && due_at > deliver.clock.millis()
+        {
+            return Ok(self.block(parked, due_at));
+        }
+        let body = match &delivery.body {
+            Body::Inline(bytes) => Some(bytes.clone()),
+            Body::Stored(digest) => deliver.table.body(&delivery.workspace, digest).await?,
+        };
+        let Some(body) = body else {
+            let text = "the stored body is gone".to_owned();
+            (deliver.dead_letter(delivery, text, None, earlier)).await?;
+            return Ok(Step::Settled);
+        };
+        let number = next_number(earlier).max(parked.attempt);
+        let outcome = deliver.post(&self.worker, delivery, number, body).await?;
+        self.report.attempt(delivery, number, outcome, None);
+        self.settle(parked, outcome, earlier).await
+    }
+
+    async fn settle(
+        &mut self,
+        parked: &ParkedEvent,
+        outcome: Outcome,
+        earlier: Option<FailedAttempts>,
+    ) -> Result<Step, Error> {
+        let (deliver, delivery) = (self.deliver, &parked.delivery);
+        match deliver.decide(outcome, earlier) {
+            AfterAttempt::Acknowledge => {
+                if !self.has_delivered {
+                    self.has_delivered = true;
+                    let recorded = deliver.table.record_success(&self.worker, &delivery.event);
+                    recorded.await?;
+                }
+                Ok(Step::Settled)
+            }
+            AfterAttempt::RemoveWorker => self.remove().await.map(Step::End),
+            AfterAttempt::Unreachable { .. } => {
+                deliver.record_failure(delivery, Duration::ZERO).await?;
+                if !self.has_delivered {
+                    return Ok(Step::End(End::Wait(self.wait())));
+                }
+                deliver.table.restart_away(&self.worker).await?;
+                Ok(Step::End(End::Wait(policy::DRAIN_FIRST)))
+            }
+            AfterAttempt::Retry(wait) => {
+                let attempts = deliver.record_failure(delivery, wait).await?;
+                let (table, reason) = (&deliver.table, outcome.reason());
+                table.record_rejection(&self.worker, &reason, None).await?;
+                let due_at = attempts.due_at.unwrap_or_default();
+                Ok(self.block(parked, due_at))
+            }
+            AfterAttempt::DeadLetter => {
+                deliver.give_up(&self.worker, delivery, outcome).await?;
+                Ok(Step::Settled)
+            }
+        }
+    }
+
+    /// Holds back the group of an event until `due_at`. A worker that rejects as many groups as a live one may have in
+    /// backoff gets nothing else meanwhile.
+    fn block(&mut self, parked: &ParkedEvent, due_at: UnixMillis) -> Step {
+        self.blocked.insert(parked.delivery.group.clone(), due_at);
+        let earliest = self.blocked.values().min().copied().unwrap_or(due_at);
+        if (self.blocked.len() as u64) < self.deliver.config.deliveries_in_backoff {
+            Step::Blocked
+        } else {
+            Step::End(End::Wait(self.until(earliest)))
+        }
+    }
+
+    /// The wait until `due_at`, in the whole seconds that SQS counts.
+    fn until(&self, due_at: UnixMillis) -> Duration {
+        let left = elapsed(self.deliver.clock.millis(), due_at).max(policy::SHORTEST);
+        Duration::from_secs(left.as_millis().div_ceil(1000) as u64)
+    }
+
+    /// The wait until the worker is probed again.
+    fn wait(&self) -> Duration {
+        let now = self.deliver.clock.millis();
+        policy::drain_wait(elapsed(self.worker.away_since.unwrap_or(now), now))
+    }
+
+    async fn remove(&self) -> Result<End, Error> {
+        Ok(if self.deliver.remove(&self.worker).await? {
+            End::Done
+        } else {
+            End::OutOfTime
+        })
+    }
+
+    async fn mark_live(&self) -> Result<bool, Error> {
+        let worker = &self.worker;
+        let is_live = self.deliver.table.mark_live(worker).await?;
+        if is_live {
+            tracing::info!(
+                worker = worker.id,
+                workspace = worker.workspace,
+                "worker {} is live: its mailbox is delivered",
+                worker.id
+            );
+        }
+        Ok(is_live)
+    }
+}

@@ -1,0 +1,219 @@
+//! A worker that only receives gets its mailbox too: the relay probes it, delivers what waits oldest first, and marks it
+//! live once nothing waits.
+
+use std::time::Duration;
+
+use local::local_relay::QUEUE;
+use protocol::messages::{AwayReason, WorkerState};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{
+    Answer, Receiver, Registration, Relay, eventually, issue, numbers, relay, until,
+};
+
+/// A worker that does not pull, at a receiver.
+async fn receiving() -> (Relay, Receiver, Registration) {
+    let (relay, receiver) = (relay().start().await, Receiver::start().await);
+    let worker = relay.register_receiving("one", &receiver.url()).await;
+    (relay, receiver, worker)
+}
+
+/// Makes the worker away: nothing is at its address.
+async fn becomes_away(relay: &Relay, receiver: &Receiver, worker: &Registration) {
+    let down = Answer::Status(502);
+    receiver.answer([down.clone()]);
+    receiver.answer_ping(down);
+    relay.post(&issue("i", 0)).await;
+    let tried = receiver.count();
+    for attempt in 1..3 {
+        relay
+            .pass(Duration::from_secs(12), receiver, tried + attempt)
+            .await;
+    }
+    let away = relay.becomes(worker, WorkerState::Away).await;
+    assert_eq!(away.away_reason, Some(AwayReason::Unreachable));
+}
+
+/// The receiver is there again.
+fn is_back(receiver: &Receiver) {
+    receiver.answer([Answer::Status(200)]);
+    receiver.answer_ping(Answer::Status(204));
+}
+
+/// Moves the clock until the worker is live.
+async fn becomes_live(relay: &Relay, worker: &Registration, within: Duration) {
+    let until = relay.clock.millis() + i64::try_from(within.as_millis()).unwrap();
+    eventually("the worker is live", || async {
+        if relay.read(worker).await.state == WorkerState::Live {
+            return Some(());
+        }
+        assert!(relay.clock.millis() < until, "not within {within:?}");
+        relay.clock.advance(within / 120);
+        None
+    })
+    .await;
+}
+
+/// The numbers of the events that were delivered, without the attempts that failed.
+fn delivered(receiver: &Receiver, from: usize) -> Vec<usize> {
+    numbers(&receiver.received()[from..])
+}
+
+#[tokio::test]
+async fn a_receiver_that_was_down_gets_its_mailbox_in_order_soon_after_it_is_back() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    relay.post_all(1..40).await;
+    let all_wait = async || relay.local.sqs.peek(QUEUE).unwrap().len() == 1;
+    until("only the drain is on the queue", all_wait).await;
+    assert_eq!(receiver.count(), tried);
+    is_back(&receiver);
+    becomes_live(&relay, &worker, Duration::from_secs(60)).await;
+    assert_eq!(delivered(&receiver, tried), (0..40).collect::<Vec<_>>());
+    relay.settled().await;
+    relay.post(&issue("i", 40)).await;
+    receiver.wait_for(tried + 41).await;
+    assert!(relay.read(&worker).await.away_reason.is_none());
+}
+
+#[tokio::test]
+async fn probes_of_a_receiver_that_stays_down_come_at_doubling_gaps() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let began = relay.clock.millis();
+    let mut at = Vec::new();
+    for second in 0..200 {
+        if receiver.pinged().len() > at.len() {
+            at.push(second);
+        }
+        relay.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    assert!(relay.clock.millis() - began >= 200_000);
+    assert!((3..=6).contains(&at.len()), "{at:?}");
+    let gaps: Vec<_> = at.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(gaps.windows(2).all(|w| w[1] + 2 >= 2 * w[0] - 2), "{at:?}");
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
+}
+
+#[tokio::test]
+async fn a_receiver_that_fails_again_half_way_gets_the_rest_when_it_is_back_again() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    relay.post_all(1..10).await;
+    receiver.answer_ping(Answer::Status(204));
+    let well = Answer::Status(200);
+    receiver.answer([
+        well.clone(),
+        well.clone(),
+        well.clone(),
+        Answer::Status(502),
+    ]);
+    until("it fails half-way", async || {
+        relay.clock.advance(Duration::from_millis(500));
+        receiver.count() > tried + 3
+    })
+    .await;
+    // What comes meanwhile waits behind.
+    relay.post_all(10..13).await;
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
+    is_back(&receiver);
+    becomes_live(&relay, &worker, Duration::from_secs(60)).await;
+    let mut order = delivered(&receiver, tried);
+    order.dedup();
+    assert_eq!(order, (0..13).collect::<Vec<_>>());
+    relay.settled().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_know_pings_and_one_that_rejects_an_event_get_the_rest() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    relay.post(&issue("other", 1)).await;
+    relay.post(&issue("i", 2)).await;
+    receiver.answer_ping(Answer::Status(400));
+    // The first event of `i` is rejected, so the second one waits. That of the other issue does not.
+    receiver.answer([Answer::Status(500), Answer::Status(200)]);
+    becomes_live(&relay, &worker, Duration::from_secs(60)).await;
+    assert_eq!(delivered(&receiver, tried), [0, 1, 0, 2]);
+    relay.settled().await;
+}
+
+#[tokio::test]
+async fn a_worker_has_a_bounded_number_of_deliveries_in_backoff_and_gets_all_when_it_recovers() {
+    let relay = relay().set("DELIVERIES_IN_BACKOFF", 4).start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register_receiving("one", &receiver.url()).await;
+    let busy = Answer::With(429, "retry-after", "3600".into());
+    receiver.answer([busy]);
+    receiver.answer_ping(Answer::Status(204));
+    for at in 0..20 {
+        relay.post(&issue(&format!("i{at}"), at)).await;
+    }
+    let away = relay.becomes(&worker, WorkerState::Away).await;
+    assert_eq!(away.away_reason, Some(AwayReason::Rejecting));
+    // Four in backoff and the drain.
+    let is_bounded = async || relay.local.sqs.peek(QUEUE).unwrap().len() <= 5;
+    until("the others are parked", is_bounded).await;
+    assert!(relay.dead_letters().is_empty());
+    let other = Receiver::start().await;
+    relay.register("other", &other.url()).await;
+    relay.post(&issue("i", 99)).await;
+    other.wait_for(1).await;
+    receiver.answer([Answer::Status(200)]);
+    becomes_live(&relay, &worker, Duration::from_secs(3 * 3600)).await;
+    relay.settled().await;
+    let all = receiver.received();
+    let mut last: Vec<_> = numbers(&all).into_iter().collect();
+    last.sort_unstable();
+    last.dedup();
+    let mut expected: Vec<_> = (0..20).collect();
+    expected.push(99);
+    assert_eq!(last, expected);
+}
+
+#[tokio::test]
+async fn two_drains_at_once_deliver_each_event_once() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    relay.post_all(1..10).await;
+    let [workspace, id] = worker.names();
+    let text = |value: &str| json!({"DataType": "String", "StringValue": value});
+    let second = json!({
+        "QueueUrl": relay.local.sqs.url(QUEUE), "MessageBody": "drain", "MessageGroupId": id,
+        "MessageDeduplicationId": "second", "MessageAttributes": {
+            "drain": text("continued"), "workspace": text(&workspace), "worker": text(&id),
+        },
+    });
+    is_back(&receiver);
+    let (status, _) = relay.sqs("SendMessage", &second).await;
+    assert_eq!(status, 200);
+    becomes_live(&relay, &worker, Duration::from_secs(60)).await;
+    relay.settled().await;
+    assert_eq!(delivered(&receiver, tried), (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_mailbox_that_outlived_its_lease_is_drained_by_health() {
+    let relay = relay().set("LEASE_SECONDS", 3600).start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register_receiving("one", &receiver.url()).await;
+    becomes_away(&relay, &receiver, &worker).await;
+    relay.clock.advance(Duration::from_secs(2 * 3600));
+    let (path, token) = (worker.path.as_str(), worker.token.as_str());
+    relay
+        .refuses_worker((Method::GET, path), token, (401, "worker_token_invalid"))
+        .await;
+    relay.settled().await;
+    is_back(&receiver);
+    let tried = receiver.count();
+    let worker = relay.register_receiving("one", &receiver.url()).await;
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
+    becomes_live(&relay, &worker, Duration::from_secs(1200)).await;
+    assert_eq!(delivered(&receiver, tried), [0]);
+}
