@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Deserialize;
 use url::Url;
 
 pub(crate) use file::{FILE, find, read};
@@ -37,6 +38,18 @@ pub(crate) struct Rule {
     pub(crate) pattern: String,
     pub(crate) action: Action,
     pub(crate) time_limit: Duration,
+    pub(crate) stop: OnStop,
+}
+
+/// What a stop does with the event of its session that is being handled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnStop {
+    /// Nothing: the handler gets the stop beside it.
+    #[default]
+    Pass,
+    /// Its command gets SIGTERM before the stop is handed over.
+    Terminate,
 }
 
 /// How the relay reaches this machine.
@@ -129,6 +142,9 @@ impl HandlerTable {
                 protocol::capability::EXAMPLES
             ));
         }
+        if self.stop == OnStop::Terminate && self.exec.is_none() {
+            return Err("`stop = \"terminate\"` is for `exec`".to_owned());
+        }
         let action = match (self.to, self.exec) {
             (Some(target), None) => Action::Http(target),
             (None, Some(command)) if command.first().is_some_and(|c| !c.is_empty()) => {
@@ -141,6 +157,7 @@ impl HandlerTable {
             pattern,
             action,
             time_limit: self.time_limit.map_or(time_limit, |t| t.0),
+            stop: self.stop,
         })
     }
 }
@@ -248,6 +265,8 @@ RELAY;type = ['no pattern'] => `type[0]` is not a pattern
 RELAY;[[handler]];type = 'Issue' => handler 1: it takes either `to` or `exec`
 RELAY;[[handler]];type = '?';to = '1' => handler 1: `?` is no pattern
 RELAY;[[handler]];exec = [] => handler 1: `exec` names no program
+RELAY;[[handler]];to = '1';stop = 'terminate' => handler 1: `stop = "terminate"` is for `exec`
+RELAY;[[handler]];exec = ['x'];stop = 'kill' => unknown variant `kill`, expected `pass` or `terminate`
 RELAY;to = '1';[[handler]];to = '2' => make them the last `[[handler]]`
 RELAY;linear-secret-file = 'nowhere' => nowhere
 "#;

@@ -50,7 +50,11 @@ impl Delivery {
                 read.kind.into_owned(),
                 read.action.into_owned(),
                 read.workspace.into_owned(),
-                read.ordering_key,
+                if read.is_stop {
+                    stop_key(&read.ordering_key)
+                } else {
+                    read.ordering_key
+                },
             ),
             _ => Default::default(),
         };
@@ -65,6 +69,19 @@ impl Delivery {
             body,
         }))
     }
+}
+
+/// The ordering key of a stop: one of its own, so that a stop does not wait for the event that it stops. Other keys have
+/// no colon.
+fn stop_key(session: &str) -> String {
+    format!("{session}{STOP}")
+}
+
+const STOP: &str = ":stop";
+
+/// The ordering key of what an event with this key stops, if it is a stop.
+pub(crate) fn stopped_key(key: &str) -> Option<&str> {
+    key.strip_suffix(STOP)
 }
 
 /// Parses a message of the relay. It is small, so a large body is not parsed twice.

@@ -3,6 +3,7 @@
 mod command;
 mod http;
 pub(crate) mod linear;
+mod running;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::config::{Action, LinearSecret, Rule};
 use crate::store::Event;
 
 pub(crate) use http::client;
+pub(crate) use running::Running;
 
 /// How much of an answer is kept.
 const ANSWER_LIMIT: usize = 64 * 1024;
@@ -53,22 +55,25 @@ impl Answer {
     }
 }
 
+/// What an attempt at an event needs beside it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempting<'a> {
+    pub(crate) client: &'a reqwest::Client,
+    pub(crate) secret: Option<&'a LinearSecret>,
+    /// From 1.
+    pub(crate) attempt: u64,
+    pub(crate) time_limit: Duration,
+    pub(crate) now: UnixMillis,
+    /// Where a command is found by a stop that ends it.
+    pub(crate) running: Option<&'a Running>,
+}
+
 impl Action {
-    /// Passes the event to the handler. `attempt` counts from 1.
-    pub(crate) async fn handle(
-        &self,
-        client: &reqwest::Client,
-        secret: Option<&LinearSecret>,
-        event: &Event,
-        attempt: u64,
-        time_limit: Duration,
-        now: UnixMillis,
-    ) -> Answer {
+    /// Passes the event to the handler.
+    pub(crate) async fn handle(&self, event: &Event, attempting: &Attempting<'_>) -> Answer {
         let mut answer = match self {
-            Self::Http(target) => {
-                http::post(client, target, secret, event, attempt, time_limit, now).await
-            }
-            Self::Exec(command) => command::run(command, event, attempt, time_limit).await,
+            Self::Http(target) => http::post(target, event, attempting).await,
+            Self::Exec(command) => command::run(command, event, attempting).await,
         };
         if answer.outcome == Outcome::Absent && self.presence().await.is_ok() {
             // The handler is present and fails for another reason, such as a certificate or a script's interpreter.

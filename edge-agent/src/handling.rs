@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
-use crate::handler;
+use crate::delivery::stopped_key;
+use crate::handler::{self, Running};
 use crate::output::{info, warn};
 use crate::report::Report;
 use crate::state::AgentState;
@@ -39,6 +40,10 @@ struct Scheduler {
     client: reqwest::Client,
     config: Arc<Config>,
     queue: Queue,
+    /// The stops, which wait for nothing but the stops of the same session before them.
+    stops: Queue,
+    /// The commands that a stop ends.
+    commands: Running,
     /// The sequence of the newest event in the queue.
     last: i64,
     /// The store could not be read, and has to be read from the beginning.
@@ -61,6 +66,8 @@ pub(crate) async fn run(
         client: handler::client()?,
         config: Arc::clone(&config.borrow_and_update()),
         queue: Queue::default(),
+        stops: Queue::default(),
+        commands: Running::default(),
         last: 0,
         is_behind: false,
         running: JoinSet::new(),
@@ -106,38 +113,59 @@ impl Scheduler {
         (self.state).record_store_result(waiting.as_ref().map(|_| ()));
         for event in waiting.into_iter().flatten() {
             self.last = self.last.max(event.sequence);
-            self.queue.add(event);
+            self.queue_of(&event.ordering_key).add(event);
+        }
+    }
+
+    /// The queue of the events with this ordering key.
+    fn queue_of(&mut self, key: &str) -> &mut Queue {
+        match stopped_key(key) {
+            Some(_) => &mut self.stops,
+            None => &mut self.queue,
         }
     }
 
     fn begin_due(&mut self) {
         let now = self.state.clock.millis();
+        // A stop does not wait until fewer events are being handled: it may be the one that ends them.
+        while let Some((key, sequence)) = self.stops.take_due(now) {
+            if stopped_key(&key).is_some_and(|key| self.commands.stop(key)) {
+                info("a stop ends the running command of its session");
+            }
+            self.begin(key, sequence);
+        }
         while self.running.len() < self.config.concurrency {
             let Some((key, sequence)) = self.queue.take_due(now) else {
                 return;
             };
-            let handling = Handling {
-                state: Arc::clone(&self.state),
-                client: self.client.clone(),
-                config: Arc::clone(&self.config),
-                absent: self.absent.keys().cloned().collect(),
-            };
-            self.running.spawn(async move {
-                let disposition = handling.handle(sequence).await;
-                (key, sequence, disposition)
-            });
+            self.begin(key, sequence);
         }
+    }
+
+    fn begin(&mut self, key: String, sequence: i64) {
+        let handling = Handling {
+            state: Arc::clone(&self.state),
+            client: self.client.clone(),
+            config: Arc::clone(&self.config),
+            running: self.commands.clone(),
+            absent: self.absent.keys().cloned().collect(),
+        };
+        self.running.spawn(async move {
+            let disposition = handling.handle(sequence).await;
+            (key, sequence, disposition)
+        });
     }
 
     /// When the next event can begin.
     fn next_due(&self) -> Option<UnixMillis> {
-        (self.queue.next_due()).filter(|_| self.running.len() < self.config.concurrency)
+        let next = (self.queue.next_due()).filter(|_| self.running.len() < self.config.concurrency);
+        (next.into_iter()).chain(self.stops.next_due()).min()
     }
 
     fn settle(&mut self, (key, sequence, disposition): (String, i64, Disposition)) {
         match disposition {
-            Disposition::Settled => self.queue.remove(&key, sequence),
-            Disposition::Retry(due_at) => self.queue.retry_at(&key, sequence, due_at),
+            Disposition::Settled => self.queue_of(&key).remove(&key, sequence),
+            Disposition::Retry(due_at) => self.queue_of(&key).retry_at(&key, sequence, due_at),
             // The key stays blocked until the handler is present.
             Disposition::HandlerAbsent(handler) if self.is_configured(&handler) => {
                 self.absent.entry(handler.clone()).or_default().push(key);
@@ -147,7 +175,7 @@ impl Scheduler {
             // The configuration has changed meanwhile.
             Disposition::HandlerAbsent(_) => {}
         }
-        self.queue.unblock(&key);
+        self.queue_of(&key).unblock(&key);
     }
 
     fn is_configured(&self, handler: &str) -> bool {
@@ -194,7 +222,7 @@ impl Scheduler {
 
     fn unblock_waiting_for(&mut self, handler: &str) {
         for key in self.absent.remove(handler).unwrap_or_default() {
-            self.queue.unblock(&key);
+            self.queue_of(&key).unblock(&key);
         }
     }
 

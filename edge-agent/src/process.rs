@@ -30,6 +30,31 @@ impl Group {
         };
         Ok((child, group))
     }
+
+    /// Its leader.
+    pub(crate) fn leader(&self) -> Leader {
+        Leader {
+            #[cfg(unix)]
+            process: self.leader,
+        }
+    }
+}
+
+/// The leader of a group, to which a signal can be sent while the group exists.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leader {
+    #[cfg(unix)]
+    process: Option<rustix::process::Pid>,
+}
+
+impl Leader {
+    /// Sends SIGTERM to the whole group.
+    pub(crate) fn terminate(self) {
+        #[cfg(unix)]
+        if let Some(process) = self.process {
+            let _ = rustix::process::kill_process_group(process, rustix::process::Signal::TERM);
+        }
+    }
 }
 
 /// Waits until tasks that read a command's output have read all of it. Its group has to be dropped before, since what the

@@ -139,7 +139,10 @@ async fn what_waited_behind_a_rejected_delivery_is_tried_as_long_as_anything_els
     relay.post_all(0..5).await;
     // Longer than a plain 4xx is tried.
     relay.pass(Duration::from_secs(400), &receiver, 1).await;
-    until("the first one is given up", async || !relay.dead_letters().is_empty()).await;
+    until("the first one is given up", async || {
+        !relay.dead_letters().is_empty()
+    })
+    .await;
     relay.pass(Duration::from_secs(10), &receiver, 3).await;
     relay.settled().await;
     assert_eq!(relay.dead_letters().len(), 1);

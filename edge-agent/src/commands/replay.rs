@@ -10,7 +10,7 @@ use super::{print, print_json};
 use crate::config::{Action, Span};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::handler::{self, Outcome};
+use crate::handler::{self, Attempting, Outcome};
 use crate::output::{hint, info};
 use crate::store::{Filter, Listed, Store, name};
 use crate::target::Target;
@@ -109,16 +109,15 @@ async fn post(
         let Some(event) = store.content(listed.sequence).await? else {
             continue;
         };
-        let answer = action
-            .handle(
-                &client,
-                secret.as_ref(),
-                &event,
-                1,
-                TIME_LIMIT,
-                context.clock.millis(),
-            )
-            .await;
+        let attempting = Attempting {
+            client: &client,
+            secret: secret.as_ref(),
+            attempt: 1,
+            time_limit: TIME_LIMIT,
+            now: context.clock.millis(),
+            running: None,
+        };
+        let answer = action.handle(&event, &attempting).await;
         if !matches!(answer.outcome, Outcome::Done | Outcome::Dropped) {
             failed += 1;
         }

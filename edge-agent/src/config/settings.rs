@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Deserialize;
 
+use super::OnStop;
 use super::values::{Address, Span, TunnelChoice, parsed};
 use crate::target::Target;
 
@@ -91,6 +92,7 @@ pub(crate) struct HandlerTable {
     pub(super) exec: Option<Vec<String>>,
     #[serde(deserialize_with = "parsed")]
     pub(super) time_limit: Option<Span>,
+    pub(super) stop: OnStop,
 }
 
 impl Settings {

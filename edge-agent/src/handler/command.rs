@@ -4,13 +4,13 @@
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
-use super::{ANSWER_LIMIT, Answer, Outcome};
+use super::running::RunningCommand;
+use super::{ANSWER_LIMIT, Answer, Attempting, Outcome};
 use crate::process::{Group, finish_reading};
 use crate::store::Event;
 
@@ -18,13 +18,9 @@ use crate::store::Event;
 const TEMPORARY: i32 = 75;
 
 /// Runs the command for an event.
-pub(super) async fn run(
-    command: &[String],
-    event: &Event,
-    attempt: u64,
-    time_limit: Duration,
-) -> Answer {
-    let (mut child, group) = match start(command, event, attempt) {
+pub(super) async fn run(command: &[String], event: &Event, attempting: &Attempting<'_>) -> Answer {
+    let time_limit = attempting.time_limit;
+    let (mut child, group) = match start(command, event, attempting.attempt) {
         Ok(started) => started,
         Err(error) => {
             let outcome = match error.kind() {
@@ -36,6 +32,7 @@ pub(super) async fn run(
             return Answer::new(outcome, format!("cannot start: {error}"), Vec::new());
         }
     };
+    let running = (attempting.running).map(|running| running.add(&event.ordering_key, &group));
     let kept = Arc::new(Mutex::new(Vec::new()));
     let stdin = child.stdin.take();
     let reading = [
@@ -53,10 +50,16 @@ pub(super) async fn run(
     });
     let ended = tokio::time::timeout(time_limit, child.wait()).await;
     writing.abort();
+    let is_stopped = running.as_ref().is_some_and(RunningCommand::is_stopped);
+    drop(running);
     drop(group);
     finish_reading(reading).await;
     let output = std::mem::take(&mut *kept.lock());
     match ended {
+        Ok(Ok(status)) if is_stopped => {
+            let result = format!("stopped: {}", describe(status));
+            Answer::new(Outcome::Dropped, result, output)
+        }
         Ok(Ok(status)) => {
             let outcome = match status.code() {
                 Some(0) => Outcome::Done,
@@ -115,12 +118,26 @@ async fn keep(output: Option<impl AsyncRead + Unpin>, kept: Arc<Mutex<Vec<u8>>>)
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::super::store::tests::event;
     use super::*;
 
     async fn sh(script: &str, time_limit: Duration) -> Answer {
         let command = ["sh", "-c", script].map(str::to_owned);
-        run(&command, &event("evt_1"), 3, time_limit).await
+        run_with(&command, time_limit).await
+    }
+
+    async fn run_with(command: &[String], time_limit: Duration) -> Answer {
+        let attempting = Attempting {
+            client: &crate::handler::client().unwrap(),
+            secret: None,
+            attempt: 3,
+            time_limit,
+            now: 0,
+            running: None,
+        };
+        run(command, &event("evt_1"), &attempting).await
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -149,7 +166,7 @@ mod tests {
             let answer = sh(script, LONG).await;
             assert_eq!((answer.outcome, answer.result.as_str()), (outcome, result));
         }
-        let missing = run(&["/nowhere".to_owned()], &event("x"), 1, LONG).await;
+        let missing = run_with(&["/nowhere".to_owned()], LONG).await;
         assert_eq!(missing.outcome, Outcome::Absent);
     }
 

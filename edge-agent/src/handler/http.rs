@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::clock::UnixMillis;
 use protocol::headers::{EDGE_ATTEMPT, LINEAR_SIGNATURE, WEBHOOK_ID, WEBHOOK_SIGNATURE};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, StatusCode};
 
-use super::{ANSWER_LIMIT, Answer, Outcome, linear};
-use crate::config::LinearSecret;
+use super::{ANSWER_LIMIT, Answer, Attempting, Outcome, linear};
 use crate::relay::root_cause;
 use crate::store::Event;
 use crate::target::Target;
@@ -40,15 +38,15 @@ pub(crate) fn client() -> reqwest::Result<Client> {
 }
 
 /// POSTs an event; with a secret of Linear's, stamped and signed as Linear would do it now.
-pub(super) async fn post(
-    client: &Client,
-    target: &Target,
-    secret: Option<&LinearSecret>,
-    event: &Event,
-    attempt: u64,
-    time_limit: Duration,
-    now: UnixMillis,
-) -> Answer {
+pub(super) async fn post(target: &Target, event: &Event, attempting: &Attempting<'_>) -> Answer {
+    let Attempting {
+        client,
+        secret,
+        attempt,
+        time_limit,
+        now,
+        ..
+    } = *attempting;
     let mut headers = forwarded(event, attempt);
     let body = match secret {
         None => event.body.clone(),

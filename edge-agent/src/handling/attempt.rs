@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use protocol::clock::{UnixMillis, millis};
 
-use crate::config::Config;
-use crate::handler::{self, Answer, Outcome};
+use crate::config::{Config, OnStop};
+use crate::handler::{self, Answer, Attempting, Outcome, Running};
 use crate::output::{info, warn};
 use crate::state::AgentState;
 use crate::store::{Attempt, Event, State, name};
@@ -35,6 +35,8 @@ pub(super) struct Handling {
     pub(super) state: Arc<AgentState>,
     pub(super) client: reqwest::Client,
     pub(super) config: Arc<Config>,
+    /// The commands that a stop ends.
+    pub(super) running: Running,
     /// The handlers that are known to be absent.
     pub(super) absent: Vec<String>,
 }
@@ -65,16 +67,15 @@ impl Handling {
             return Disposition::HandlerAbsent(handler);
         }
         let began = Instant::now();
-        let answer = (rule.action)
-            .handle(
-                &self.client,
-                self.config.linear_secret.as_ref(),
-                &event,
-                attempts + 1,
-                rule.time_limit,
-                self.state.clock.millis(),
-            )
-            .await;
+        let attempting = Attempting {
+            client: &self.client,
+            secret: self.config.linear_secret.as_ref(),
+            attempt: attempts + 1,
+            time_limit: rule.time_limit,
+            now: self.state.clock.millis(),
+            running: (rule.stop == OnStop::Terminate).then_some(&self.running),
+        };
+        let answer = rule.action.handle(&event, &attempting).await;
         if answer.outcome == Outcome::Absent {
             return Disposition::HandlerAbsent(handler);
         }
