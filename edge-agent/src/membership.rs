@@ -42,6 +42,8 @@ pub(crate) struct Membership {
     pub(crate) address: watch::Receiver<Option<Url>>,
     /// The machine was asleep, or has moved to another network.
     pub(crate) resumed: Arc<Notify>,
+    /// How many expired events were reported.
+    pub(crate) expired: u64,
 }
 
 /// What the relay has to know of the worker. A change is sent at once.
@@ -187,6 +189,7 @@ impl Membership {
             if worker.waiting || worker.state != WorkerState::Live {
                 self.pull(registration).await?;
             }
+            self.report_expired(&worker);
             let had_problem = self.problem_ends(problem);
             self.report_state(registration, &worker, &desired);
             if is_new || had_problem {
@@ -252,6 +255,18 @@ impl Membership {
             verbose("renewed");
         }
         renewed
+    }
+
+    /// Reports events that waited at the relay for longer than it keeps them, once.
+    fn report_expired(&mut self, worker: &Worker) {
+        let Some(expired) = worker.expired.as_ref().filter(|e| e.count > self.expired) else {
+            return;
+        };
+        self.expired = expired.count;
+        warn(format_args!(
+            "events lost: {}; they waited at the relay for longer than it keeps them, the first until {}",
+            expired.count, expired.since
+        ));
     }
 
     fn report_state(&self, registration: &Registration, worker: &Worker, desired: &DesiredState) {

@@ -174,6 +174,7 @@ impl Daemon {
             config: config.subscribe(),
             address: address.subscribe(),
             resumed: Arc::clone(&resumed),
+            expired: 0,
         };
         let notified = [resumed, Arc::clone(&tunnel_resumed)];
         let mut background = vec![

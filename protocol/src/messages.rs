@@ -184,6 +184,9 @@ pub struct Worker {
     pub away_reason: Option<AwayReason>,
     /// Whether its mailbox holds anything.
     pub waiting: bool,
+    /// The events that were parked for longer than the relay keeps them, if there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired: Option<Expired>,
     /// When the lease ends, RFC 3339.
     pub expires_at: String,
     /// The last delivery that the relay knows of, RFC 3339, to the hour while all goes well.
@@ -192,6 +195,15 @@ pub struct Worker {
     /// Why the last failed attempt failed, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
+}
+
+/// Events that were parked for longer than the relay keeps them, and are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expired {
+    /// How many.
+    pub count: u64,
+    /// When the first of them expired, RFC 3339.
+    pub since: String,
 }
 
 /// The last failed attempt.

@@ -153,7 +153,7 @@ impl Health {
         Ok(counts)
     }
 
-    /// Counts the workers of a shard, and collects those that are due.
+    /// Counts the workers of a shard, collects those that are due, and removes those whose lease has ended.
     async fn survey(
         &self,
         run: ScheduledRun,
@@ -166,7 +166,18 @@ impl Health {
                 due.push(worker);
             }
         };
-        self.table.indexed_workers(shard, each).await?;
+        let ended = self.table.indexed_workers(shard, each).await?;
+        for worker in ended {
+            if self.table.end_lease(&worker).await? {
+                let (id, workspace) = (worker.id(), worker.workspace());
+                tracing::warn!(
+                    worker = id,
+                    workspace,
+                    LeasesEnded = 1,
+                    "the lease of worker {id} has ended: it gets no more events"
+                );
+            }
+        }
         Ok((counts, due))
     }
 
@@ -223,7 +234,9 @@ impl Health {
                 (table.mark_live(worker).await?).then_some("is live: it answered a probe")
             }
             AfterProbe::Drain => {
-                self.queue.request_drain(worker).await?;
+                self.queue
+                    .request_drain(worker, self.clock.millis())
+                    .await?;
                 None
             }
             AfterProbe::ClearFailures => {

@@ -70,10 +70,12 @@ const fn latency(name: &'static str) -> Metric {
 /// | `DeliveryLatency` | deliver | from acceptance to the worker's 2xx |
 /// | `Registered` | register | registrations |
 /// | `Pulled` | register | events in the responses to pulls |
+/// | `Expired` | register, deliver | events that were parked for longer than they are kept, found when the mailbox is read |
+/// | `LeasesEnded` | health | registrations that were not renewed |
 /// | `Live`, `Away`, `Pull` | health | workers, by state |
 /// | `Waiting` | health | workers with a mailbox that is not empty |
 /// | `Probes` | health | probes, by outcome |
-pub const METRICS: [Metric; 17] = [
+pub const METRICS: [Metric; 19] = [
     count("Accepted", None),
     count("Duplicate", None),
     count("Dropped", None),
@@ -86,6 +88,8 @@ pub const METRICS: [Metric; 17] = [
     latency("DeliveryLatency"),
     count("Registered", None),
     count("Pulled", None),
+    count("Expired", None),
+    count("LeasesEnded", None),
     count("Live", None),
     count("Away", None),
     count("Pull", None),

@@ -11,6 +11,7 @@ use aws_sdk_sqs::types::{
 };
 use backon::{ExponentialBuilder, RetryableWithContext as _};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use protocol::clock::UnixMillis;
 
 pub use message::{DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, UnreadablePart};
 
@@ -194,17 +195,25 @@ impl Queue {
     }
 
     /// Puts a request on the queue to drain the mailbox of a worker that is away, once for each time that it is.
-    pub(crate) async fn request_drain(&self, worker: &Worker) -> Result<(), QueueError> {
+    pub(crate) async fn request_drain(
+        &self,
+        worker: &Worker,
+        due_at: UnixMillis,
+    ) -> Result<(), QueueError> {
         let since = worker.away_since.unwrap_or_default();
-        (self.send_drain(&worker.workspace, &worker.id, &since.to_string(), true)).await
+        (self.send_drain(&worker.workspace, &worker.id, &since.to_string(), due_at)).await
     }
 
-    /// Puts a request on the queue that goes on with a drain at once.
-    pub(crate) async fn continue_drain(&self, request: &DrainRequest) -> Result<(), QueueError> {
+    /// Puts a request on the queue that goes on with a drain.
+    pub(crate) async fn continue_drain(
+        &self,
+        request: &DrainRequest,
+        due_at: UnixMillis,
+    ) -> Result<(), QueueError> {
         let DrainRequest {
             workspace, worker, ..
         } = request;
-        (self.send_drain(workspace, worker, &request.message_id, false)).await
+        (self.send_drain(workspace, worker, &request.message_id, due_at)).await
     }
 
     async fn send_drain(
@@ -212,10 +221,10 @@ impl Queue {
         workspace: &str,
         worker: &str,
         unique: &str,
-        is_new: bool,
+        due_at: UnixMillis,
     ) -> Result<(), QueueError> {
         let call = self.client.send_message().queue_url(&self.url);
-        let call = message::drain(call, workspace, worker, unique, is_new);
+        let call = message::drain(call, workspace, worker, unique, due_at);
         match call.send().await {
             Ok(_) => Ok(()),
             Err(error) => Err(QueueError::call("request to drain a mailbox", error)),

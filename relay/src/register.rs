@@ -8,7 +8,10 @@ mod challenge;
 use protocol::capability;
 use protocol::clock::{Clock, rfc3339};
 use protocol::envelope::{digest, is_identifier};
-use protocol::messages::{self, Mailbox, Pull, Registered, Renew, WorkerState, Workspace};
+use protocol::headers::WEBHOOK_ID;
+use protocol::messages::{
+    self, Mailbox, Pull, PulledEvent, Registered, Renew, WorkerState, Workspace,
+};
 use protocol::problem::Code;
 use protocol::signature::Secret;
 use protocol::signing_secrets::SigningSecrets;
@@ -190,6 +193,8 @@ impl Register {
                 .and_then(|w| w.away_reason)
                 .filter(|_| state == WorkerState::Away),
             in_backoff: previous.map(|w| w.in_backoff.clone()).unwrap_or_default(),
+            expired: previous.map_or(0, |w| w.expired),
+            expired_since: previous.and_then(|w| w.expired_since),
             registered_at: (previous.map(|w| w.registered_at))
                 .filter(|at| *at > 0)
                 .unwrap_or(now),
@@ -347,6 +352,28 @@ impl Register {
             "removed worker {}",
             worker.id
         );
+        Ok(())
+    }
+
+    /// Sets an event aside that fits into no response to a pull, with the reason on the worker and in the log.
+    ///
+    /// # Errors
+    ///
+    /// AWS failed.
+    pub async fn set_aside(&self, worker: &Worker, event: &PulledEvent) -> Result<(), Error> {
+        self.table.set_aside(worker, &event.id).await?;
+        let reason = format!(
+            "event {} of {} bytes is set aside: it fits into no response to a pull; take gzip, or register an address",
+            event.headers.get(WEBHOOK_ID).map_or("", String::as_str),
+            event.body.len()
+        );
+        tracing::error!(
+            worker = worker.id,
+            workspace = worker.workspace,
+            "worker {}: {reason}",
+            worker.id
+        );
+        self.table.record_rejection(worker, &reason, None).await?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `WS#<workspace>` | `WORKER#<worker>` | a worker |
 //! | `WS#<workspace>#WORKER#<worker>` | `MAIL#<sequence>-<event>` | a parked event |
+//! | `WS#<workspace>#WORKER#<worker>` | `ASIDE#<sequence>-<event>` | a parked event that fits into no response to a pull |
 //! | `WS#<workspace>#WORKER#<worker>` | `TRY#<event>` | the failed attempts of a delivery |
 //! | `WS#<workspace>#SEEN#<sha256>` | `SEEN` | the marker against replays |
 //! | `WS#<workspace>#BODY#<sha256>` | `<chunk>` | a part of a large body, compressed |

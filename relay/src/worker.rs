@@ -71,6 +71,12 @@ pub struct Worker {
     /// Whether anything was parked since its mailbox was last found empty.
     #[serde(default, skip_serializing_if = "is_false")]
     pub waiting: bool,
+    /// How many events were parked for it for longer than they are kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expired: u64,
+    /// When the first of them expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_since: Option<UnixSeconds>,
     /// Since when it is away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub away_since: Option<UnixMillis>,
@@ -228,6 +234,10 @@ impl Worker {
             state: self.state,
             away_reason: self.away_reason,
             waiting,
+            expired: self.expired_since.map(|since| messages::Expired {
+                count: self.expired,
+                since: rfc3339(since * 1000),
+            }),
             expires_at: rfc3339(self.expires_at * 1000),
             last_delivery: self.has_delivered.then(|| rfc3339(self.delivered_at)),
             last_error: (self.last_error.as_ref())

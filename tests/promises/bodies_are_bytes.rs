@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use relay::event::MAX_BODY_BYTES as BODY_LIMIT;
 use sha2::{Digest as _, Sha256};
 
-use crate::harness::{Receiver, SECRET, ids, relay};
+use crate::harness::{Receiver, SECRET, ids, pulled, relay};
 
 /// A payload with this text in it, and an odd way of writing JSON.
 fn payload(text: &str, now: i64) -> String {
@@ -115,7 +115,7 @@ async fn many_large_events_are_pulled_in_pages_that_fit() {
         relay.post_webhook(webhook).await;
     }
     relay.settled().await;
-    let (mut pulled, mut ack) = (Vec::new(), Vec::new());
+    let (mut bodies_pulled, mut ack) = (Vec::new(), Vec::new());
     loop {
         let mailbox = relay.pull(&pull, &ack, None).await;
         if mailbox.events.is_empty() {
@@ -123,9 +123,60 @@ async fn many_large_events_are_pulled_in_pages_that_fit() {
         }
         assert!(mailbox.events.len() <= 2);
         ack = ids(&mailbox);
-        pulled.extend(mailbox.events.into_iter().map(|e| e.body.into_bytes()));
+        bodies_pulled.extend(mailbox.events.into_iter().map(|e| e.body.into_bytes()));
     }
-    assert!(pulled == bodies);
+    assert!(bodies_pulled == bodies);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_compress_is_pulled_as_it_is() {
+    let relay = relay().start().await;
+    let pull = relay.register_pull("pull").await;
+    // All that JSON needs no escape for.
+    let characters: Vec<_> = (b' '..=b'~')
+        .filter(|c| !matches!(c, b'"' | b'\\'))
+        .collect();
+    let mut state = 7_u64;
+    let text: String = (0..5_500_000)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            char::from(characters[(state >> 33) as usize % characters.len()])
+        })
+        .collect();
+    let webhook = Webhook::signed(SECRET, payload(&text, relay.clock.millis()));
+    let posted = relay.post_webhook(webhook).await;
+    relay.settled().await;
+    let mailbox = relay.pull(&pull, &[], None).await;
+    assert!(mailbox.events[0].body.as_bytes() == posted.webhook.body);
+}
+
+#[tokio::test]
+async fn an_event_that_fits_into_no_response_does_not_block_the_mailbox() {
+    let mut relay = relay().start().await;
+    let pull = relay.register_pull("pull").await;
+    relay.client = reqwest::Client::builder()
+        .no_proxy()
+        .no_gzip()
+        .build()
+        .unwrap();
+    let quotes = "\\\"".repeat(1_450_000);
+    let webhook = Webhook::signed(SECRET, payload(&quotes, relay.clock.millis()));
+    let event = relay.post_webhook(webhook).await.event;
+    relay.settled().await;
+    relay.post_all(1..3).await;
+    relay.settled().await;
+    let mailbox = relay.pull(&pull, &[], None).await;
+    assert_eq!(pulled(&mailbox), [1, 2]);
+    let reason = relay.read(&pull).await.last_error.unwrap().reason;
+    assert!(
+        reason.contains(&event) && reason.contains("set aside"),
+        "{reason}"
+    );
+    let emptied = relay.pull(&pull, &ids(&mailbox), None).await;
+    assert!(emptied.events.is_empty());
+    assert!(!relay.read(&pull).await.waiting);
 }
 
 #[test]

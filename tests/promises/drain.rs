@@ -187,7 +187,7 @@ async fn two_drains_at_once_deliver_each_event_once() {
     let second = json!({
         "QueueUrl": relay.local.sqs.url(QUEUE), "MessageBody": "drain", "MessageGroupId": id,
         "MessageDeduplicationId": "second", "MessageAttributes": {
-            "drain": text("continued"), "workspace": text(&workspace), "worker": text(&id),
+            "drain": text("0"), "workspace": text(&workspace), "worker": text(&id),
         },
     });
     is_back(&receiver);

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use protocol::clock::rfc3339;
 use protocol::messages::{Renew, WorkerState};
 
+use crate::harness::agent::{Agent, Home};
 use crate::harness::{
     Answer, Receiver, eventually, ids, issue, new_address, number, pulled, relay,
 };
@@ -143,4 +145,40 @@ async fn a_lease_that_is_not_renewed_ends_and_one_that_is_does_not() {
     relay.assert_removed(&left).await;
     let posted = relay.post(&issue("i", 1)).await;
     assert_eq!(posted.answer["deliveries"], 1);
+}
+
+#[tokio::test]
+async fn an_event_that_was_not_fetched_in_time_is_counted_and_its_owner_is_told() {
+    let relay = relay().set("MAILBOX_SECONDS", 3600).start().await;
+    let worker = relay.register_pull("one").await;
+    relay.post_all(0..3).await;
+    relay.settled().await;
+    relay.clock.advance(Duration::from_secs(3601));
+    relay.post(&issue("i", 3)).await;
+    relay.settled().await;
+    let mailbox = relay.pull(&worker, &[], None).await;
+    assert_eq!(pulled(&mailbox), [3]);
+    let renewed = relay.renew(&worker, &Renew::default()).await;
+    let expired = renewed.expired.unwrap();
+    assert_eq!(expired.count, 3);
+    assert!(expired.since < rfc3339(relay.clock.millis()), "{expired:?}");
+    // Once.
+    relay.pull(&worker, &ids(&mailbox), None).await;
+    assert_eq!(relay.read(&worker).await.expired.unwrap().count, 3);
+}
+
+#[tokio::test]
+async fn an_agent_says_that_events_are_lost() {
+    let relay = relay().set("MAILBOX_SECONDS", 3600).start().await;
+    let home = Home::new();
+    let agent = Agent::pulling(&relay, &home).await;
+    agent.stop().await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    relay.clock.advance(Duration::from_secs(3601));
+    let worker = crate::harness::agent::worker(&home);
+    assert!(relay.pull(&worker, &[], None).await.events.is_empty());
+    let mut agent = Agent::begin(&mut Agent::up(&relay, &home)).await;
+    agent.says("events lost: 1;").await;
+    agent.stop().await;
 }

@@ -130,6 +130,8 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
         away_since: None,
         away_reason: None,
         in_backoff: BTreeSet::new(),
+        expired: 0,
+        expired_since: None,
         registered_at: 0,
         receipts: false,
         pulls: false,

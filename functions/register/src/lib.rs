@@ -10,12 +10,14 @@ use lambda_http::http::{HeaderValue, Method, StatusCode, header};
 use lambda_http::request::RequestContext;
 use lambda_http::{Body, Request, RequestExt as _, Response};
 use protocol::clock::Clock;
+use protocol::messages::Pull;
 use protocol::problem::Code;
 use relay::Error;
 use relay::aws::Clients;
 use relay::config::{Deployment, RegisterConfig, Resources, Settings, verify_access};
 use relay::register::{BODY_LIMIT, Register};
 use relay::table::Table;
+use relay::worker::Worker;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +26,10 @@ const COMPRESS_FROM_BYTES: usize = 1024;
 
 /// The lowest level that also codes text without repetitions, since a body of random letters has to fit, too.
 const COMPRESSION: Compression = Compression::new(3);
+
+/// The largest body in a function's payload (the quota of 6 MB on a response, Lambda Developer Guide, "Lambda quotas"), less
+/// what surrounds it.
+const PAYLOAD_LIMIT: usize = 6 * 1024 * 1024 - 4096;
 
 /// The settings that this function reads from its environment.
 pub fn config(settings: &mut Settings<'_>) -> (Deployment, RegisterConfig) {
@@ -95,8 +101,7 @@ async fn route(register: &Register, request: Request) -> Result<Response<Body>, 
                 return Err(Error::MethodNotAllowed { allow: "POST" });
             }
             let worker = register.authorize(workspace, id, bearer(&parts)).await?;
-            let mailbox = register.pull(worker, &parse(&body)?).await?;
-            compressed(&parts, json(StatusCode::OK, &mailbox)?)
+            pull(register, worker, parse(&body)?, &parts).await
         }
         _ => Err(Error::not_found()),
     }
@@ -163,7 +168,51 @@ fn json(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Er
     Ok(response)
 }
 
-fn compressed(parts: &Parts, response: Response<Body>) -> Result<Response<Body>, Error> {
+/// Answers with as many events as fit into a response. An event that fits into none by itself is set aside, so that it does
+/// not block what is behind it.
+async fn pull(
+    register: &Register,
+    worker: Worker,
+    mut request: Pull,
+    parts: &Parts,
+) -> Result<Response<Body>, Error> {
+    let asked = request.limit;
+    loop {
+        let mailbox = register.pull(worker.clone(), &request).await?;
+        let response = smallest(parts, json(StatusCode::OK, &mailbox)?)?;
+        if payload_length(response.body()) <= PAYLOAD_LIMIT {
+            return Ok(response);
+        }
+        match mailbox.events.as_slice() {
+            [] => return Ok(response),
+            [event] => {
+                register.set_aside(&worker, event).await?;
+                request.limit = asked;
+            }
+            events => request.limit = u32::try_from(events.len() / 2).ok(),
+        }
+        request.ack.clear();
+    }
+}
+
+/// How many bytes a body takes in the payload of the function, which is JSON: a text with escapes, or base64.
+fn payload_length(body: &[u8]) -> usize {
+    match std::str::from_utf8(body) {
+        Ok(text) => text.bytes().map(escaped_length).sum(),
+        Err(_) => body.len().div_ceil(3) * 4,
+    }
+}
+
+fn escaped_length(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    }
+}
+
+/// The response compressed, if the client takes that and the payload is smaller so.
+fn smallest(parts: &Parts, response: Response<Body>) -> Result<Response<Body>, Error> {
     let takes_gzip = (parts.headers.get_all(header::ACCEPT_ENCODING).iter())
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
@@ -179,6 +228,9 @@ fn compressed(parts: &Parts, response: Response<Body>) -> Result<Response<Body>,
             operation: "compress the response",
             source: e.into(),
         })?;
+    if payload_length(&body) <= packed.len().div_ceil(3) * 4 {
+        return Ok(Response::from_parts(parts, body));
+    }
     let gzip = HeaderValue::from_static("gzip");
     parts.headers.insert(header::CONTENT_ENCODING, gzip);
     Ok(Response::from_parts(parts, Body::Binary(packed)))

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use protocol::clock::{UnixMillis, elapsed};
+use protocol::clock::{UnixMillis, elapsed, millis};
 use tokio::time::Instant;
 
 use super::attempt::next_number;
@@ -34,12 +34,17 @@ const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// A message that was received so often is replaced by a new one, long before the queue's redrive policy would move it to
 /// the dead-letter queue.
 const RECEIVED_OFTEN: u64 = 50;
+/// So is one that is so old, and none is invisible for longer: so the age of the oldest message on the queue, on which there
+/// is an alarm, says nothing of a worker that is away.
+const HELD: Duration = Duration::from_secs(5 * 60);
 
 /// How a drain, or a part of it, ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// There is nothing to drain any more.
     Done,
+    /// It is not due yet.
+    NotDue,
     /// It goes on after this long.
     Wait(Duration),
     /// It goes on at once, in an invocation of its own.
@@ -81,18 +86,29 @@ impl Deliver {
             );
             End::Wait(INTERNAL_FAILURE_WAIT)
         });
-        let wait = match end {
+        let now = self.clock.millis();
+        let is_worn = request.received >= RECEIVED_OFTEN || elapsed(request.sent_at, now) >= HELD;
+        let (wait, is_replaced) = match end {
             End::Done => return true,
-            End::Wait(wait) if request.received < RECEIVED_OFTEN => wait,
-            End::Wait(_) | End::OutOfTime => match self.queue.continue_drain(request).await {
+            End::NotDue => (self.until(request.due_at), is_worn),
+            End::Wait(wait) => (wait, is_worn || wait > HELD),
+            End::OutOfTime => (Duration::ZERO, true),
+        };
+        if is_replaced {
+            match self.queue.continue_drain(request, now + millis(wait)).await {
                 Ok(()) => return true,
                 Err(error) => {
                     let error = chain(&error);
-                    tracing::warn!(workspace, worker, error, "a drain goes on later");
-                    INTERNAL_FAILURE_WAIT
+                    tracing::warn!(
+                        workspace,
+                        worker,
+                        error,
+                        "a request to drain was not replaced"
+                    );
                 }
-            },
-        };
+            }
+        }
+        let wait = wait.min(HELD);
         let returned = [(request.receipt_handle.clone(), wait)];
         self.queue.return_after(&returned).await;
         false
@@ -106,8 +122,8 @@ impl Deliver {
         let Some(worker) = found.filter(|w| policy::is_drained(w.state, w.pulls)) else {
             return Ok(End::Done);
         };
-        if request.is_new && request.received == 1 {
-            return Ok(End::Wait(policy::DRAIN_FIRST));
+        if request.due_at > self.clock.millis() {
+            return Ok(End::NotDue);
         }
         let mut drain = Drain {
             deliver: self,
@@ -120,6 +136,14 @@ impl Deliver {
         let end = drain.run().await;
         drain.report.emit();
         end
+    }
+}
+
+impl Deliver {
+    /// The wait until `due_at`, in the whole seconds that SQS counts.
+    fn until(&self, due_at: UnixMillis) -> Duration {
+        let left = elapsed(self.clock.millis(), due_at).max(policy::SHORTEST);
+        Duration::from_secs(left.as_millis().div_ceil(1000) as u64)
     }
 }
 
@@ -167,7 +191,7 @@ impl Drain<'_> {
             }
         }
         if let Some(due_at) = self.blocked.values().min() {
-            return Ok(End::Wait(self.until(*due_at)));
+            return Ok(End::Wait(self.deliver.until(*due_at)));
         }
         // Events that were parked meanwhile are delivered by the next invocation.
         Ok(if self.mark_live().await? {
@@ -295,14 +319,8 @@ impl Drain<'_> {
         if (self.blocked.len() as u64) < self.deliver.config.deliveries_in_backoff {
             Step::Blocked
         } else {
-            Step::End(End::Wait(self.until(earliest)))
+            Step::End(End::Wait(self.deliver.until(earliest)))
         }
-    }
-
-    /// The wait until `due_at`, in the whole seconds that SQS counts.
-    fn until(&self, due_at: UnixMillis) -> Duration {
-        let left = elapsed(self.deliver.clock.millis(), due_at).max(policy::SHORTEST);
-        Duration::from_secs(left.as_millis().div_ceil(1000) as u64)
     }
 
     /// The wait until the worker is probed again.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use protocol::clock::millis;
 use protocol::messages::{AwayReason, WorkerState};
 use tokio::time::Instant;
 
@@ -161,7 +162,8 @@ impl<'a, 'b> Group<'a, 'b> {
         numbered[0].1 += attempted;
         // Before the first event is parked, so that none can be parked with nobody to deliver it.
         if policy::is_drained(worker.state, worker.pulls) && !worker.waiting {
-            self.deliver.queue.request_drain(worker).await?;
+            let due_at = self.deliver.clock.millis() + millis(policy::DRAIN_FIRST);
+            self.deliver.queue.request_drain(worker, due_at).await?;
         }
         let keep = self.deliver.config.mailbox_retention;
         let parking = self.deliver.table.park(worker, &numbered, keep).await?;

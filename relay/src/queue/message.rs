@@ -9,7 +9,7 @@ use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use memchr::memmem;
-use protocol::clock::rfc3339;
+use protocol::clock::{UnixMillis, rfc3339};
 
 use crate::delivery::{Body, DeadLetterReason, Delivery};
 use crate::event::{Event, EventId};
@@ -28,7 +28,7 @@ mod attribute {
     pub(super) const LAST_STATUS: &str = "lastStatus";
     pub(super) const FIRST_ATTEMPT: &str = "firstAttempt";
     pub(super) const LAST_ATTEMPT: &str = "lastAttempt";
-    /// Tells a request to drain from a delivery.
+    /// Tells a request to drain from a delivery: when it is due, in milliseconds since the Unix epoch.
     pub(super) const DRAIN: &str = "drain";
 }
 
@@ -100,8 +100,10 @@ pub struct DrainRequest {
     pub receipt_handle: String,
     /// How often the message was received, this receive included.
     pub received: u64,
-    /// Whether it begins a drain. Otherwise it goes on with one.
-    pub is_new: bool,
+    /// When the message was put on the queue.
+    pub sent_at: UnixMillis,
+    /// Nothing is done before this time.
+    pub due_at: UnixMillis,
     /// Linear's `organizationId`.
     pub workspace: String,
     /// The worker's id.
@@ -127,16 +129,19 @@ impl Received {
         message: Message,
         mut take: impl FnMut(&str) -> Option<String>,
     ) -> Result<Self, UnreadablePart> {
-        let Some(drain) = take(attribute::DRAIN) else {
+        let Some(due_at) = take(attribute::DRAIN) else {
             return Delivery::parse(message, take).map(Self::Delivery);
         };
         let mut text = |name: &'static str| take(name).ok_or(UnreadablePart(name));
-        let received = message.received.parse();
+        let (received, sent_at) = (message.received.parse(), message.sent_at.parse());
         Ok(Self::Drain(DrainRequest {
             message_id: message.id,
             receipt_handle: message.receipt_handle,
             received: received.map_err(|_| UnreadablePart("ApproximateReceiveCount"))?,
-            is_new: drain == NEW_DRAIN,
+            sent_at: sent_at.map_err(|_| UnreadablePart("SentTimestamp"))?,
+            due_at: due_at
+                .parse()
+                .map_err(|_| UnreadablePart(attribute::DRAIN))?,
             workspace: text(attribute::WORKSPACE)?,
             worker: text(attribute::WORKER)?,
         }))
@@ -222,10 +227,6 @@ impl<'a> OutgoingEvent<'a> {
     }
 }
 
-/// The value of the `drain` attribute of a request that begins a drain, and of one that goes on with it.
-const NEW_DRAIN: &str = "new";
-const CONTINUED_DRAIN: &str = "continued";
-
 /// Adds a request to drain a mailbox to a call that sends it to the queue. Its group has no ordering key, so that it is
 /// no delivery's group.
 pub(super) fn drain(
@@ -233,13 +234,12 @@ pub(super) fn drain(
     workspace: &str,
     worker: &str,
     unique: &str,
-    is_new: bool,
+    due_at: UnixMillis,
 ) -> SendMessageFluentBuilder {
-    let drain = if is_new { NEW_DRAIN } else { CONTINUED_DRAIN };
     call.message_body(attribute::DRAIN)
         .message_group_id(worker)
         .message_deduplication_id(format!("drain:{unique}"))
-        .message_attributes(attribute::DRAIN, string(drain))
+        .message_attributes(attribute::DRAIN, string(due_at.to_string()))
         .message_attributes(attribute::WORKSPACE, string(workspace))
         .message_attributes(attribute::WORKER, string(worker))
 }

@@ -21,14 +21,20 @@ use bytes::Bytes;
 use protocol::clock::{UnixMillis, UnixSeconds};
 use protocol::messages::WorkerState;
 
+use super::workers::conditional;
 use super::{Item, Table, TableError, bodies, n, number, s, text, worker_key, worker_partition};
 use crate::delivery::{Body, Delivery};
 use crate::event::{EventId, MAX_BODY_BYTES};
 use crate::worker::Worker;
 
 const PREFIX: &str = "MAIL#";
+/// Instead of it, for an event that fits into no response.
+const ASIDE: &str = "ASIDE#";
 /// The attribute of a worker and of its mail that tells its registration.
 pub(super) const REGISTERED_AT: &str = "registered_at";
+/// How long an expired event stays in the table, beyond the time for which it is kept for its worker, so that it is counted
+/// when the mailbox is read and does not vanish silently.
+const EXPIRED_STAYS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A SequenceNumber has up to 128 bits.
 const SEQUENCE_DIGITS: usize = 39;
 /// A parked event.
@@ -112,7 +118,7 @@ fn item(
     partition: &str,
     (delivery, attempt): (&Delivery, u64),
     registered_at: UnixMillis,
-    expires_at: UnixSeconds,
+    kept_until: UnixSeconds,
 ) -> Item {
     let mut item = key(partition, &id(delivery));
     item.insert("event".to_owned(), s(delivery.event.as_str()));
@@ -121,7 +127,9 @@ fn item(
     item.insert("group".to_owned(), s(&delivery.group));
     item.insert(REGISTERED_AT.to_owned(), n(registered_at));
     item.insert("attempt".to_owned(), n(attempt));
-    item.insert("expires_at".to_owned(), n(expires_at));
+    item.insert("kept_until".to_owned(), n(kept_until));
+    let stays = i64::try_from(EXPIRED_STAYS.as_secs()).unwrap_or_default();
+    item.insert("expires_at".to_owned(), n(kept_until + stays));
     match &delivery.body {
         Body::Inline(bytes) => {
             let packed = Blob::new(bodies::compress(bytes));
@@ -174,8 +182,8 @@ impl Table {
         let grow = grow.build().expect("a key and an expression are given");
         let mut writes = vec![TransactWriteItem::builder().update(grow).build()];
         for (delivery, attempt) in deliveries {
-            let (delivery, expires_at) = ((*delivery, *attempt), self.expiry(keep));
-            let item = item(&partition, delivery, worker.registered_at, expires_at);
+            let (delivery, kept_until) = ((*delivery, *attempt), self.expiry(keep));
+            let item = item(&partition, delivery, worker.registered_at, kept_until);
             let put = Put::builder().table_name(&self.name).set_item(Some(item));
             let put = put.build().expect("an item is given");
             writes.push(TransactWriteItem::builder().put(put).build());
@@ -215,7 +223,8 @@ impl Table {
         after: Option<&str>,
     ) -> Result<Vec<ParkedEvent>, TableError> {
         let operation = "read the mailbox";
-        let mut found = Vec::new();
+        let now = self.clock.seconds();
+        let (mut found, mut expired) = (Vec::new(), Vec::new());
         let mut together = 0;
         let partition = worker_partition(workspace, worker);
         let mut from = after.map(|id| key(&partition, id));
@@ -235,6 +244,10 @@ impl Table {
                 if !self.is_alive(&item) {
                     continue;
                 }
+                if let Some(since) = number(&item, "kept_until").filter(|at| *at <= now) {
+                    expired.push((since, item));
+                    continue;
+                }
                 let mail =
                     parse(workspace, worker, &item).ok_or(TableError::Malformed { operation })?;
                 if let Body::Inline(body) = &mail.delivery.body {
@@ -242,14 +255,55 @@ impl Table {
                 }
                 found.push(mail);
                 if found.len() == limit || together >= bytes {
+                    self.count_expired(workspace, worker, expired).await?;
                     return Ok(found);
                 }
             }
             from = page.last_evaluated_key;
             if from.is_none() {
+                self.count_expired(workspace, worker, expired).await?;
                 return Ok(found);
             }
         }
+    }
+
+    /// Counts events that were kept for as long as events are, and deletes them: each with the time when it expired.
+    async fn count_expired(
+        &self,
+        workspace: &str,
+        worker: &str,
+        expired: Vec<(UnixSeconds, Item)>,
+    ) -> Result<(), TableError> {
+        let operation = "count expired events";
+        let (count, Some(since)) = (expired.len(), expired.iter().map(|(at, _)| *at).min()) else {
+            return Ok(());
+        };
+        let counted = (self.client.update_item())
+            .table_name(&self.name)
+            .set_key(Some(worker_key::key(workspace, worker)))
+            .update_expression(
+                "ADD expired :count SET expired_since = if_not_exists(expired_since, :since)",
+            )
+            .condition_expression("attribute_exists(pk)")
+            .expression_attribute_values(":count", n(count))
+            .expression_attribute_values(":since", n(since))
+            .send()
+            .await;
+        conditional(counted, operation)?;
+        let keys = (expired.into_iter())
+            .map(|(_, mut item)| {
+                item.retain(|name, _| matches!(name.as_str(), "pk" | "sk"));
+                item
+            })
+            .collect();
+        self.delete_batch(keys, operation).await?;
+        tracing::warn!(
+            worker,
+            workspace,
+            Expired = count,
+            "{count} events for worker {worker} were parked for longer than they are kept"
+        );
+        Ok(())
     }
 
     /// Whether anything is parked.
@@ -257,7 +311,9 @@ impl Table {
         let mut pages = (self.client.query())
             .table_name(&self.name)
             .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-            .filter_expression("expires_at > :now")
+            .filter_expression(
+                "expires_at > :now AND (attribute_not_exists(kept_until) OR kept_until > :now)",
+            )
             .expression_attribute_values(":pk", s(worker_partition(workspace, worker)))
             .expression_attribute_values(":prefix", s(PREFIX))
             .expression_attribute_values(":now", n(self.clock.seconds()))
@@ -276,6 +332,25 @@ impl Table {
             }
         }
         Ok(false)
+    }
+
+    /// Takes a parked event out of the mailbox, and keeps it as long as before.
+    pub(crate) async fn set_aside(&self, worker: &Worker, id: &str) -> Result<(), TableError> {
+        let operation = "set an event aside";
+        let partition = worker_partition(&worker.workspace, &worker.id);
+        let found = (self.get_batch(vec![key(&partition, id)], operation)).await?;
+        let Some(mut item) = found.into_iter().next() else {
+            return Ok(());
+        };
+        item.insert("sk".to_owned(), s(format!("{ASIDE}{id}")));
+        (self.client.put_item())
+            .table_name(&self.name)
+            .set_item(Some(item))
+            .send()
+            .await
+            .map_err(|e| TableError::call(operation, e))?;
+        self.delete_batch(vec![key(&partition, id)], operation)
+            .await
     }
 
     /// Deletes exactly these parked events.

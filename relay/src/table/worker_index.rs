@@ -8,7 +8,8 @@ use protocol::messages::WorkerState;
 use serde::Deserialize;
 
 use super::worker_key::{self, SHARD};
-use super::{Table, TableError, s};
+use super::workers::conditional;
+use super::{Table, TableError, n, s};
 
 /// The index's name.
 pub const INDEX: &str = "workers";
@@ -54,12 +55,13 @@ impl IndexedWorker {
 }
 
 impl Table {
-    /// Calls `each` with every worker of a shard, from 0 to [`SHARDS`].
+    /// Calls `each` with every worker of a shard, from 0 to [`SHARDS`]. Returns those whose lease has ended.
     pub(crate) async fn indexed_workers(
         &self,
         shard: u32,
         mut each: impl FnMut(IndexedWorker),
-    ) -> Result<(), TableError> {
+    ) -> Result<Vec<IndexedWorker>, TableError> {
+        let mut ended = Vec::new();
         let mut pages = (self.client.query())
             .table_name(&self.name)
             .index_name(INDEX)
@@ -71,13 +73,27 @@ impl Table {
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| TableError::call("read the worker index", e))?;
             for item in page.items.unwrap_or_default() {
-                if self.is_alive(&item)
-                    && let Ok(worker) = serde_dynamo::from_item(item)
-                {
-                    each(worker);
+                let is_alive = self.is_alive(&item);
+                match serde_dynamo::from_item(item) {
+                    Ok(worker) if is_alive => each(worker),
+                    Ok(worker) => ended.push(worker),
+                    Err(_) => {}
                 }
             }
         }
-        Ok(())
+        Ok(ended)
+    }
+
+    /// Deletes a worker whose lease has ended, and nothing of its mailbox, which can outlive it. Returns whether it was there
+    /// still: DynamoDB deletes it, too, sooner or later.
+    pub(crate) async fn end_lease(&self, worker: &IndexedWorker) -> Result<bool, TableError> {
+        let deleted = (self.client.delete_item())
+            .table_name(&self.name)
+            .set_key(Some(worker_key::key(worker.workspace(), worker.id())))
+            .condition_expression("expires_at <= :now")
+            .expression_attribute_values(":now", n(self.clock.seconds()))
+            .send()
+            .await;
+        Ok(conditional(deleted, "end a lease")?.is_some())
     }
 }
