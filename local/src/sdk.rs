@@ -37,6 +37,7 @@ impl InProcess {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let body = request.body().bytes().unwrap_or_default();
         self.calls.record(self.function, target, body);
+        self.calls.wait(self.function, target).await;
         let response = if self.calls.is_metered() {
             self.metered(target, body).await
         } else {

@@ -217,3 +217,19 @@ async fn a_mailbox_that_outlived_its_lease_is_drained_by_health() {
     becomes_live(&relay, &worker, Duration::from_secs(1200)).await;
     assert_eq!(delivered(&receiver, tried), [0]);
 }
+
+#[tokio::test]
+async fn a_mailbox_that_takes_longer_than_an_invocation_is_drained_by_several() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    relay.post_all(1..6).await;
+    receiver.answer_ping(Answer::Status(204));
+    // No attempt begins after 30 s.
+    receiver.answer([Answer::Slow(Duration::from_secs(8), 200)]);
+    relay.clock.advance(Duration::from_secs(60));
+    receiver.wait_for(tried + 6).await;
+    relay.becomes(&worker, WorkerState::Live).await;
+    assert_eq!(delivered(&receiver, tried), (0..6).collect::<Vec<_>>());
+    relay.settled().await;
+}

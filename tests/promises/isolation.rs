@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Answer, Receiver, issue, relay};
+use crate::harness::{Answer, Receiver, eventually, issue, relay};
 
 #[tokio::test]
 async fn a_worker_that_stalls_does_not_delay_another_one() {
@@ -34,4 +34,39 @@ async fn an_answer_without_end_is_read_no_further_than_needed() {
     let worker = relay.read(&worker).await;
     let is_success = worker.last_delivery.is_some() && worker.last_error.is_none();
     assert!(is_success, "{worker:?}");
+}
+
+#[tokio::test]
+async fn an_answer_with_odd_header_fields_is_a_delivery_and_interim_answers_without_end_are_none() {
+    let many: String = (0..500).map(|at| format!("x-{at}: {at}\r\n")).collect();
+    let accepted =
+        |fields: &str| format!("HTTP/1.1 202 Accepted\r\n{fields}content-length: 0\r\n\r\n");
+    let interim = "HTTP/1.1 102 Processing\r\n\r\n".to_owned();
+    let relay = relay().start().await;
+    for (name, answer, times, is_delivered) in [
+        ("many", accepted(&many), 1, true),
+        ("malformed", accepted("no field\r\nx y: z\r\n"), 1, true),
+        (
+            "some interim",
+            format!("{interim}{interim}{}", accepted("")),
+            1,
+            true,
+        ),
+        ("interim", interim, usize::MAX, false),
+    ] {
+        let address = Receiver::start_raw(answer, times).await;
+        let worker = relay.register(name, &format!("http://{address}/")).await;
+        relay.post(&issue(name, 1)).await;
+        let ended = eventually("the attempt ended", async || {
+            let worker = relay.read(&worker).await;
+            (worker.last_delivery.is_some() || worker.last_error.is_some()).then_some(worker)
+        })
+        .await;
+        assert_eq!(
+            ended.last_error.is_none(),
+            is_delivered,
+            "{name}: {ended:?}"
+        );
+        relay.remove(&worker).await;
+    }
 }

@@ -1,6 +1,7 @@
 //! Nothing accepted is lost: 200 comes after the queue has it, and what cannot be stored is refused with 5xx.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use local::local_relay::QUEUE;
 use local::samples::{FIVE_KINDS, WORKSPACE, Webhook};
@@ -134,4 +135,21 @@ async fn what_was_begun_is_finished_when_the_caller_hangs_up() {
     receiver.wait_for(1).await;
     drop(stream);
     receiver.wait_for(workers).await;
+}
+
+#[tokio::test]
+async fn a_slow_aws_is_answered_503_within_linears_patience_and_200_once_all_is_queued() {
+    let slow = relay().slow("ingest", &["Query"]).start().await;
+    let webhook = Webhook::sample(SECRET, &issue("i", 1), slow.clock.millis());
+    let began = Instant::now();
+    slow.refuses_webhook(&webhook, (503, "storage_unavailable"))
+        .await;
+    assert!(began.elapsed() < Duration::from_secs(30));
+    // The marker against replays is written after everything is queued.
+    let (marks_slowly, receiver, _) = relay().slow("ingest", &["PutItem"]).with_worker().await;
+    let began = Instant::now();
+    let posted = marks_slowly.post(&issue("i", 1)).await;
+    assert_eq!(posted.answer["deliveries"], 1);
+    assert!(began.elapsed() < Duration::from_secs(30));
+    receiver.wait_for(1).await;
 }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 /// Called for each call with the function, the SDK's target (`DynamoDB_20120810.GetItem`) and the request's body.
 pub type Observer = Arc<dyn Fn(&'static str, &str, &[u8]) + Send + Sync>;
+
+/// How long a call takes: by the function and the SDK's target.
+pub type Delay = Arc<dyn Fn(&'static str, &str) -> Duration + Send + Sync>;
 
 /// What AWS bills for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -29,6 +33,7 @@ pub struct Calls {
     counted: Arc<Mutex<BTreeMap<String, u64>>>,
     units: Option<Arc<Mutex<Units>>>,
     observer: Option<Observer>,
+    delay: Option<Delay>,
 }
 
 impl fmt::Debug for Calls {
@@ -45,6 +50,22 @@ impl Calls {
         Self {
             observer: Some(observer),
             ..Self::default()
+        }
+    }
+
+    /// Delays each call as `delay` says.
+    #[must_use]
+    pub fn delayed(self, delay: Delay) -> Self {
+        Self {
+            delay: Some(delay),
+            ..self
+        }
+    }
+
+    /// Waits for as long as a call is delayed.
+    pub(crate) async fn wait(&self, function: &'static str, target: &str) {
+        if let Some(delay) = &self.delay {
+            tokio::time::sleep(delay(function, target)).await;
         }
     }
 

@@ -65,6 +65,38 @@ pub(crate) struct Change {
     pub(crate) pulls: Option<bool>,
 }
 
+/// An update under construction: what it sets and what it removes.
+struct Changes {
+    update: UpdateItemFluentBuilder,
+    set: Vec<&'static str>,
+    remove: Vec<&'static str>,
+}
+
+impl Changes {
+    fn new(update: UpdateItemFluentBuilder) -> Self {
+        Self {
+            update,
+            set: Vec::new(),
+            remove: Vec::new(),
+        }
+    }
+
+    /// Adds an assignment `name = :value` and the value that it names.
+    fn set(&mut self, assignment: &'static str, value: AttributeValue) {
+        let (_, name) = assignment.split_once(" = ").unwrap_or_default();
+        self.update = self.update.clone().expression_attribute_values(name, value);
+        self.set.push(assignment);
+    }
+
+    fn finish(self) -> UpdateItemFluentBuilder {
+        let mut expression = format!("SET {}", self.set.join(", "));
+        if !self.remove.is_empty() {
+            expression.push_str(&format!(" REMOVE {}", self.remove.join(", ")));
+        }
+        self.update.update_expression(expression)
+    }
+}
+
 /// The result of a conditional write; none if the condition did not hold. A conflict with a transaction counts as that,
 /// too: the caller reads again.
 pub(super) fn conditional<T, E>(
@@ -184,66 +216,55 @@ impl Table {
         lease: Duration,
         change: &Change,
     ) -> Result<bool, TableError> {
-        let mut set = vec!["expires_at = :until", "#shard = :shard"];
-        let mut remove = Vec::new();
-        let mut update = self
+        let update = self
             .update_worker(worker)
             .condition_expression("#token = :token AND #state = :was")
             .expression_attribute_names("#token", "token")
             .expression_attribute_names("#shard", SHARD)
             .expression_attribute_values(":token", s(&worker.token_hash))
-            .expression_attribute_values(":was", s(worker.state.as_str()))
-            .expression_attribute_values(":shard", s(shard(&worker.id)))
-            .expression_attribute_values(":until", n(self.expiry(lease)));
+            .expression_attribute_values(":was", s(worker.state.as_str()));
+        let mut changes = Changes::new(update);
+        changes.set("expires_at = :until", n(self.expiry(lease)));
+        changes.set("#shard = :shard", s(shard(&worker.id)));
         if let Some(url) = &change.url {
-            update = update.expression_attribute_names("#url", "url");
+            changes.update = changes.update.expression_attribute_names("#url", "url");
             match url {
-                Some(url) => {
-                    set.push("#url = :url");
-                    update = update.expression_attribute_values(":url", s(url));
-                }
-                None => remove.push("#url"),
+                Some(url) => changes.set("#url = :url", s(url)),
+                None => changes.remove.push("#url"),
             }
         }
         match &change.capabilities {
             None => {}
             Some(Some(patterns)) => {
-                set.push("capabilities = :capabilities");
                 let patterns = AttributeValue::L(patterns.iter().map(s).collect());
-                update = update.expression_attribute_values(":capabilities", patterns);
+                changes.set("capabilities = :capabilities", patterns);
             }
-            Some(None) => remove.push("capabilities"),
+            Some(None) => changes.remove.push("capabilities"),
         }
-        for (value, assignment, name) in [
-            (change.receipts, "receipts = :receipts", ":receipts"),
-            (change.pulls, "pulls = :pulls", ":pulls"),
-        ] {
-            if let Some(value) = value {
-                set.push(assignment);
-                update = update.expression_attribute_values(name, AttributeValue::Bool(value));
-            }
+        if let Some(receipts) = change.receipts {
+            changes.set("receipts = :receipts", AttributeValue::Bool(receipts));
+        }
+        if let Some(pulls) = change.pulls {
+            changes.set("pulls = :pulls", AttributeValue::Bool(pulls));
         }
         if let Some(state) = change.state {
-            set.push("#state = :state");
-            update = update.expression_attribute_values(":state", s(state.as_str()));
-            if state == WorkerState::Away {
-                set.extend(["away_since = :now", "away_reason = :reason"]);
-                update = update
-                    .expression_attribute_values(":now", n(self.clock.millis()))
-                    .expression_attribute_values(":reason", s(AwayReason::Offline.as_str()));
+            changes.set("#state = :state", s(state.as_str()));
+            match state {
+                WorkerState::Away => changes.set("away_since = :now", n(self.clock.millis())),
+                WorkerState::Live | WorkerState::Pull => changes.remove.push("away_since"),
+            }
+            // A pull worker that gets an address is away, too, until its mailbox is empty, but has not gone offline.
+            if (worker.state, state) == (WorkerState::Live, WorkerState::Away) {
+                changes.set("away_reason = :reason", s(AwayReason::Offline.as_str()));
             } else {
-                remove.extend(["away_since", "away_reason"]);
+                changes.remove.push("away_reason");
             }
         }
         if change.url.is_some() || change.state.is_some() {
             // Attempts at another address say nothing about this one.
-            remove.extend(["failures", "failing_since"]);
+            changes.remove.extend(["failures", "failing_since"]);
         }
-        let mut expression = format!("SET {}", set.join(", "));
-        if !remove.is_empty() {
-            expression.push_str(&format!(" REMOVE {}", remove.join(", ")));
-        }
-        let renewed = update.update_expression(expression).send().await;
+        let renewed = changes.finish().send().await;
         Ok(conditional(renewed, "renew the registration")?.is_some())
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod used;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use local::linear_api::LinearApi;
@@ -20,7 +21,7 @@ use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE, Storage};
 use local::samples::{WORKSPACE, Webhook};
 use local::secrets::SECRET_ID;
 use local::sqs::Message;
-use local::testing::calls::Calls;
+use local::testing::calls::{Calls, Delay};
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker, WorkerState};
 use protocol::problem::Problem;
@@ -99,11 +100,22 @@ impl Registration {
 pub(crate) struct Start<'a> {
     settings: HashMap<&'a str, String>,
     storage: Storage,
+    delay: Option<Delay>,
 }
 
 impl<'a> Start<'a> {
     pub(crate) fn set(mut self, name: &'a str, value: impl ToString) -> Self {
         self.settings.insert(name, value.to_string());
+        self
+    }
+
+    /// Delays a function's calls of these actions.
+    pub(crate) fn slow(mut self, slow: &'static str, actions: &'static [&'static str]) -> Self {
+        self.delay = Some(Arc::new(move |function, target| {
+            let action = target.rsplit('.').next().unwrap_or_default();
+            let is_slow = function == slow && actions.contains(&action);
+            Duration::from_secs(if is_slow { 60 } else { 0 })
+        }));
         self
     }
 
@@ -120,6 +132,9 @@ impl<'a> Start<'a> {
         options.clock = clock.clone();
         options.storage = self.storage;
         options.calls = Calls::observed(used::watcher());
+        if let Some(delay) = self.delay {
+            options.calls = options.calls.delayed(delay);
+        }
         used::note_metrics();
         let local = LocalRelay::start(options).await.unwrap();
         Relay {
@@ -155,6 +170,7 @@ pub(crate) fn relay<'a>() -> Start<'a> {
     Start {
         settings: HashMap::new(),
         storage: Storage::Memory,
+        delay: None,
     }
     .set("LINEAR_WEBHOOK_SECRETS", SECRET)
     .set("REGISTRATIONS_PER_MINUTE", 100_000)

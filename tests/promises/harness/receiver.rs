@@ -147,8 +147,8 @@ impl Receiver {
         }
     }
 
-    /// Echoes a challenge; closes every other connection without an answer.
-    pub(crate) async fn start_dropping() -> SocketAddr {
+    /// Echoes a challenge; answers everything else with these bytes, so often, and closes the connection.
+    pub(crate) async fn start_raw(answer: String, times: usize) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -170,6 +170,12 @@ impl Receiver {
                         "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{answer}"
                     );
                     stream.write_all(answer.as_bytes()).await.unwrap();
+                    continue;
+                }
+                for _ in 0..times {
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        break;
+                    }
                 }
             }
         });
