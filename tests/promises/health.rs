@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use local::dynamodb::TABLE;
 use protocol::messages::WorkerState;
 use serde_json::json;
 
-use crate::harness::{Answer, Receiver, Relay, ids, issue, relay, until};
+use crate::harness::{Answer, Receiver, Relay, ids, issue, pulled, relay, until};
 
 const TICK: Duration = Duration::from_secs(5 * 60);
 
@@ -140,4 +141,22 @@ async fn what_is_counted_is_what_there_is() {
     // A lease that has ended counts no more, wherever the sweep is.
     relay.clock.advance(Duration::from_secs(8 * 24 * 3600));
     assert_eq!(run().await, relay::health::WorkerCounts::default());
+}
+
+#[tokio::test]
+async fn a_lease_that_ended_is_removed_and_its_mailbox_stays() {
+    let relay = relay().set("LEASE_SECONDS", 3600).start().await;
+    let worker = relay.register_pull("one").await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    relay.clock.advance(Duration::from_secs(2 * 3600));
+    let [workspace, id] = worker.names();
+    let key = json!({"pk": {"S": format!("WS#{workspace}")}, "sk": {"S": format!("WORKER#{id}")}});
+    let request = json!({"TableName": TABLE, "Key": key});
+    relay.local.run_health().await.unwrap();
+    let item = relay.dynamodb("GetItem", &request).await;
+    assert!(item.get("Item").is_none(), "{item}");
+    let again = relay.register_pull("one").await;
+    let waiting = relay.pull(&again, &[], None).await;
+    assert_eq!(pulled(&waiting), [1]);
 }

@@ -66,6 +66,8 @@ async fn a_closed_port_a_stall_a_redirect_and_a_dropped_connection_count_as_unre
         ("stalling", &url, stall, "no answer in time"),
         ("redirecting", &url, redirect, "302"),
         ("tunnel", &url, offline, "404"),
+        ("no tunnel", &url, Answer::Status(404), "404"),
+        ("portal", &url, Answer::Status(511), "511"),
         ("cloudflare", &url, Answer::Status(530), "530"),
     ] {
         receiver.answer([answer]);
