@@ -338,8 +338,14 @@ impl Table {
     pub(crate) async fn set_aside(&self, worker: &Worker, id: &str) -> Result<(), TableError> {
         let operation = "set an event aside";
         let partition = worker_partition(&worker.workspace, &worker.id);
-        let found = (self.get_batch(vec![key(&partition, id)], operation)).await?;
-        let Some(mut item) = found.into_iter().next() else {
+        let found = (self.client.get_item())
+            .table_name(&self.name)
+            .set_key(Some(key(&partition, id)))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|e| TableError::call(operation, e))?;
+        let Some(mut item) = found.item else {
             return Ok(());
         };
         item.insert("sk".to_owned(), s(format!("{ASIDE}{id}")));
