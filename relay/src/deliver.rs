@@ -221,14 +221,7 @@ impl Deliver {
         if !is_recorded && !was_tried {
             return;
         }
-        if let Err(error) = self.table.record_success(worker, &delivery.event).await {
-            let (worker, error) = (&worker.id, chain(&error));
-            tracing::warn!(
-                worker,
-                error,
-                "a success of worker {worker} was not recorded"
-            );
-        }
+        self.note_success(worker, &delivery.event).await;
     }
 
     /// Deletes the records of failed attempts at deliveries that have ended.

@@ -9,6 +9,7 @@ use protocol::problem::Code;
 
 use crate::delivery::Body;
 use crate::error::Error;
+use crate::policy::{self, WhenEmpty};
 use crate::table::{ParkedEvent, Table, TableError, is_mail_id};
 use crate::worker::Worker;
 
@@ -89,11 +90,13 @@ pub(crate) async fn pull(
 
 /// Records that a mailbox is empty. Returns the worker's state, or none if something was parked meanwhile.
 async fn settle_empty(table: &Table, worker: &Worker) -> Result<Option<WorkerState>, TableError> {
-    if worker.state != WorkerState::Away {
-        if worker.waiting {
+    match policy::when_empty(worker.state, worker.waiting) {
+        WhenEmpty::MarkLive => {}
+        WhenEmpty::ClearWaiting => {
             table.clear_waiting(worker).await?;
+            return Ok(Some(worker.state));
         }
-        return Ok(Some(worker.state));
+        WhenEmpty::Nothing => return Ok(Some(worker.state)),
     }
     if !table.mark_live(worker).await? {
         return Ok(None);

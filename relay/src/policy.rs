@@ -232,6 +232,26 @@ pub(crate) fn after_probe(worker: Probed, outcome: Outcome) -> AfterProbe {
     }
 }
 
+/// What an empty mailbox says about its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenEmpty {
+    /// It has all that was parked, and its events are POSTed again.
+    MarkLive,
+    /// It has all that was parked, which is recorded.
+    ClearWaiting,
+    /// Nothing that is not recorded.
+    Nothing,
+}
+
+/// What the empty mailbox of a worker in this state says; `is_recorded_waiting` is whether events are recorded to wait.
+pub(crate) fn when_empty(state: WorkerState, is_recorded_waiting: bool) -> WhenEmpty {
+    match state {
+        WorkerState::Away => WhenEmpty::MarkLive,
+        WorkerState::Live | WorkerState::Pull if is_recorded_waiting => WhenEmpty::ClearWaiting,
+        WorkerState::Live | WorkerState::Pull => WhenEmpty::Nothing,
+    }
+}
+
 /// Whether a run of `health` at `now` probes a worker: one that is away since then, or a live one that had its last
 /// delivery then.
 pub(crate) fn is_probe_due(state: WorkerState, since: Option<UnixMillis>, now: UnixMillis) -> bool {
@@ -499,6 +519,20 @@ mod tests {
                 expected,
                 "{worker:?} {outcome:?}"
             );
+        }
+    }
+
+    #[test]
+    fn an_empty_mailbox_makes_an_away_worker_live_and_no_other() {
+        for (state, waiting, expected) in [
+            (WorkerState::Away, true, WhenEmpty::MarkLive),
+            (WorkerState::Away, false, WhenEmpty::MarkLive),
+            (WorkerState::Pull, true, WhenEmpty::ClearWaiting),
+            (WorkerState::Pull, false, WhenEmpty::Nothing),
+            (WorkerState::Live, true, WhenEmpty::ClearWaiting),
+            (WorkerState::Live, false, WhenEmpty::Nothing),
+        ] {
+            assert_eq!(when_empty(state, waiting), expected);
         }
     }
 

@@ -5,10 +5,12 @@ use std::time::Duration;
 use local::dynamodb::TABLE;
 use local::local_relay::{DEAD_LETTERS, QUEUE};
 use protocol::messages::WorkerState;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::template::arn;
-use crate::harness::{Answer, Receiver, eventually, issue, numbers, relay, until};
+use crate::harness::{
+    Answer, Receiver, Registration, Relay, eventually, ids, issue, numbers, relay, until,
+};
 
 #[tokio::test]
 async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with_the_reason() {
@@ -149,6 +151,17 @@ async fn what_waited_behind_a_rejected_delivery_is_tried_as_long_as_anything_els
     assert_eq!(numbers(&receiver.received()), [0, 0, 1, 1, 2, 3, 4]);
 }
 
+/// How many items there are of the worker's mailbox and of failed attempts.
+async fn items(relay: &Relay, worker: &Registration) -> Value {
+    let [workspace, id] = worker.names();
+    let partition = json!({"S": format!("WS#{workspace}#WORKER#{id}")});
+    let query = json!({
+        "TableName": TABLE, "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": {":pk": partition},
+    });
+    relay.dynamodb("Query", &query).await["Count"].clone()
+}
+
 #[tokio::test]
 async fn failed_attempts_are_forgotten_once_the_delivery_succeeds() {
     let (relay, receiver, worker) = relay().with_worker().await;
@@ -157,14 +170,18 @@ async fn failed_attempts_are_forgotten_once_the_delivery_succeeds() {
     relay.pass(Duration::from_secs(3), &receiver, 1).await;
     receiver.wait_for(2).await;
     relay.settled().await;
-    let [workspace, id] = worker.names();
-    let partition = json!({"S": format!("WS#{workspace}#WORKER#{id}")});
-    let query = json!({
-        "TableName": TABLE, "KeyConditionExpression": "pk = :pk",
-        "ExpressionAttributeValues": {":pk": partition},
-    });
-    let found = relay.dynamodb("Query", &query).await;
-    assert_eq!(found["Count"], 0, "{found}");
+    assert_eq!(items(&relay, &worker).await, 0);
+    // Also where the worker fetches the event.
+    receiver.answer([Answer::Status(500)]);
+    relay.post(&issue("i", 2)).await;
+    receiver.wait_for(3).await;
+    relay.go_offline(&worker).await;
+    relay.pass(Duration::from_secs(3), &receiver, 3).await;
+    relay.settled().await;
+    let mailbox = relay.pull(&worker, &[], None).await;
+    assert_eq!(mailbox.events[0].headers["edge-attempt"], "2");
+    relay.pull(&worker, &ids(&mailbox), None).await;
+    assert_eq!(items(&relay, &worker).await, 0);
 }
 
 #[tokio::test]

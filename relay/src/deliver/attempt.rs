@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::clock::{UnixMillis, elapsed, millis};
+use protocol::clock::{elapsed, millis};
 
 use super::Deliver;
 use crate::cause::chain;
 use crate::delivery::{DeadLetterReason, Delivery, FailedAttempts};
 use crate::error::Error;
+use crate::event::EventId;
 use crate::outbound;
 use crate::outcome::Outcome;
 use crate::policy::{self, AfterAttempt};
@@ -83,8 +84,24 @@ impl Deliver {
         outcome: Outcome,
     ) -> Result<(), Error> {
         let attempts = self.record_failure(delivery, Duration::ZERO).await?;
-        let (table, text, event) = (&self.table, outcome.reason(), Some(&delivery.event));
-        if let Err(error) = table.record_rejection(worker, &text, event).await {
+        let text = outcome.reason();
+        (self.note_rejection(worker, &text, Some(&delivery.event))).await;
+        (self.dead_letter(delivery, text, outcome.status(), Some(attempts))).await?;
+        if let Err(error) = self.table.restart_attempts(delivery).await {
+            let error = chain(&error);
+            tracing::warn!(error, event = %delivery.event, "moved back, the event is tried once");
+        }
+        Ok(())
+    }
+
+    /// Records a rejection on the worker, as far as that succeeds. An event that is given is not in backoff any more.
+    pub(super) async fn note_rejection(
+        &self,
+        worker: &Worker,
+        reason: &str,
+        event: Option<&EventId>,
+    ) {
+        if let Err(error) = self.table.record_rejection(worker, reason, event).await {
             let (worker, error) = (&worker.id, chain(&error));
             tracing::warn!(
                 worker,
@@ -92,12 +109,18 @@ impl Deliver {
                 "a rejection of worker {worker} was not recorded"
             );
         }
-        (self.dead_letter(delivery, text, outcome.status(), Some(attempts))).await?;
-        if let Err(error) = table.restart_attempts(delivery).await {
-            let error = chain(&error);
-            tracing::warn!(error, event = %delivery.event, "moved back, the event is tried once");
+    }
+
+    /// Records a success on the worker, as far as that succeeds.
+    pub(super) async fn note_success(&self, worker: &Worker, event: &EventId) {
+        if let Err(error) = self.table.record_success(worker, event).await {
+            let (worker, error) = (&worker.id, chain(&error));
+            tracing::warn!(
+                worker,
+                error,
+                "a success of worker {worker} was not recorded"
+            );
         }
-        Ok(())
     }
 
     /// Dead-letters a delivery.
@@ -108,7 +131,7 @@ impl Deliver {
         status: Option<u16>,
         attempts: Option<FailedAttempts>,
     ) -> Result<(), Error> {
-        let now: UnixMillis = self.clock.millis();
+        let now = self.clock.millis();
         let reason = DeadLetterReason {
             text,
             status,

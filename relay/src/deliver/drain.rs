@@ -51,10 +51,19 @@ enum End {
     OutOfTime,
 }
 
+impl End {
+    /// Whether it is done, or the worker has changed meanwhile.
+    fn if_done(is_done: bool) -> Self {
+        if is_done { Self::Done } else { Self::OutOfTime }
+    }
+}
+
 /// What became of an event in the mailbox.
 enum Step {
-    /// It leaves the mailbox.
-    Settled,
+    /// It leaves the mailbox, and the records of its failed attempts go.
+    Delivered,
+    /// It leaves the mailbox, and its attempts stay counted.
+    DeadLettered,
     /// It stays, because it or an earlier one of its group is in backoff.
     Blocked,
     /// It stays, and so does everything behind it.
@@ -137,9 +146,7 @@ impl Deliver {
         drain.report.emit();
         end
     }
-}
 
-impl Deliver {
     /// The wait until `due_at`, in the whole seconds that SQS counts.
     fn until(&self, due_at: UnixMillis) -> Duration {
         let left = elapsed(self.clock.millis(), due_at).max(policy::SHORTEST);
@@ -165,11 +172,7 @@ impl Drain<'_> {
         match policy::after_probe(probed, outcome) {
             AfterProbe::RemoveWorker => self.remove().await,
             AfterProbe::Drain => self.empty().await,
-            AfterProbe::MarkLive => Ok(if self.mark_live().await? {
-                End::Done
-            } else {
-                End::OutOfTime
-            }),
+            AfterProbe::MarkLive => self.mark_live().await,
             _ => Ok(End::Wait(self.wait())),
         }
     }
@@ -193,12 +196,7 @@ impl Drain<'_> {
         if let Some(due_at) = self.blocked.values().min() {
             return Ok(End::Wait(self.deliver.until(*due_at)));
         }
-        // Events that were parked meanwhile are delivered by the next invocation.
-        Ok(if self.mark_live().await? {
-            End::Done
-        } else {
-            End::OutOfTime
-        })
+        self.mark_live().await
     }
 
     /// Delivers a page of the mailbox, and removes from it what is settled, also when something fails on the way.
@@ -216,7 +214,8 @@ impl Drain<'_> {
         let mut end = Ok(None);
         for parked in page {
             match self.deliver_one(parked, &context).await {
-                Ok(Step::Settled) => {
+                Ok(Step::DeadLettered) => settled.push(parked.id.clone()),
+                Ok(Step::Delivered) => {
                     settled.push(parked.id.clone());
                     if context.attempts(&parked.delivery).is_some() {
                         tried.push(&parked.delivery);
@@ -264,7 +263,7 @@ impl Drain<'_> {
         let Some(body) = body else {
             let text = "the stored body is gone".to_owned();
             (deliver.dead_letter(delivery, text, None, earlier)).await?;
-            return Ok(Step::Settled);
+            return Ok(Step::DeadLettered);
         };
         let number = next_number(earlier).max(parked.attempt);
         let outcome = deliver.post(&self.worker, delivery, number, body).await?;
@@ -283,10 +282,9 @@ impl Drain<'_> {
             AfterAttempt::Acknowledge => {
                 if !self.has_delivered {
                     self.has_delivered = true;
-                    let recorded = deliver.table.record_success(&self.worker, &delivery.event);
-                    recorded.await?;
+                    deliver.note_success(&self.worker, &delivery.event).await;
                 }
-                Ok(Step::Settled)
+                Ok(Step::Delivered)
             }
             AfterAttempt::RemoveWorker => self.remove().await.map(Step::End),
             AfterAttempt::Unreachable { .. } => {
@@ -299,14 +297,13 @@ impl Drain<'_> {
             }
             AfterAttempt::Retry(wait) => {
                 let attempts = deliver.record_failure(delivery, wait).await?;
-                let (table, reason) = (&deliver.table, outcome.reason());
-                table.record_rejection(&self.worker, &reason, None).await?;
+                (deliver.note_rejection(&self.worker, &outcome.reason(), None)).await;
                 let due_at = attempts.due_at.unwrap_or_default();
                 Ok(self.block(parked, due_at))
             }
             AfterAttempt::DeadLetter => {
                 deliver.give_up(&self.worker, delivery, outcome).await?;
-                Ok(Step::Settled)
+                Ok(Step::DeadLettered)
             }
         }
     }
@@ -330,14 +327,11 @@ impl Drain<'_> {
     }
 
     async fn remove(&self) -> Result<End, Error> {
-        Ok(if self.deliver.remove(&self.worker).await? {
-            End::Done
-        } else {
-            End::OutOfTime
-        })
+        Ok(End::if_done(self.deliver.remove(&self.worker).await?))
     }
 
-    async fn mark_live(&self) -> Result<bool, Error> {
+    /// Marks the worker live. Events that were parked meanwhile are delivered by another invocation.
+    async fn mark_live(&self) -> Result<End, Error> {
         let worker = &self.worker;
         let is_live = self.deliver.table.mark_live(worker).await?;
         if is_live {
@@ -348,6 +342,6 @@ impl Drain<'_> {
                 worker.id
             );
         }
-        Ok(is_live)
+        Ok(End::if_done(is_live))
     }
 }

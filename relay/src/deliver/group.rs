@@ -168,6 +168,13 @@ impl<'a, 'b> Group<'a, 'b> {
         let keep = self.deliver.config.mailbox_retention;
         let parking = self.deliver.table.park(worker, &numbered, keep).await?;
         if parking == Parking::Parked {
+            if !policy::is_drained(worker.state, worker.pulls) {
+                // The numbers of their next attempts are in the mailbox, and the relay attempts them no more.
+                let tried: Vec<_> = (numbered.iter().filter(|(_, next)| *next > 1))
+                    .map(|(delivery, _)| *delivery)
+                    .collect();
+                self.deliver.forget_attempts(&tried).await;
+            }
             for delivery in deliveries {
                 tracing::info!(
                     event = %delivery.event,

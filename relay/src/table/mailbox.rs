@@ -30,8 +30,6 @@ use crate::worker::Worker;
 const PREFIX: &str = "MAIL#";
 /// Instead of it, for an event that fits into no response.
 const ASIDE: &str = "ASIDE#";
-/// The attribute of a worker and of its mail that tells its registration.
-pub(super) const REGISTERED_AT: &str = "registered_at";
 /// How long an expired event stays in the table, beyond the time for which it is kept for its worker, so that it is counted
 /// when the mailbox is read and does not vanish silently.
 const EXPIRED_STAYS: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -125,7 +123,7 @@ fn item(
     item.insert("type".to_owned(), s(&delivery.kind));
     item.insert("action".to_owned(), s(&delivery.action));
     item.insert("group".to_owned(), s(&delivery.group));
-    item.insert(REGISTERED_AT.to_owned(), n(registered_at));
+    item.insert("registered_at".to_owned(), n(registered_at));
     item.insert("attempt".to_owned(), n(attempt));
     item.insert("kept_until".to_owned(), n(kept_until));
     let stays = i64::try_from(EXPIRED_STAYS.as_secs()).unwrap_or_default();

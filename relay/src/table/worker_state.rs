@@ -2,6 +2,7 @@
 //!
 //! Invariant: as in `workers.rs`, every change requires what it was decided from.
 
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use protocol::clock::{UnixMillis, elapsed};
 use protocol::messages::{AwayReason, WorkerState};
@@ -191,6 +192,16 @@ impl Table {
             .expression_attribute_values(":limit", n(limit))
             .expression_attribute_values(":id", s(event.as_str()))
             .expression_attribute_values(":event", set_of(event));
-        Ok(conditional(update.send().await, "put a delivery into backoff")?.is_some())
+        match update.send().await {
+            Ok(_) => Ok(true),
+            // A conflict with another write says nothing of the room.
+            Err(error)
+                if (error.as_service_error())
+                    .is_some_and(UpdateItemError::is_conditional_check_failed_exception) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(TableError::call("put a delivery into backoff", error)),
+        }
     }
 }
