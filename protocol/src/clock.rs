@@ -1,4 +1,5 @@
-//! The time as an argument: the system's clock, which a test can move forward.
+//! The time as an argument: the system's clock, which a test can move forward, or the one of a runtime whose time is
+//! simulated.
 //!
 //! Invariant: everything that depends on the time uses the one `Clock` of its process, so that a test that moves it
 //! moves leases, ages, backoffs and visibility timeouts alike.
@@ -6,6 +7,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// A point in time: milliseconds since the Unix epoch.
 pub type UnixMillis = i64;
@@ -16,7 +18,27 @@ pub type UnixSeconds = i64;
 /// A clock. Clones share the time.
 #[derive(Debug, Clone)]
 pub struct Clock {
+    source: Source,
     ahead: watch::Sender<Duration>,
+}
+
+/// Where the time comes from.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// The system.
+    System,
+    /// Tokio's runtime, for which it was this time at this instant.
+    Runtime(Duration, Instant),
+}
+
+impl Source {
+    /// The time since the Unix epoch.
+    fn now(self) -> Duration {
+        match self {
+            Self::System => (SystemTime::now().duration_since(UNIX_EPOCH)).unwrap_or_default(),
+            Self::Runtime(began, at) => began + at.elapsed(),
+        }
+    }
 }
 
 /// The milliseconds of a duration.
@@ -32,18 +54,26 @@ pub fn elapsed(from: UnixMillis, to: UnixMillis) -> Duration {
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
+        Self::of(Source::System)
+    }
+
+    /// The clock of Tokio's runtime, for which it is `now`. In a runtime whose time is paused it moves only when every task
+    /// waits.
+    pub fn of_runtime(now: UnixMillis) -> Self {
+        let now = elapsed(0, now);
+        Self::of(Source::Runtime(now, Instant::now()))
+    }
+
+    fn of(source: Source) -> Self {
         Self {
+            source,
             ahead: watch::Sender::new(Duration::ZERO),
         }
     }
 
     /// The present time.
     pub fn millis(&self) -> UnixMillis {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            + *self.ahead.borrow();
-        millis(now)
+        millis(self.source.now() + *self.ahead.borrow())
     }
 
     /// The present time in whole seconds.
@@ -104,6 +134,14 @@ mod tests {
         clock.advance(hour);
         assert!(waiting.await.is_ok());
         assert!(clock.millis() >= due);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_of_a_runtime_moves_with_its_time_alone() {
+        let clock = Clock::of_runtime(5_000);
+        assert_eq!(clock.millis(), 5_000);
+        clock.until(8_600_000).await;
+        assert_eq!(clock.millis(), 8_600_000);
     }
 
     #[test]
