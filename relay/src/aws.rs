@@ -13,8 +13,9 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 
 use crate::config::Aws;
+use crate::outbound::Network;
 
-/// One client for each service.
+/// What a function calls: one client for each service, and the network to workers and Linear.
 #[derive(Debug, Clone)]
 pub struct Clients {
     /// DynamoDB
@@ -23,6 +24,8 @@ pub struct Clients {
     pub sqs: aws_sdk_sqs::Client,
     /// Secrets Manager
     pub secrets: aws_sdk_secretsmanager::Client,
+    /// Workers and Linear
+    pub network: Network,
 }
 
 impl Clients {
@@ -55,6 +58,7 @@ impl Clients {
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
             sqs: aws_sdk_sqs::Client::new(&config),
             secrets: aws_sdk_secretsmanager::Client::new(&config),
+            network: Network::Internet,
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::cause::chain;
 use crate::config::DeliverConfig;
 use crate::delivery::{Body, Delivery};
-use crate::outbound::{ClientError, Outbound};
+use crate::outbound::{ClientError, Network, Outbound};
 use crate::queue::Queue;
 use crate::table::{BatchContext, Table, TableError};
 use crate::worker::Worker;
@@ -106,20 +106,21 @@ fn by_group(deliveries: &[Delivery]) -> Vec<Vec<&Delivery>> {
 }
 
 impl Deliver {
-    /// A `Deliver` over this table and these queues.
+    /// A `Deliver` over this network, this table and these queues.
     ///
     /// # Errors
     ///
     /// The certificate authorities of this machine cannot be read.
     pub fn new(
         config: DeliverConfig,
+        network: Network,
         table: Table,
         queue: Queue,
         dead_letters: Queue,
         clock: Clock,
     ) -> Result<Self, ClientError> {
         Ok(Self {
-            outbound: Outbound::new(Some(config.egress), config.timeout)?,
+            outbound: Outbound::new(network, Some(config.egress), config.timeout)?,
             config,
             table,
             queue,
@@ -145,6 +146,7 @@ impl Deliver {
         let mut settling = Vec::new();
         loop {
             let dispositions = tokio::select! {
+                biased;
                 next = running.next() => next,
                 () = tokio::time::sleep_until(began + SETTLE_AFTER), if !settled.is_empty() => {
                     // Spawned, because awaiting it here would halt the attempts that are still running.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::cause::chain;
 use crate::config::HealthConfig;
 use crate::error::Error;
-use crate::outbound::{ClientError, Outbound};
+use crate::outbound::{ClientError, Network, Outbound};
 use crate::outcome::Outcome;
 use crate::policy::{self, AfterProbe, Probed};
 use crate::probe::probe;
@@ -100,13 +100,14 @@ pub struct Health {
 }
 
 impl Health {
-    /// A `Health` over this table and this queue of deliveries.
+    /// A `Health` over this network, this table and this queue of deliveries.
     ///
     /// # Errors
     ///
     /// The certificate authorities of this machine cannot be read.
     pub fn new(
         config: &HealthConfig,
+        network: Network,
         table: Table,
         queue: Queue,
         clock: Clock,
@@ -114,7 +115,7 @@ impl Health {
         Ok(Self {
             table,
             queue,
-            outbound: Outbound::new(Some(config.egress), config.timeout)?,
+            outbound: Outbound::new(network, Some(config.egress), config.timeout)?,
             clock,
         })
     }

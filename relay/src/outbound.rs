@@ -3,19 +3,22 @@
 //!
 //! Invariant: the address that is connected to is the address that was checked. The resolver checks what names resolve
 //! to; the scheme and literal addresses, which no resolver sees, are checked right before the connection is made.
+//!
+//! A simulation gives another [`Network`] than the internet, and answers the requests itself.
 
 mod bounded;
 
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -127,11 +130,57 @@ pub fn headers(
     Ok(headers)
 }
 
+/// Answers a request, or says why there is no answer.
+pub type Exchange = Arc<
+    dyn Fn(
+            Request<Bytes>,
+        ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, SendError>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// What lies between the relay and the workers and Linear.
+#[derive(Clone, Default)]
+pub enum Network {
+    /// The internet.
+    #[default]
+    Internet,
+    /// This answers every request.
+    Simulated(Exchange),
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Internet => "Internet",
+            Self::Simulated(_) => "Simulated",
+        })
+    }
+}
+
+/// How requests are sent.
+#[derive(Clone)]
+enum Sender {
+    Client(Client<Connector, Full<Bytes>>),
+    Simulated(Exchange),
+}
+
+/// An answer, as the client reads it or as a simulation gives it.
+type Answer = Response<Either<Incoming, Full<Bytes>>>;
+
 /// The client. One deadline covers a whole call: resolving, connecting, sending, and reading the answer.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Outbound {
-    client: Client<Connector, Full<Bytes>>,
+    sender: Sender,
     timeout: Duration,
+}
+
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbound")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The client cannot be used.
@@ -147,7 +196,7 @@ pub enum ClientError {
 
 /// Why there was no answer. The text holds no part of the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SendError {
+pub enum SendError {
     /// Not a public address.
     #[error("the address is not allowed")]
     Blocked,
@@ -178,42 +227,51 @@ impl From<SendError> for FailedCall {
     }
 }
 
+/// A client that connects where `policy` allows it, and without one anywhere.
+fn client(policy: Option<EgressPolicy>) -> Result<Client<Connector, Full<Bytes>>, ClientError> {
+    let mut tcp = HttpConnector::new_with_resolver(Resolver(policy));
+    tcp.enforce_http(false);
+    tcp.set_keepalive(Some(KEEP_ALIVE));
+    tcp.set_keepalive_interval(Some(KEEP_ALIVE));
+    tcp.set_keepalive_retries(Some(KEEP_ALIVE_PROBES));
+    tcp.set_nodelay(true);
+    // The authorities of the machine, not built-in ones: what is deployed once must trust next year's, too.
+    let https = HttpsConnectorBuilder::new()
+        .with_native_roots()
+        .map_err(ClientError::CertificateAuthorities)?
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(tcp);
+    Ok(Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        // What counts is the status. The rest may be as odd as it likes.
+        .http1_max_headers(MAX_HEADERS)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .build(Connector { https, policy }))
+}
+
 impl Outbound {
-    /// A client that connects where `policy` allows it, and without one anywhere.
+    /// A client over this network. On the internet it connects where `policy` allows it, and without one anywhere.
     ///
     /// # Errors
     ///
     /// The certificate authorities of this machine cannot be read.
     pub(crate) fn new(
+        network: Network,
         policy: Option<EgressPolicy>,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver(policy));
-        tcp.enforce_http(false);
-        tcp.set_keepalive(Some(KEEP_ALIVE));
-        tcp.set_keepalive_interval(Some(KEEP_ALIVE));
-        tcp.set_keepalive_retries(Some(KEEP_ALIVE_PROBES));
-        tcp.set_nodelay(true);
-        // The authorities of the machine, not built-in ones: what is deployed once must trust next year's, too.
-        let https = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(ClientError::CertificateAuthorities)?
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            // What counts is the status. The rest may be as odd as it likes.
-            .http1_max_headers(MAX_HEADERS)
-            .http1_ignore_invalid_headers_in_responses(true)
-            .http1_allow_spaces_after_header_name_in_responses(true)
-            .http1_allow_obsolete_multiline_headers_in_responses(true)
-            .build(Connector { https, policy });
-        Ok(Self { client, timeout })
+        let sender = match network {
+            Network::Internet => Sender::Client(client(policy)?),
+            Network::Simulated(exchange) => Sender::Simulated(exchange),
+        };
+        Ok(Self { sender, timeout })
     }
 
     /// POSTs `body` and returns the status and headers. The connection is kept if the answer ends soon.
@@ -255,7 +313,7 @@ impl Outbound {
             .map_err(|_| SendError::Timeout)?
             .map_err(|cause| FailedCall {
                 error: SendError::Closed,
-                cause: Some(cause.into()),
+                cause: Some(cause),
             })?;
         Ok((answer.status(), body))
     }
@@ -266,23 +324,40 @@ impl Outbound {
         headers: HeaderMap,
         body: Bytes,
         deadline: Instant,
-    ) -> Result<Response<Incoming>, FailedCall> {
-        let mut request = Request::new(Full::new(body));
+    ) -> Result<Answer, FailedCall> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::try_from(url).map_err(|_| SendError::Blocked)?;
         *request.headers_mut() = headers;
-        match tokio::time::timeout_at(deadline, self.client.request(request)).await {
-            Err(_) => Err(SendError::Timeout.into()),
-            Ok(answered) => answered.map_err(|error| FailedCall {
-                error: classify(&error),
-                cause: Some(error.into()),
-            }),
+        tokio::time::timeout_at(deadline, self.sender.exchange(request))
+            .await
+            .unwrap_or_else(|_| Err(SendError::Timeout.into()))
+    }
+}
+
+impl Sender {
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, FailedCall> {
+        match self {
+            Self::Client(client) => match client.request(request.map(Full::new)).await {
+                Ok(answer) => Ok(answer.map(Either::Left)),
+                Err(error) => Err(FailedCall {
+                    error: classify(&error),
+                    cause: Some(error.into()),
+                }),
+            },
+            Self::Simulated(exchange) => {
+                let answer = exchange(request).await?;
+                Ok(answer.map(|body| Either::Right(Full::new(body))))
+            }
         }
     }
 }
 
 /// Reads the first `limit` bytes of an answer, or all of it.
-async fn read_body(answer: &mut Incoming, limit: usize) -> Result<Vec<u8>, hyper::Error> {
+async fn read_body(
+    answer: &mut Either<Incoming, Full<Bytes>>,
+    limit: usize,
+) -> Result<Vec<u8>, Cause> {
     let mut body = Vec::new();
     while body.len() < limit
         && let Some(frame) = answer.frame().await.transpose()?
@@ -328,7 +403,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_blocked_address_is_reported_as_blocked_wherever_it_is_detected() {
-        let client = Outbound::new(Some(EgressPolicy::Public), CONNECT_TIMEOUT).unwrap();
+        let client = Outbound::new(
+            Network::Internet,
+            Some(EgressPolicy::Public),
+            CONNECT_TIMEOUT,
+        )
+        .unwrap();
         for url in [
             "https://localhost/",
             "https://127.0.0.1/",
@@ -345,7 +425,12 @@ mod tests {
     async fn a_server_that_accepts_and_does_not_start_tls_is_a_failed_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}/", listener.local_addr().unwrap());
-        let client = Outbound::new(Some(EgressPolicy::Loopback), 3 * CONNECT_TIMEOUT).unwrap();
+        let client = Outbound::new(
+            Network::Internet,
+            Some(EgressPolicy::Loopback),
+            3 * CONNECT_TIMEOUT,
+        )
+        .unwrap();
         let answer = tokio::spawn(async move {
             let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
             answer.map(|(status, _)| status)
@@ -361,7 +446,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         drop(listener);
-        let client = Outbound::new(Some(EgressPolicy::Loopback), CONNECT_TIMEOUT).unwrap();
+        let client = Outbound::new(
+            Network::Internet,
+            Some(EgressPolicy::Loopback),
+            CONNECT_TIMEOUT,
+        )
+        .unwrap();
         let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
         assert_eq!(answer.unwrap_err(), SendError::Connect);
     }
@@ -383,7 +473,12 @@ mod tests {
             }
             sent
         });
-        let client = Outbound::new(Some(EgressPolicy::Loopback), 3 * CONNECT_TIMEOUT).unwrap();
+        let client = Outbound::new(
+            Network::Internet,
+            Some(EgressPolicy::Loopback),
+            3 * CONNECT_TIMEOUT,
+        )
+        .unwrap();
         let answer = client.post(&url, HeaderMap::new(), Bytes::new()).await;
         drop(client);
         (answer.map(|(status, _)| status), serving.await.unwrap())

@@ -24,7 +24,7 @@ use crate::egress::parse_webhook_url;
 use crate::error::Error;
 use crate::linear::api::{Linear, Member};
 use crate::mailbox;
-use crate::outbound::{ClientError, Outbound};
+use crate::outbound::{ClientError, Network, Outbound};
 use crate::policy;
 use crate::table::{Change, Table};
 use crate::worker::{self, MAX_NAME, Token, Worker};
@@ -74,15 +74,20 @@ fn validate(request: &messages::Register) -> Result<(), Error> {
 }
 
 impl Register {
-    /// A `Register` over this table.
+    /// A `Register` over this network and this table.
     ///
     /// # Errors
     ///
     /// The certificate authorities of this machine cannot be read.
-    pub fn new(config: RegisterConfig, table: Table, clock: Clock) -> Result<Self, ClientError> {
+    pub fn new(
+        config: RegisterConfig,
+        network: Network,
+        table: Table,
+        clock: Clock,
+    ) -> Result<Self, ClientError> {
         Ok(Self {
-            linear: Linear::new(config.linear_api_url.clone())?,
-            outbound: Outbound::new(Some(config.egress), CHALLENGE_TIMEOUT)?,
+            linear: Linear::new(network.clone(), config.linear_api_url.clone())?,
+            outbound: Outbound::new(network, Some(config.egress), CHALLENGE_TIMEOUT)?,
             config,
             table,
             clock,

@@ -83,7 +83,14 @@ pub async fn start(
         ("QUEUE_URL", queue_access.map_err(Into::into)),
         ("DLQ_URL", dead_letters_access.map_err(Into::into)),
     ])?;
-    Ok(Deliver::new(config, table, queue, dead_letters, clock)?)
+    Ok(Deliver::new(
+        config,
+        clients.network,
+        table,
+        queue,
+        dead_letters,
+        clock,
+    )?)
 }
 
 /// Delivers one batch. A message that cannot be read is left to SQS's redrive policy.

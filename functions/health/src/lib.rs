@@ -56,7 +56,7 @@ pub async fn start(
         ("TABLE_NAME", table_access.map_err(Into::into)),
         ("QUEUE_URL", queue_access.map_err(Into::into)),
     ])?;
-    Ok(Health::new(&config, table, queue, clock)?)
+    Ok(Health::new(&config, clients.network, table, queue, clock)?)
 }
 
 /// Runs once.

@@ -50,7 +50,7 @@ pub async fn start(
     let table = Table::new(clients.dynamodb, resources.table, clock.clone());
     let access = table.verify_access().await.map_err(Into::into);
     verify_access([("TABLE_NAME", access)])?;
-    Ok(Register::new(config, table, clock)?)
+    Ok(Register::new(config, clients.network, table, clock)?)
 }
 
 /// Answers one request of a worker.

@@ -170,6 +170,5 @@ impl Deliver {
 }
 
 fn jitter() -> f64 {
-    let random = getrandom::u32().expect("the system's random source works");
-    f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0
+    fastrand::f64() * 2.0 - 1.0
 }

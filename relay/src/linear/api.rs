@@ -12,7 +12,7 @@ use protocol::messages::Workspace;
 use serde::Deserialize;
 use url::Url;
 
-use crate::outbound::{self, ClientError, FailedCall, Outbound};
+use crate::outbound::{self, ClientError, FailedCall, Network, Outbound};
 
 /// The endpoint of Linear's API.
 pub(crate) const API_URL: &str = "https://api.linear.app/graphql";
@@ -131,8 +131,8 @@ impl Linear {
     /// # Errors
     ///
     /// The certificate authorities of this machine cannot be read.
-    pub(crate) fn new(url: Url) -> Result<Self, ClientError> {
-        let client = Outbound::new(None, TIMEOUT)?;
+    pub(crate) fn new(network: Network, url: Url) -> Result<Self, ClientError> {
+        let client = Outbound::new(network, None, TIMEOUT)?;
         Ok(Self { client, url })
     }
 
