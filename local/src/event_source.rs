@@ -82,17 +82,7 @@ async fn invoke(
     calls: &Calls,
     received: Vec<Received>,
 ) -> Result<(), lambda_runtime::Error> {
-    let records = received.iter().map(record).collect();
-    let event = serde_json::to_vec(&SqsEvent { records })?;
-    let event: SqsBatch = serde_json::from_slice(&event)?;
-    let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
-    let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
-        .map(|failure| failure.item_identifier)
-        .collect();
-    let done: Vec<_> = (received.into_iter())
-        .filter(|received| !failed.contains(&received.message.id))
-        .map(|received| received.receipt_handle)
-        .collect();
+    let done = process(deliver, received).await?;
     if !done.is_empty() {
         calls.record(
             "deliver",
@@ -104,6 +94,24 @@ async fn invoke(
         deleted.into_iter().collect::<Result<Vec<()>, SqsError>>()?;
     }
     Ok(())
+}
+
+/// Invokes `deliver` with a batch. Returns the handles of the messages that are done.
+pub(crate) async fn process(
+    deliver: &Deliver,
+    received: Vec<Received>,
+) -> Result<Vec<String>, lambda_runtime::Error> {
+    let records = received.iter().map(record).collect();
+    let event = serde_json::to_vec(&SqsEvent { records })?;
+    let event: SqsBatch = serde_json::from_slice(&event)?;
+    let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
+    let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
+        .map(|failure| failure.item_identifier)
+        .collect();
+    Ok((received.into_iter())
+        .filter(|received| !failed.contains(&received.message.id))
+        .map(|received| received.receipt_handle)
+        .collect())
 }
 
 /// The event of the mapping.

@@ -40,7 +40,7 @@ const DOMAIN: &str = "localhost";
 
 /// The functions behind the routes.
 #[derive(Clone)]
-pub(crate) struct Functions {
+pub(crate) struct Gateway {
     pub(crate) ingest: Arc<Ingest>,
     pub(crate) register: Arc<Register>,
     pub(crate) clock: Clock,
@@ -49,8 +49,8 @@ pub(crate) struct Functions {
 }
 
 /// The routes of the template.
-pub(crate) fn router(functions: Functions) -> axum::Router {
-    axum::Router::new().fallback(route).with_state(functions)
+pub(crate) fn router(gateway: Gateway) -> axum::Router {
+    axum::Router::new().fallback(route).with_state(gateway)
 }
 
 #[derive(Serialize)]
@@ -91,7 +91,7 @@ struct Http<'a> {
 }
 
 async fn route(
-    State(functions): State<Functions>,
+    State(gateway): State<Gateway>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response<Body> {
@@ -109,7 +109,7 @@ async fn route(
             return Error::refused(Code::BodyIncomplete, "the body ended early").into_response();
         }
     };
-    let event = event(&functions.clock, route_key, &parts, peer, &body);
+    let event = event(&gateway.clock, route_key, &parts, peer, &body);
     drop(body);
     let Ok(event) = event else {
         return internal("the request could not be written as an event");
@@ -117,8 +117,8 @@ async fn route(
     if event.len() > INVOCATION_LIMIT + ENVELOPE_ALLOWANCE {
         return Error::body_too_large(MAX_BODY_BYTES).into_response();
     }
-    let running = functions.running.clone();
-    let answer = running.spawn(run(functions, function, event)).await;
+    let running = gateway.running.clone();
+    let answer = running.spawn(run(gateway, function, event)).await;
     answer
         .unwrap_or(Err("the function failed"))
         .unwrap_or_else(internal)
@@ -126,19 +126,19 @@ async fn route(
 
 /// Runs a function to its end.
 async fn run(
-    functions: Functions,
+    gateway: Gateway,
     function: &'static str,
     event: Vec<u8>,
 ) -> Result<Response<Body>, &'static str> {
     if function == "ingest" {
-        let ingest = functions.ingest;
+        let ingest = gateway.ingest;
         let handler = move |request| {
             let ingest = Arc::clone(&ingest);
             async move { ingest::handle(&ingest, request).await }
         };
         invoke(&event, handler).await
     } else {
-        let register = functions.register;
+        let register = gateway.register;
         let handler = move |request| {
             let register = Arc::clone(&register);
             async move { register::handle(&register, request).await }

@@ -4,6 +4,7 @@
 //! every five minutes the schedule of `health` ([`schedule`]).
 
 mod aws;
+mod backend;
 pub mod cli;
 mod demo;
 pub mod dynamodb;

@@ -1,6 +1,5 @@
 //! The whole relay in one process: everything is started, wired as the template wires it, and stopped.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,38 +11,30 @@ use anyhow::{Context as _, bail};
 use axum::serve::ListenerExt as _;
 use protocol::clock::Clock;
 use relay::config::{
-    ConfigError, DeliverConfig, HealthConfig, IngestConfig, RegisterConfig, Resources, Settings,
+    ConfigError, DeliverConfig, HealthConfig, IngestConfig, RegisterConfig, Settings,
     webhook_secrets,
 };
 use relay::egress::EgressPolicy;
 use relay::health::{Health, ScheduledRun, WorkerCounts};
+use relay::outbound::Network;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::aws::{self, Servers};
-use crate::dynamodb::DynamoDb;
-use crate::gateway::{self, Functions};
-use crate::secrets::{self, Secrets};
-use crate::sqs::{self, Sqs};
+use crate::backend::{Files, Functions};
+use crate::gateway::{self, Gateway};
+use crate::sqs::Sqs;
 use crate::testing::calls::Calls;
-use crate::{dynamodb, event_source, schedule, sdk};
+use crate::{event_source, schedule};
 
-/// The queue of deliveries.
-pub const QUEUE: &str = "edge-relay.fifo";
-/// Its dead-letter queue.
-pub const DEAD_LETTERS: &str = "edge-relay-dead-letters.fifo";
+pub use crate::backend::{
+    Configs, DEAD_LETTERS, MAX_RECEIVE_COUNT, QUEUE, RETENTION_SECONDS, VISIBILITY_SECONDS,
+};
 
-/// Longer than a batch can take.
-pub const VISIBILITY_SECONDS: u32 = 90;
-/// More receives than the backoff can lead to. Only a message that `deliver` cannot process is received this often.
-pub const MAX_RECEIVE_COUNT: u32 = 200;
 /// Longer than a batch takes.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(45);
-/// The longest retention of SQS.
-pub const RETENTION_SECONDS: u32 = 14 * 24 * 3600;
-
 /// Where the queues and the table are stored.
 #[derive(Debug, Clone)]
 pub enum Storage {
@@ -70,19 +61,6 @@ pub struct Options {
     pub webhook_secrets: String,
     /// The settings of the functions.
     pub configs: Configs,
-}
-
-/// The settings of the functions.
-#[derive(Debug)]
-pub struct Configs {
-    /// Those of `ingest`.
-    pub ingest: IngestConfig,
-    /// Those of `register`.
-    pub register: RegisterConfig,
-    /// Those of `deliver`.
-    pub deliver: DeliverConfig,
-    /// Those of `health`.
-    pub health: HealthConfig,
 }
 
 impl Options {
@@ -172,109 +150,6 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
     }
 }
 
-async fn create_queues(sqs: &Sqs) -> anyhow::Result<()> {
-    let attributes = |more: &[(&str, String)]| -> BTreeMap<String, String> {
-        let fifo = [
-            ("FifoQueue", "true".to_owned()),
-            ("DeduplicationScope", "messageGroup".to_owned()),
-            ("FifoThroughputLimit", "perMessageGroupId".to_owned()),
-            ("VisibilityTimeout", VISIBILITY_SECONDS.to_string()),
-            ("MessageRetentionPeriod", RETENTION_SECONDS.to_string()),
-        ];
-        (fifo.iter().chain(more))
-            .map(|(name, value)| ((*name).to_owned(), value.clone()))
-            .collect()
-    };
-    create_queue(sqs, DEAD_LETTERS, attributes(&[])).await?;
-    let redrive = serde_json::json!({
-        "deadLetterTargetArn": sqs::arn(DEAD_LETTERS),
-        "maxReceiveCount": MAX_RECEIVE_COUNT,
-    });
-    create_queue(
-        sqs,
-        QUEUE,
-        attributes(&[("RedrivePolicy", redrive.to_string())]),
-    )
-    .await
-}
-
-/// Creates a queue. A queue from an earlier start gets the current attributes.
-async fn create_queue(
-    sqs: &Sqs,
-    name: &str,
-    attributes: BTreeMap<String, String>,
-) -> anyhow::Result<()> {
-    match sqs.create_queue(name, attributes.clone()).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.name == "QueueNameExists" => {
-            Ok(sqs.set_attributes(name, attributes).await?)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The three functions behind the gateway and the event source, and `health`.
-struct Started {
-    functions: Functions,
-    deliver: relay::deliver::Deliver,
-    health: Arc<Health>,
-}
-
-/// Starts each function as its bootstrap does, with clients of the embedded servers.
-async fn start_functions(
-    servers: &Servers,
-    configs: Configs,
-    calls: &Calls,
-    clock: &Clock,
-    running: &TaskTracker,
-) -> anyhow::Result<Started> {
-    let resources = || Resources {
-        table: dynamodb::TABLE.to_owned(),
-        queue: servers.sqs.url(QUEUE),
-        dead_letters: servers.sqs.url(DEAD_LETTERS),
-        webhook_secrets: secrets::SECRET_ID.to_owned(),
-    };
-    let clients = |function| sdk::clients(servers, calls, function);
-    let start = ingest::start(
-        clients("ingest"),
-        resources(),
-        configs.ingest,
-        clock.clone(),
-    );
-    let ingest = Arc::new(start.await?);
-    let start = register::start(
-        clients("register"),
-        resources(),
-        configs.register,
-        clock.clone(),
-    );
-    let register = Arc::new(start.await.map_err(anyhow::Error::from_boxed)?);
-    let start = deliver::start(
-        clients("deliver"),
-        resources(),
-        configs.deliver,
-        clock.clone(),
-    );
-    let deliver = start.await.map_err(anyhow::Error::from_boxed)?;
-    let start = health::start(
-        clients("health"),
-        resources(),
-        configs.health,
-        clock.clone(),
-    );
-    let health = Arc::new(start.await.map_err(anyhow::Error::from_boxed)?);
-    Ok(Started {
-        functions: Functions {
-            ingest,
-            register,
-            clock: clock.clone(),
-            running: running.clone(),
-        },
-        deliver,
-        health,
-    })
-}
-
 impl LocalRelay {
     /// Starts everything. Every listener is bound when this returns.
     ///
@@ -293,32 +168,34 @@ impl LocalRelay {
         let (clock, calls) = (options.clock, options.calls);
         let (listener, address) = listen(options.listen).await?;
         let (aws_listener, aws_address) = listen(options.aws_listen).await?;
-        let dynamodb = DynamoDb::open(table.as_deref(), clock.clone())?;
-        let endpoint = format!("http://{aws_address}");
-        let sqs = Sqs::open(queues.as_deref(), endpoint, clock.clone())?;
-        create_queues(&sqs).await?;
-        let servers = Servers {
-            dynamodb: dynamodb.clone(),
-            sqs: sqs.clone(),
-            secrets: Secrets::new(options.webhook_secrets),
+        let files = Files {
+            queues: queues.as_deref(),
+            table: table.as_deref(),
         };
+        let endpoint = format!("http://{aws_address}");
+        let servers = Servers::open(files, endpoint, options.webhook_secrets, &clock).await?;
+        let (sqs, dynamodb) = (servers.sqs.clone(), servers.dynamodb.clone());
+        let network = Network::Internet;
+        let functions =
+            Functions::start(&servers, options.configs, &calls, &network, &clock).await?;
+        let health = Arc::clone(&functions.health);
         let (shutdown, serving) = (CancellationToken::new(), TaskTracker::new());
-        let Started {
-            functions,
-            deliver,
-            health,
-        } = start_functions(&servers, options.configs, &calls, &clock, &serving).await?;
 
         let health_runs = Arc::default();
         serving.spawn(serve(
             listener,
-            gateway::router(functions),
+            gateway::router(Gateway {
+                ingest: functions.ingest,
+                register: functions.register,
+                clock: clock.clone(),
+                running: serving.clone(),
+            }),
             shutdown.clone(),
         ));
         serving.spawn(event_source::run(
             sqs.clone(),
             QUEUE,
-            Arc::new(deliver),
+            functions.deliver,
             calls.clone(),
             shutdown.clone(),
         ));

@@ -3,6 +3,7 @@
 //! Invariant: requests and responses are those that would cross the wire, signed and serialised by the SDK; only
 //! the socket is missing. Every call is recorded.
 
+use aws_sdk_sqs::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region, StalledStreamProtectionConfig};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
@@ -10,11 +11,12 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
-use axum::http::Response;
+use axum::http::{Response, StatusCode};
 use relay::aws::Clients;
+use relay::outbound::Network;
 
 use crate::aws::Servers;
-use crate::testing::calls::Calls;
+use crate::testing::calls::{Calls, Fault, Interference};
 use crate::{dynamodb, sqs};
 
 /// Passes a function's requests to the embedded servers.
@@ -37,13 +39,31 @@ impl InProcess {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let body = request.body().bytes().unwrap_or_default();
         self.calls.record(self.function, target, body);
-        self.calls.wait(self.function, target).await;
+        let Interference {
+            delay,
+            body: changed,
+            fault,
+        } = self.calls.interference(self.function, target, body);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let body = changed.as_deref().unwrap_or(body);
+        match fault {
+            Some(Fault::Unsent) => return Err(broken()),
+            Some(Fault::Swallowed) => return std::future::pending().await,
+            Some(Fault::Refused(status, code)) => return refusal(status, code),
+            Some(Fault::AnswerLost | Fault::Unanswered) | None => {}
+        }
         let response = if self.calls.is_metered() {
             self.metered(target, body).await
         } else {
             self.servers.answer(target, body).await
         };
-        self::response(response)
+        match fault {
+            Some(Fault::AnswerLost) => Err(broken()),
+            Some(Fault::Unanswered) => std::future::pending().await,
+            _ => self::response(response),
+        }
     }
 
     /// Asks DynamoDB for the capacity that the call consumes, which the relay does not. The response has one field more.
@@ -70,6 +90,19 @@ impl InProcess {
     }
 }
 
+/// The connection broke.
+fn broken() -> ConnectorError {
+    ConnectorError::io("the connection broke".into())
+}
+
+/// An error response of the service.
+fn refusal(status: u16, code: &str) -> Result<HttpResponse, ConnectorError> {
+    let body = serde_json::json!({"__type": code, "message": "interfered"});
+    let mut refusal = Response::new(body.to_string().into_bytes());
+    *refusal.status_mut() = StatusCode::from_u16(status).expect("this is a status");
+    response(refusal)
+}
+
 pub(crate) fn response(response: Response<Vec<u8>>) -> Result<HttpResponse, ConnectorError> {
     HttpResponse::try_from(response.map(SdkBody::from))
         .map_err(|error| ConnectorError::other(error.into(), None))
@@ -86,13 +119,22 @@ fn consumed(answer: &[u8]) -> f64 {
     }
 }
 
-/// A function's clients of the embedded servers.
-pub(crate) fn clients(servers: &Servers, calls: &Calls, function: &'static str) -> Clients {
-    clients_over(InProcess {
+/// A function's clients of the embedded servers, and of this network.
+pub(crate) fn clients(
+    servers: &Servers,
+    calls: &Calls,
+    network: &Network,
+    function: &'static str,
+) -> Clients {
+    let clients = clients_over(InProcess {
         servers: servers.clone(),
         calls: calls.clone(),
         function,
-    })
+    });
+    Clients {
+        network: network.clone(),
+        ..clients
+    }
 }
 
 /// Clients whose requests go to this connector.
@@ -100,6 +142,10 @@ pub(crate) fn clients_over(connector: impl HttpConnector + 'static) -> Clients {
     let connector = SharedHttpConnector::new(connector);
     let http = http_client_fn(move |_, _| connector.clone());
     let credentials = Credentials::new("local", "local", None, None, "local");
+    // Otherwise all clients of a process would share a budget for retries.
+    let retries = RetryPartition::custom("local")
+        .token_bucket(TokenBucket::unlimited())
+        .build();
     macro_rules! config {
         ($sdk:ident) => {
             $sdk::Client::from_conf(
@@ -110,6 +156,7 @@ pub(crate) fn clients_over(connector: impl HttpConnector + 'static) -> Clients {
                     .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
                     .endpoint_url("http://aws.local")
                     .http_client(http.clone())
+                    .retry_partition(retries.clone())
                     .build(),
             )
         };
@@ -118,5 +165,6 @@ pub(crate) fn clients_over(connector: impl HttpConnector + 'static) -> Clients {
         dynamodb: config!(aws_sdk_dynamodb),
         sqs: config!(aws_sdk_sqs),
         secrets: config!(aws_sdk_secretsmanager),
+        network: Network::Internet,
     }
 }

@@ -1,6 +1,7 @@
 //! What tests and benches alone use: the calls to the embedded servers, prepared responses, faults of the stand-in for
-//! Linear, and a look into a queue.
+//! Linear, a look into a queue, and the functions without anything that calls them.
 
+pub mod bare;
 pub mod calls;
 pub mod prepared;
 

@@ -1,4 +1,5 @@
-//! The calls to the embedded servers: counted by action, metered as AWS bills them, and passed to an observer.
+//! The calls to the embedded servers: counted by action, metered as AWS bills them, passed to an observer, and interfered
+//! with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,8 +11,34 @@ use parking_lot::Mutex;
 /// Called for each call with the function, the SDK's target (`DynamoDB_20120810.GetItem`) and the request's body.
 pub type Observer = Arc<dyn Fn(&'static str, &str, &[u8]) + Send + Sync>;
 
-/// How long a call takes: by the function and the SDK's target.
-pub type Delay = Arc<dyn Fn(&'static str, &str) -> Duration + Send + Sync>;
+/// What is done to a call: by the function, the SDK's target and the request's body.
+pub type Interfere = Arc<dyn Fn(&'static str, &str, &[u8]) -> Interference + Send + Sync>;
+
+/// What is done to a call. By default nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Interference {
+    /// How long it takes until the server gets it.
+    pub delay: Duration,
+    /// What the server gets instead of the request's body.
+    pub body: Option<Vec<u8>>,
+    /// What becomes of it.
+    pub fault: Option<Fault>,
+}
+
+/// What can become of a call, other than its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The server does not get it, and the connection breaks.
+    Unsent,
+    /// The server refuses it, with this status and code.
+    Refused(u16, &'static str),
+    /// The server carries it out, and the connection breaks before the answer.
+    AnswerLost,
+    /// The server does not get it, and there is never an answer.
+    Swallowed,
+    /// The server carries it out, and there is never an answer.
+    Unanswered,
+}
 
 /// What AWS bills for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -33,7 +60,7 @@ pub struct Calls {
     counted: Arc<Mutex<BTreeMap<String, u64>>>,
     units: Option<Arc<Mutex<Units>>>,
     observer: Option<Observer>,
-    delay: Option<Delay>,
+    interfere: Option<Interfere>,
 }
 
 impl fmt::Debug for Calls {
@@ -53,20 +80,25 @@ impl Calls {
         }
     }
 
-    /// Delays each call as `delay` says.
+    /// Interferes with each call.
     #[must_use]
-    pub fn delayed(self, delay: Delay) -> Self {
+    pub fn interfered(self, interfere: Interfere) -> Self {
         Self {
-            delay: Some(delay),
+            interfere: Some(interfere),
             ..self
         }
     }
 
-    /// Waits for as long as a call is delayed.
-    pub(crate) async fn wait(&self, function: &'static str, target: &str) {
-        if let Some(delay) = &self.delay {
-            tokio::time::sleep(delay(function, target)).await;
-        }
+    /// What is done to a call.
+    pub(crate) fn interference(
+        &self,
+        function: &'static str,
+        target: &str,
+        body: &[u8],
+    ) -> Interference {
+        (self.interfere.as_ref()).map_or_else(Interference::default, |interfere| {
+            interfere(function, target, body)
+        })
     }
 
     /// Also meters what AWS would bill, which costs the embedded DynamoDB some work.

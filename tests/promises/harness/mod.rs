@@ -21,7 +21,7 @@ use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE, Storage};
 use local::samples::{WORKSPACE, Webhook};
 use local::secrets::SECRET_ID;
 use local::sqs::Message;
-use local::testing::calls::{Calls, Delay};
+use local::testing::calls::{Calls, Interfere, Interference};
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker, WorkerState};
 use protocol::problem::Problem;
@@ -100,7 +100,7 @@ impl Registration {
 pub(crate) struct Start<'a> {
     settings: HashMap<&'a str, String>,
     storage: Storage,
-    delay: Option<Delay>,
+    interfere: Option<Interfere>,
 }
 
 impl<'a> Start<'a> {
@@ -111,10 +111,13 @@ impl<'a> Start<'a> {
 
     /// Delays a function's calls of these actions.
     pub(crate) fn slow(mut self, slow: &'static str, actions: &'static [&'static str]) -> Self {
-        self.delay = Some(Arc::new(move |function, target| {
+        self.interfere = Some(Arc::new(move |function, target, _: &[u8]| {
             let action = target.rsplit('.').next().unwrap_or_default();
             let is_slow = function == slow && actions.contains(&action);
-            Duration::from_secs(if is_slow { 60 } else { 0 })
+            Interference {
+                delay: Duration::from_secs(if is_slow { 60 } else { 0 }),
+                ..Interference::default()
+            }
         }));
         self
     }
@@ -132,8 +135,8 @@ impl<'a> Start<'a> {
         options.clock = clock.clone();
         options.storage = self.storage;
         options.calls = Calls::observed(used::watcher());
-        if let Some(delay) = self.delay {
-            options.calls = options.calls.delayed(delay);
+        if let Some(interfere) = self.interfere {
+            options.calls = options.calls.interfered(interfere);
         }
         used::note_metrics();
         let local = LocalRelay::start(options).await.unwrap();
@@ -170,7 +173,7 @@ pub(crate) fn relay<'a>() -> Start<'a> {
     Start {
         settings: HashMap::new(),
         storage: Storage::Memory,
-        delay: None,
+        interfere: None,
     }
     .set("LINEAR_WEBHOOK_SECRETS", SECRET)
     .set("REGISTRATIONS_PER_MINUTE", 100_000)
