@@ -31,6 +31,7 @@ mod sleep_watcher;
 mod state;
 mod store;
 mod target;
+pub mod testing;
 mod tunnel;
 pub mod up;
 

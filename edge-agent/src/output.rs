@@ -9,6 +9,8 @@ use anstream::ColorChoice;
 /// How many messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Volume {
+    /// None: a simulation runs thousands of agents.
+    Silent,
     /// Only those that a person should look at.
     Quiet,
     /// Also what happens.

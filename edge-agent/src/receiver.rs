@@ -85,7 +85,7 @@ pub(crate) async fn serve(listener: TcpListener, state: Arc<AgentState>, stop: C
 }
 
 /// The routes.
-fn router(state: Arc<AgentState>) -> Router {
+pub(crate) fn router(state: Arc<AgentState>) -> Router {
     let not_found = || async { problem(Code::NotFound, "there is nothing at this path") };
     let post_only = || async {
         let mut response = problem(Code::MethodNotAllowed, "this path takes POST");
@@ -184,7 +184,7 @@ async fn receive(State(state): State<Arc<AgentState>>, headers: HeaderMap, body:
 }
 
 /// The proof that this agent answers a request with these headers.
-fn receipt(headers: &Headers, secrets: &[Secret]) -> Option<HeaderValue> {
+pub(crate) fn receipt(headers: &Headers, secrets: &[Secret]) -> Option<HeaderValue> {
     let signed = delivery::signed(headers);
     HeaderValue::try_from(signature::receipt(secrets, signed.id, signed.timestamp)).ok()
 }

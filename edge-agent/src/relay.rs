@@ -1,12 +1,15 @@
 //! The relay's HTTP interface, as a worker uses it.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
+use axum::http::{Method, Request, Response, StatusCode, header};
 use protocol::clock::UnixMillis;
 use protocol::messages::{Mailbox, Pull, Register, Registered, Renew, Worker};
 use protocol::problem::{Code, Problem};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::Client;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -53,11 +56,61 @@ impl CallError {
     }
 }
 
+/// Answers a request, or says why there is no answer.
+pub type Exchange = Arc<
+    dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, String>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// How requests are sent.
+#[derive(Clone)]
+enum Sender {
+    Client(Client),
+    /// A simulation answers them.
+    Simulated(Exchange),
+}
+
 /// The relay.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Relay {
-    client: Client,
+    sender: Sender,
     base: Url,
+}
+
+impl Sender {
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
+        match self {
+            Self::Client(client) => over_http(client, request).await,
+            Self::Simulated(exchange) => exchange(request).await.map_err(CallError::later),
+        }
+    }
+}
+
+async fn over_http(client: &Client, request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
+    // The address is left out of errors: it may hold a query.
+    let failed = |error: reqwest::Error| {
+        let error = error.without_url();
+        let what = if error.is_timeout() {
+            "does not answer in time"
+        } else {
+            "cannot be reached"
+        };
+        CallError::later(format!("the relay {what}: {}", root_cause(&error)))
+    };
+    let request = reqwest::Request::try_from(request).map_err(failed)?;
+    let mut response = client.execute(request).await.map_err(failed)?;
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    let body = response.bytes().await.map_err(|error| {
+        let error = error.without_url();
+        CallError::later(format!(
+            "the relay broke off its answer: {}",
+            root_cause(&error)
+        ))
+    })?;
+    let mut response = Response::new(body);
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    Ok(response)
 }
 
 impl Relay {
@@ -71,9 +124,17 @@ impl Relay {
             client = client.no_proxy();
         }
         Ok(Self {
-            client: client.build()?,
+            sender: Sender::Client(client.build()?),
             base,
         })
+    }
+
+    /// A relay whose answers a simulation gives.
+    pub(crate) fn simulated(base: Url, exchange: Exchange) -> Self {
+        Self {
+            sender: Sender::Simulated(exchange),
+            base,
+        }
     }
 
     pub(crate) async fn register(&self, request: &Register) -> Result<Registered, CallError> {
@@ -154,23 +215,20 @@ impl Relay {
         let mut url = self.base.clone();
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{base}{path}"));
-        let mut request = self.client.request(method, url);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
+        let mut request = Request::builder().method(method).uri(url.as_str());
         if let Some(token) = token {
-            request = request.bearer_auth(token);
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let response = request.send().await.map_err(|error| {
-            // The address is left out: it may hold a query.
-            let error = error.without_url();
-            let what = if error.is_timeout() {
-                "does not answer in time"
-            } else {
-                "cannot be reached"
-            };
-            CallError::later(format!("the relay {what}: {}", root_cause(&error)))
-        })?;
+        let body = match body {
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                serde_json::to_vec(body).map_err(|e| CallError::later(e.to_string()))?
+            }
+            None => Vec::new(),
+        };
+        let request = (request.body(Bytes::from(body)))
+            .map_err(|_| CallError::later("the registration holds no token that can be sent"))?;
+        let response = self.sender.exchange(request).await?;
         let status = response.status();
         let header = |name| response.headers().get(name)?.to_str().ok();
         let wait = header("retry-after")
@@ -180,13 +238,7 @@ impl Relay {
             .and_then(|value| httpdate::parse_http_date(value).ok())
             .and_then(|date| date.duration_since(UNIX_EPOCH).ok())
             .and_then(|since| i64::try_from(since.as_millis()).ok());
-        let body = response.bytes().await.map_err(|error| {
-            let error = error.without_url();
-            CallError::later(format!(
-                "the relay broke off its answer: {}",
-                root_cause(&error)
-            ))
-        })?;
+        let body = response.into_body();
         if status.is_success() {
             return Ok(Success { body, date });
         }

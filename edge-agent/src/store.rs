@@ -60,6 +60,13 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
 /// Whether SQLite cannot read the file.
 pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     let code = error
@@ -118,10 +125,7 @@ impl Store {
             .optional()?
             .is_none();
         if is_empty {
-            let transaction = connection.transaction()?;
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-            transaction.commit()?;
+            create(&mut connection)?;
         } else if version != SCHEMA_VERSION {
             anyhow::bail!(
                 "the file was written by another version of edge-agent (its form is {version}, this one's is \
@@ -134,6 +138,17 @@ impl Store {
                 path,
                 OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
             )?)),
+        })
+    }
+
+    /// Events in memory, read and written in the caller's thread.
+    pub(crate) fn in_memory() -> anyhow::Result<Self> {
+        let mut connection = Connection::open_in_memory()?;
+        create(&mut connection)?;
+        let connection = Arc::new(Mutex::new(connection));
+        Ok(Self {
+            writer: Writer::Here(Arc::clone(&connection)),
+            reader: connection,
         })
     }
 

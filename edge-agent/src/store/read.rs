@@ -1,5 +1,7 @@
 //! The reads of the stored events, by the agent and by its commands.
 
+use std::sync::PoisonError;
+
 use protocol::clock::UnixMillis;
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
@@ -68,6 +70,15 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
 }
 
 impl Store {
+    /// The ordering key and the id of each event, in the order in which they were stored.
+    pub(crate) fn ids(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let connection = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read =
+            connection.prepare_cached("SELECT ordering_key, id FROM event ORDER BY sequence")?;
+        let rows = read.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
     /// The events that wait, in the order in which they were stored: at most `limit`, and those after `after`.
     pub(crate) async fn waiting(&self, after: i64, limit: u32) -> anyhow::Result<Vec<Waiting>> {
         self.read(move |connection| {

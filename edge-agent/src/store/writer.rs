@@ -1,8 +1,8 @@
-//! The thread that writes.
+//! The thread that writes, or in a simulation the caller's.
 //!
 //! Invariant: a write succeeds only after its transaction is committed.
 
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -16,16 +16,19 @@ type SendResult = Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>;
 /// A write within a transaction, or the reason why there is none. Returns whether it succeeded, and how to send its result.
 type Job = Box<dyn FnOnce(Result<&Connection, rusqlite::Error>) -> (bool, SendResult) + Send>;
 
-enum Request {
+pub(super) enum Request {
     Write(Job),
     /// Asks for `PRAGMA data_version`, which only other connections' commits change.
     Version(oneshot::Sender<rusqlite::Result<bool>>),
 }
 
-/// Sends writes to the thread, which ends with the last clone.
+/// Where writes are made.
 #[derive(Debug, Clone)]
-pub(super) struct Writer {
-    orders: mpsc::Sender<Request>,
+pub(super) enum Writer {
+    /// In the thread, which ends with the last clone.
+    Thread(mpsc::Sender<Request>),
+    /// In the caller's thread.
+    Here(Arc<Mutex<Connection>>),
 }
 
 /// The thread has ended, which only a panic can cause.
@@ -39,7 +42,7 @@ impl Writer {
         std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || run(&connection, &received))?;
-        Ok(Self { orders })
+        Ok(Self::Thread(orders))
     }
 
     pub(super) async fn run<T: Send + 'static>(
@@ -55,13 +58,22 @@ impl Writer {
             });
             (is_ok, send)
         });
-        (self.orders.send(Request::Write(job))).map_err(|_| gone())?;
+        match self {
+            Self::Thread(orders) => orders.send(Request::Write(job)).map_err(|_| gone())?,
+            Self::Here(connection) => {
+                let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                commit(&connection, vec![job]);
+            }
+        }
         answered.await.map_err(|_| gone())?
     }
 
     pub(super) async fn changed_by_another(&self) -> rusqlite::Result<bool> {
+        let Self::Thread(orders) = self else {
+            return Ok(false);
+        };
         let (answer, answered) = oneshot::channel();
-        (self.orders.send(Request::Version(answer))).map_err(|_| gone())?;
+        orders.send(Request::Version(answer)).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
