@@ -1,0 +1,139 @@
+//! Simulates the relay and its workers: thousands of histories in which machines come and go and calls fail, each from a
+//! seed, in one thread, in simulated time. A history that breaks a promise is made smaller and printed.
+//!
+//! ```text
+//! cargo run --release -p tests --bin simulate -- --seeds 100000
+//! ```
+
+mod history;
+mod machine;
+mod old_faults;
+mod places;
+mod record;
+mod run;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use clap::Parser;
+use history::History;
+use indicatif::{ProgressBar, ProgressStyle};
+use old_faults::OldFault;
+use parking_lot::Mutex;
+
+/// Simulates the relay and its workers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How many histories are run.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Runs this history alone, and prints what happens.
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// How many histories are run at the same time.
+    #[arg(long, default_value_t = thread::available_parallelism().map_or(1, usize::from))]
+    threads: usize,
+    /// Runs with a fault of an earlier version, and counts the histories in which it is found.
+    #[arg(long)]
+    with: Option<OldFault>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    if let Some(seed) = arguments.seed {
+        return replay(&History::new(seed), arguments.with);
+    }
+    let violations = run_all(&arguments)?;
+    println!(
+        "{} histories, {} violations",
+        arguments.seeds,
+        violations.len()
+    );
+    if arguments.with.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some((seed, violation)) = violations.first() else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    for (seed, violation) in &violations {
+        println!("seed {seed}: {violation}");
+    }
+    println!("\nThe history of seed {seed}, made smaller: {violation}\n");
+    let small = shrink(History::new(*seed))?;
+    println!("{small:#?}\n");
+    replay(&small, None)
+}
+
+/// Runs the histories. Returns the seeds with violations, in their order.
+fn run_all(arguments: &Arguments) -> anyhow::Result<Vec<(u64, String)>> {
+    let style = "{bar:40} {pos}/{len} histories, {per_sec}, {eta} left {msg}";
+    let bar = ProgressBar::new(arguments.seeds).with_style(ProgressStyle::with_template(style)?);
+    let next = AtomicU64::new(arguments.from);
+    let violations = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let run_some = || -> anyhow::Result<()> {
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= arguments.from + arguments.seeds {
+                    return Ok(());
+                }
+                let done = run::run(&History::new(seed), arguments.with, false)?;
+                if let Some(violation) = done.violation {
+                    violations.lock().push((seed, violation));
+                    bar.set_message(format!("{} violations", violations.lock().len()));
+                }
+                bar.inc(1);
+            }
+        };
+        let running: Vec<_> = (0..arguments.threads.max(1))
+            .map(|_| scope.spawn(run_some))
+            .collect();
+        running
+            .into_iter()
+            .try_for_each(|one| one.join().expect("a history does not panic"))
+    })?;
+    bar.finish();
+    let mut violations = violations.into_inner();
+    violations.sort();
+    Ok(violations)
+}
+
+/// Runs a history twice: the second time it must be the same, and is printed.
+fn replay(history: &History, old_fault: Option<OldFault>) -> anyhow::Result<ExitCode> {
+    let once = run::run(history, old_fault, false)?;
+    let again = run::run(history, old_fault, true)?;
+    anyhow::ensure!(
+        once.digest == again.digest,
+        "the history did not replay exactly"
+    );
+    match again.violation {
+        Some(violation) => {
+            println!("{violation}");
+            Ok(ExitCode::FAILURE)
+        }
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Leaves out what is not needed for a violation: first halves, then smaller and smaller parts.
+fn shrink(mut history: History) -> anyhow::Result<History> {
+    let mut size = history.len().div_ceil(2);
+    while size > 0 {
+        let mut at = 0;
+        while at < history.len() {
+            let less = history.without(at, at + size);
+            if run::run(&less, None, false)?.violation.is_some() {
+                history = less;
+            } else {
+                at += size;
+            }
+        }
+        size = if size == 1 { 0 } else { size.div_ceil(2) };
+    }
+    Ok(history)
+}

@@ -1,0 +1,93 @@
+//! Where each event is at a moment: stored by its worker, in a mailbox, on the queue, or on the dead-letter queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use local::local_relay::{DEAD_LETTERS, QUEUE};
+use local::sqs::Message;
+use relay::worker;
+use serde_json::{Value, json};
+
+use crate::world::{WORKSPACE, World};
+
+/// What is where, by the machine.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// The events that the machine has stored, by when.
+    pub(crate) stored: BTreeMap<String, usize>,
+    pub(crate) in_mailbox: BTreeSet<String>,
+    pub(crate) on_queue: BTreeSet<String>,
+    pub(crate) dead: BTreeSet<String>,
+    /// How many deliveries wait on the queue for longer than an invocation takes.
+    pub(crate) in_backoff: u64,
+    /// Whether a request to drain its mailbox is on the queue.
+    pub(crate) is_drained: bool,
+    /// Its state at the relay.
+    pub(crate) state: Option<String>,
+}
+
+impl Places {
+    /// Where everything of a machine is, in the order of the machines.
+    pub(crate) async fn of_all(world: &World) -> anyhow::Result<Vec<Self>> {
+        let relay = world.relay();
+        let queue = relay.sqs.peek(QUEUE)?;
+        let dead_letters = relay.sqs.peek(DEAD_LETTERS)?;
+        let scan = json!({"TableName": local::dynamodb::TABLE});
+        let items = relay.dynamodb("Scan", &scan).await?;
+        let items = items["Items"].as_array().cloned().unwrap_or_default();
+        let mut all = Vec::new();
+        for (number, machine) in world.machines.iter().enumerate() {
+            let worker = worker::id(WORKSPACE, &format!("lin_api_{number}"), &machine.name());
+            let mut places = Self::default();
+            for (at, (_, event)) in machine.agent().stored()?.into_iter().enumerate() {
+                places.stored.insert(event, at);
+            }
+            for item in &items {
+                places.add_item(&worker, item);
+            }
+            for message in queue.iter().filter(|m| text(m, "worker") == Some(&worker)) {
+                places.add_message(world, message);
+            }
+            for message in dead_letters
+                .iter()
+                .filter(|m| text(m, "worker") == Some(&worker))
+            {
+                let reason = text(message, "reason").filter(|reason| !reason.is_empty());
+                reason.context("a dead letter has no reason")?;
+                places
+                    .dead
+                    .extend(text(message, "event").map(str::to_owned));
+            }
+            all.push(places);
+        }
+        Ok(all)
+    }
+
+    fn add_item(&mut self, worker: &str, item: &Value) {
+        let key = |name: &str| item[name]["S"].as_str().unwrap_or_default();
+        if key("sk") == format!("WORKER#{worker}") {
+            self.state = item["state"]["S"].as_str().map(str::to_owned);
+        }
+        let is_its = key("pk").ends_with(&format!("#WORKER#{worker}"));
+        if is_its && key("sk").starts_with("MAIL#") {
+            self.in_mailbox.insert(key("event").to_owned());
+        }
+    }
+
+    fn add_message(&mut self, world: &World, message: &Message) {
+        let Some(event) = text(message, "event") else {
+            self.is_drained = true;
+            return;
+        };
+        self.on_queue.insert(event.to_owned());
+        let longest = i64::from(local::local_relay::VISIBILITY_SECONDS) * 1000;
+        let waits_until = message.in_flight().map(|(_, visible_at)| visible_at);
+        if waits_until.is_some_and(|at| at > world.clock.millis() + longest) {
+            self.in_backoff += 1;
+        }
+    }
+}
+
+fn text<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message.attributes.get(name)?.string_value.as_deref()
+}
