@@ -202,3 +202,24 @@ async fn a_worker_record_that_cannot_be_read_holds_up_its_own_deliveries_alone()
     assert_eq!(other.count(), 0);
     assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
 }
+
+#[tokio::test]
+async fn a_worker_that_comes_and_goes_has_no_more_deliveries_in_backoff_than_another() {
+    let relay = relay().set("DELIVERIES_IN_BACKOFF", 4).start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register("one", &receiver.url()).await;
+    receiver.answer([Answer::With(429, "retry-after", "3600".into())]);
+    for round in 0..4 {
+        for at in 0..6 {
+            relay.post(&issue(&format!("i{round}-{at}"), at)).await;
+        }
+        relay.becomes(&worker, WorkerState::Away).await;
+        let is_bounded = async || relay.local.sqs.peek(QUEUE).unwrap().len() <= 4;
+        until("all but four are parked", is_bounded).await;
+        let mut mailbox = relay.pull(&worker, &[], None).await;
+        while !mailbox.events.is_empty() {
+            mailbox = relay.pull(&worker, &ids(&mailbox), None).await;
+        }
+        assert_eq!(mailbox.state, WorkerState::Live);
+    }
+}

@@ -12,8 +12,13 @@ pub(crate) struct History {
     /// Also decides how long each call takes.
     pub(crate) seed: u64,
     pub(crate) limits: Limits,
+    /// A call to AWS takes up to two to the power of this, in milliseconds. Where calls take long, more happens between
+    /// two of them.
+    pub(crate) slowness: u32,
     pub(crate) machines: Vec<MachineSpec>,
     pub(crate) steps: Vec<Step>,
+    /// What Linear posts while the machines come back at last.
+    pub(crate) finale: Vec<Step>,
     /// What becomes of a call to AWS, by its number.
     pub(crate) faults: Vec<(u64, CallFault)>,
     /// What becomes of a request to a worker, or of an agent to the relay, by its number.
@@ -173,12 +178,15 @@ impl History {
             deliveries_in_backoff: rng.u64(1..=4),
         };
         let steps = steps(rng, &machines);
+        let finale = burst(rng, 8);
         // A third of the histories has no faults at all: what goes wrong there has a simpler cause.
         let rate = one_of(rng, &[0, 0, 40, 15, 100]);
         Self {
             seed,
             limits,
+            slowness: one_of(rng, &[4, 6, 8, 9]),
             steps,
+            finale,
             faults: marks(rng, rate, call_fault),
             losses: marks(rng, rate, |rng| one_of(rng, &[Loss::Request, Loss::Answer])),
             batches: marks(rng, rate, |rng| {
@@ -190,7 +198,11 @@ impl History {
 
     /// How many parts can be left out.
     pub(crate) fn len(&self) -> usize {
-        self.steps.len() + self.faults.len() + self.losses.len() + self.batches.len()
+        self.steps.len()
+            + self.finale.len()
+            + self.faults.len()
+            + self.losses.len()
+            + self.batches.len()
     }
 
     /// Without the parts at these indices. The steps that stay happen when they did.
@@ -201,14 +213,18 @@ impl History {
             !(from..to).contains(&(at - 1))
         };
         let mut less = self.clone();
-        let mut waited = Duration::ZERO;
-        less.steps.clear();
-        for step in &self.steps {
-            if is_kept() {
-                let after = step.after + std::mem::take(&mut waited);
-                less.steps.push(Step { after, ..*step });
-            } else {
+        for (steps, all) in [
+            (&mut less.steps, &self.steps),
+            (&mut less.finale, &self.finale),
+        ] {
+            let mut waited = Duration::ZERO;
+            steps.clear();
+            for step in all {
                 waited += step.after;
+                if is_kept() {
+                    let after = std::mem::take(&mut waited);
+                    steps.push(Step { after, ..*step });
+                }
             }
         }
         less.faults.retain(|_| is_kept());
@@ -250,7 +266,7 @@ pub(crate) fn absence(rng: &mut Rng, kind: Kind) -> Absence {
 }
 
 fn steps(rng: &mut Rng, machines: &[MachineSpec]) -> Vec<Step> {
-    let mut steps = Vec::new();
+    let (mut steps, mut later) = (Vec::new(), Vec::new());
     for at in 0..machines.len() {
         // Most workers are there before the first event.
         if rng.u8(..4) > 0 {
@@ -261,7 +277,7 @@ fn steps(rng: &mut Rng, machines: &[MachineSpec]) -> Vec<Step> {
             });
         }
     }
-    for _ in 0..rng.usize(6..30) {
+    for _ in 0..rng.usize(5..22) {
         let after = match rng.u8(..8) {
             0 => rng.u64(..10 * MINUTE),
             1..3 => rng.u64(..MINUTE),
@@ -272,14 +288,30 @@ fn steps(rng: &mut Rng, machines: &[MachineSpec]) -> Vec<Step> {
             Action::Post(rng.u8(..3))
         } else {
             let at = rng.usize(..machines.len());
-            Action::Machine(at, deed(rng, machines[at].kind))
+            let deed = deed(rng, machines[at].kind);
+            if let Deed::Return = deed {
+                // Events that come while a machine comes back are where an order is lost.
+                later.extend(burst(rng, 5));
+            }
+            Action::Machine(at, deed)
         };
         steps.push(Step {
             after: Duration::from_millis(after),
             what,
         });
+        steps.append(&mut later);
     }
     steps
+}
+
+/// Up to so many events, one soon after another.
+fn burst(rng: &mut Rng, most: usize) -> Vec<Step> {
+    (0..rng.usize(..=most))
+        .map(|_| Step {
+            after: Duration::from_millis(rng.u64(..120)),
+            what: Action::Post(rng.u8(..3)),
+        })
+        .collect()
 }
 
 fn deed(rng: &mut Rng, kind: Kind) -> Deed {

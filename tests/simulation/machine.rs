@@ -18,10 +18,12 @@ use crate::history::{Absence, AtLast, Deed, Kind, MachineSpec, Mood};
 use crate::old_faults::OldFault;
 use crate::world::World;
 
-/// How often a worker renews its lease.
-const RENEWAL: Duration = Duration::from_secs(300);
+/// How often a worker renews its lease. An agent does so every five minutes, which would only take longer to simulate.
+const RENEWAL: Duration = Duration::from_secs(900);
 /// How often one without an address looks into its mailbox.
-const POLL: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_secs(300);
+/// How long an agent tries to say that it goes offline.
+const OFFLINE: Duration = Duration::from_secs(3);
 /// The longest wait after a call that failed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long a person needs to see that an agent was replaced by a registration that nobody has.
@@ -164,21 +166,18 @@ impl Machine {
     }
 
     /// Does what a history says.
-    pub(crate) fn does(&self, world: &Arc<World>, deed: Deed) {
+    pub(crate) async fn does(&self, world: &Arc<World>, deed: Deed) {
         match deed {
             Deed::Leave(absence) => self.leave(absence),
             Deed::Return => self.come(world),
             Deed::GoOffline => {
-                let (world, number) = (Arc::clone(world), self.number);
-                tokio::spawn(async move {
-                    let machine = &world.machines[number];
-                    let away = Renew {
-                        state: Some(WorkerState::Away),
-                        ..Renew::default()
-                    };
-                    let _ = machine.agent().renew(&away).await;
-                    machine.leave(Absence::NoConnection);
-                });
+                let away = Renew {
+                    state: Some(WorkerState::Away),
+                    ..Renew::default()
+                };
+                let agent = self.agent();
+                let _ = tokio::time::timeout(OFFLINE, agent.renew(&away)).await;
+                self.leave(Absence::NoConnection);
             }
             Deed::Move => {
                 self.place.lock().address += 1;
@@ -191,12 +190,9 @@ impl Machine {
             }
             Deed::Mood(mood) => self.place.lock().mood = mood,
             Deed::Remove => {
-                world
-                    .record
-                    .lock()
-                    .removed(self.number, world.clock.millis());
-                let agent = self.agent();
-                tokio::spawn(async move { agent.remove().await });
+                let now = world.clock.millis();
+                world.record.lock().removed(self.number, now);
+                let _ = self.agent().remove().await;
             }
         }
     }

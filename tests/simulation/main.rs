@@ -23,6 +23,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use old_faults::OldFault;
 use parking_lot::Mutex;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Simulates the relay and its workers.
 #[derive(Debug, Parser)]
 struct Arguments {

@@ -16,7 +16,7 @@ use relay::worker;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::history::{Action, AtLast, BatchFault, History};
+use crate::history::{Action, AtLast, BatchFault, History, Step};
 use crate::old_faults::OldFault;
 use crate::places::Places;
 use crate::record::Posted;
@@ -35,8 +35,9 @@ const LINEAR_WAITS: Duration = Duration::from_secs(5);
 const SETTLED_WITHIN: Duration = Duration::from_secs(3 * 3600);
 /// How long an event takes to a worker that is live and there, with every latency.
 const LIVE_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is checked whether all has settled.
-const LOOK: Duration = Duration::from_secs(30);
+/// When it is checked first whether all has settled, and then after twice as long each time, up to the longest.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+const LONGEST_LOOK: Duration = Duration::from_secs(600);
 
 /// What a history led to.
 #[derive(Debug)]
@@ -74,21 +75,15 @@ async fn live(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
     let mut background = JoinSet::new();
     background.spawn(deliver(Arc::clone(world)));
     background.spawn(probe(Arc::clone(world)));
-    let mut posting = JoinSet::new();
-    for step in &history.steps {
-        tokio::time::sleep(step.after).await;
-        world.note(|| format!("{:?}", step.what));
-        match step.what {
-            Action::Post(about) => drop(posting.spawn(post(Arc::clone(world), about))),
-            Action::Machine(number, deed) => world.machines[number].does(world, deed),
-        }
-    }
+    let mut doing = JoinSet::new();
+    take(world, &history.steps, &mut doing).await;
     world.calm();
-    while posting.join_next().await.is_some() {}
-    world.calm();
+    while doing.join_next().await.is_some() {}
     for machine in &world.machines {
         machine.settle(world);
     }
+    take(world, &history.finale, &mut doing).await;
+    while doing.join_next().await.is_some() {}
     settle(world, history).await?;
     for about in 0..3 {
         post(Arc::clone(world), about).await;
@@ -110,9 +105,24 @@ async fn live(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes one step after another. What each begins goes on meanwhile.
+async fn take(world: &Arc<World>, steps: &[Step], doing: &mut JoinSet<()>) {
+    for step in steps {
+        tokio::time::sleep(step.after).await;
+        world.note(|| format!("{:?}", step.what));
+        let world = Arc::clone(world);
+        match step.what {
+            Action::Post(about) => drop(doing.spawn(post(world, about))),
+            Action::Machine(number, deed) => {
+                doing.spawn(async move { world.machines[number].does(&world, deed).await });
+            }
+        }
+    }
+}
+
 /// Waits until everything is where it has to be at last.
 async fn settle(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
-    let mut waited = Duration::ZERO;
+    let (mut waited, mut look) = (Duration::ZERO, FIRST_LOOK);
     loop {
         let places = Places::of_all(world).await?;
         check(world, &places)?;
@@ -133,8 +143,9 @@ async fn settle(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
             "{unsettled}, {} s after all is well",
             waited.as_secs()
         );
-        tokio::time::sleep(LOOK).await;
-        waited += LOOK;
+        tokio::time::sleep(look).await;
+        waited += look;
+        look = (2 * look).min(LONGEST_LOOK);
     }
 }
 

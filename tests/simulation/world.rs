@@ -46,6 +46,7 @@ pub(crate) struct World {
     pub(crate) record: Mutex<Record>,
     relay: OnceLock<BareRelay>,
     seed: u64,
+    slowness: u32,
     faults: HashMap<u64, CallFault>,
     losses: HashMap<u64, Loss>,
     batches: HashMap<u64, BatchFault>,
@@ -85,6 +86,7 @@ impl World {
             record: Mutex::default(),
             relay: OnceLock::new(),
             seed: history.seed,
+            slowness: history.slowness,
             faults: history.faults.iter().copied().collect(),
             losses: history.losses.iter().copied().collect(),
             batches: history.batches.iter().copied().collect(),
@@ -159,7 +161,7 @@ impl World {
             return Interference::default();
         }
         let (number, fault) = self.next(&self.calls, &self.faults);
-        let mut delay = self.latency(number, 4);
+        let mut delay = self.latency(number, self.slowness);
         let fault = match fault {
             None => None,
             Some(CallFault::Slow(millis)) => {

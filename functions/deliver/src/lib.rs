@@ -10,7 +10,8 @@ use protocol::clock::Clock;
 use relay::aws::Clients;
 use relay::config::{DeliverConfig, Deployment, Resources, Settings, verify_access};
 use relay::deliver::Deliver;
-use relay::queue::{Message, Queue, Received, UnreadablePart};
+use relay::delivery::Delivery;
+use relay::queue::{DrainRequest, Message, Queue, Received, UnreadablePart};
 use relay::table::Table;
 use serde::Deserialize;
 
@@ -103,36 +104,8 @@ pub async fn handle(
     event: LambdaEvent<SqsBatch>,
 ) -> Result<SqsBatchResponse, Error> {
     let mut response = SqsBatchResponse::default();
-    let mut deliveries = Vec::with_capacity(event.payload.records.len());
-    let (mut drains, mut draining) = (Vec::new(), HashSet::new());
-    let mut blocked = HashSet::new();
-    for record in event.payload.records {
-        if blocked.contains(&record.attributes.message_group_id) {
-            // A message in the same group cannot be read, and nothing may overtake it.
-            response.add_failure(record.message_id);
-            continue;
-        }
-        let (message_id, group) = (
-            record.message_id.clone(),
-            record.attributes.message_group_id.clone(),
-        );
-        match parse(record) {
-            Ok(Received::Delivery(delivery)) => deliveries.push(delivery),
-            // One drain of a worker is enough: the others are acknowledged.
-            Ok(Received::Drain(request)) if draining.insert(group.clone()) => drains.push(request),
-            Ok(Received::Drain(_)) => {}
-            Err(UnreadablePart(part)) => {
-                tracing::error!(
-                    message_id,
-                    part,
-                    "message {message_id} has no readable `{part}`"
-                );
-                response.add_failure(message_id);
-                blocked.insert(group);
-            }
-        }
-    }
-    let drains = drains.iter().map(|request| async {
+    let (deliveries, drains) = read(event.payload.records, &mut response);
+    let drains = drains.values().map(|request| async {
         let is_settled = deliver.drain(request).await;
         (!is_settled).then(|| request.message_id.clone())
     });
@@ -151,6 +124,42 @@ pub async fn handle(
     Ok(response)
 }
 
+/// The deliveries of a batch, and one request to drain for each worker. What cannot be read has failed.
+fn read(
+    records: Vec<Record>,
+    response: &mut SqsBatchResponse,
+) -> (Vec<Delivery>, BTreeMap<String, DrainRequest>) {
+    let mut deliveries = Vec::with_capacity(records.len());
+    let (mut drains, mut blocked) = (BTreeMap::new(), HashSet::new());
+    for record in records {
+        let (message_id, group) = (
+            record.message_id.clone(),
+            record.attributes.message_group_id.clone(),
+        );
+        if blocked.contains(&group) {
+            // A message in the same group cannot be read, and nothing may overtake it.
+            response.add_failure(message_id);
+            continue;
+        }
+        match parse(record) {
+            Ok(Received::Delivery(delivery)) => deliveries.push(delivery),
+            // One drain of a worker is enough, and the others are acknowledged. It is the newest: it may have replaced an
+            // older one, which could then not be replaced again.
+            Ok(Received::Drain(request)) => drop(drains.insert(group, request)),
+            Err(UnreadablePart(part)) => {
+                tracing::error!(
+                    message_id,
+                    part,
+                    "message {message_id} has no readable `{part}`"
+                );
+                response.add_failure(message_id);
+                blocked.insert(group);
+            }
+        }
+    }
+    (deliveries, drains)
+}
+
 fn parse(record: Record) -> Result<Received, UnreadablePart> {
     let mut attributes = record.message_attributes;
     let message = Message {
@@ -163,4 +172,36 @@ fn parse(record: Record) -> Result<Received, UnreadablePart> {
         received: record.attributes.approximate_receive_count,
     };
     Received::parse(message, |name| attributes.remove(name)?.string_value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_two_requests_to_drain_a_mailbox_the_newer_is_carried_out() {
+        let record = |id: &str, worker: &str| {
+            let text = |value: &str| json!({"stringValue": value, "dataType": "String"});
+            json!({
+                "messageId": id, "receiptHandle": id, "body": "-",
+                "attributes": {
+                    "MessageGroupId": worker, "SequenceNumber": "1", "SentTimestamp": "1",
+                    "ApproximateReceiveCount": "1",
+                },
+                "messageAttributes": {
+                    "drain": text("1"), "workspace": text("w"), "worker": text(worker),
+                },
+            })
+        };
+        let batch =
+            json!({"Records": [record("old", "a"), record("other", "b"), record("new", "a")]});
+        let batch: SqsBatch = serde_json::from_value(batch).unwrap();
+        let mut response = SqsBatchResponse::default();
+        let (deliveries, drains) = read(batch.records, &mut response);
+        let ids: Vec<_> = drains.values().map(|d| d.message_id.as_str()).collect();
+        assert_eq!(ids, ["new", "other"]);
+        assert!(deliveries.is_empty() && response.batch_item_failures.is_empty());
+    }
 }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use protocol::clock::{UnixMillis, UnixSeconds};
 use protocol::messages::WorkerState;
 
+use super::worker_state::set_of;
 use super::workers::conditional;
 use super::{Item, Table, TableError, bodies, n, number, s, text, worker_key, worker_partition};
 use crate::delivery::{Body, Delivery};
@@ -167,10 +168,15 @@ impl Table {
         let mut grow = Update::builder()
             .table_name(&self.name)
             .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
-            .update_expression("ADD parked :count SET waiting = :yes")
+            // What is parked is not in backoff any more.
+            .update_expression("ADD parked :count SET waiting = :yes DELETE in_backoff :events")
             .condition_expression(format!("#state IN (:away, :pull) AND {is_same}"))
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":count", n(deliveries.len()))
+            .expression_attribute_values(
+                ":events",
+                set_of(deliveries.iter().map(|(d, _)| &d.event)),
+            )
             .expression_attribute_values(":yes", AttributeValue::Bool(true))
             .expression_attribute_values(":away", s(WorkerState::Away.as_str()))
             .expression_attribute_values(":pull", s(WorkerState::Pull.as_str()));

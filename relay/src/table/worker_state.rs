@@ -17,8 +17,10 @@ use crate::worker::Worker;
 const REJECTED: &str =
     "SET last_error = :reason, last_error_at = :now REMOVE failures, failing_since";
 
-fn set_of(event: &EventId) -> AttributeValue {
-    AttributeValue::Ss(vec![event.as_str().to_owned()])
+/// A set of events.
+pub(super) fn set_of<'a>(events: impl IntoIterator<Item = &'a EventId>) -> AttributeValue {
+    let ids = events.into_iter().map(|event| event.as_str().to_owned());
+    AttributeValue::Ss(ids.collect())
 }
 
 impl Table {
@@ -28,7 +30,7 @@ impl Table {
             .update_worker(worker)
             .update_expression(
                 "SET #state = :live \
-                 REMOVE failures, failing_since, away_since, away_reason, waiting, in_backoff",
+                 REMOVE failures, failing_since, away_since, away_reason, waiting",
             )
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":away", s(WorkerState::Away.as_str()));
@@ -54,7 +56,7 @@ impl Table {
             .update_worker(worker)
             .update_expression(
                 "SET #state = :away, away_since = :now, away_reason = :reason \
-                 REMOVE failures, failing_since, in_backoff",
+                 REMOVE failures, failing_since",
             )
             .condition_expression("#state = :live AND #url = :url")
             .expression_attribute_names("#url", "url")
@@ -143,7 +145,7 @@ impl Table {
                  DELETE in_backoff :event",
             )
             .condition_expression("attribute_exists(#state)")
-            .expression_attribute_values(":event", set_of(event))
+            .expression_attribute_values(":event", set_of([event]))
             .expression_attribute_values(":now", n(self.clock.millis()))
             .expression_attribute_values(":yes", AttributeValue::Bool(true));
         conditional(update.send().await, "record the worker's success").map(drop)
@@ -165,13 +167,14 @@ impl Table {
             None => update.update_expression(REJECTED),
             Some(event) => update
                 .update_expression(format!("{REJECTED} DELETE in_backoff :event"))
-                .expression_attribute_values(":event", set_of(event)),
+                .expression_attribute_values(":event", set_of([event])),
         };
         conditional(update.send().await, "record the worker's rejection").map(drop)
     }
 
-    /// Records that the worker rejected the delivery of an event, which is in backoff now. Returns whether it is: a live
-    /// worker has at most `limit` of them.
+    /// Records that the worker rejected the delivery of an event, which is in backoff now. Returns whether it is: a worker
+    /// has at most `limit` of them. An event stays one of them until it is delivered, dead-lettered or parked, also while
+    /// the worker is away and live again meanwhile.
     pub(crate) async fn put_in_backoff(
         &self,
         worker: &Worker,
@@ -191,7 +194,7 @@ impl Table {
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":limit", n(limit))
             .expression_attribute_values(":id", s(event.as_str()))
-            .expression_attribute_values(":event", set_of(event));
+            .expression_attribute_values(":event", set_of([event]));
         match update.send().await {
             Ok(_) => Ok(true),
             // A conflict with another write says nothing of the room.
