@@ -70,6 +70,16 @@ enum Step {
     End(End),
 }
 
+/// What became of a page of the mailbox.
+enum Page {
+    /// Its events are delivered, but for those that are blocked.
+    Delivered,
+    /// More was parked since the pages before it were read.
+    OutOfDate,
+    /// The drain ends here.
+    End(End),
+}
+
 /// A drain under way.
 struct Drain<'a> {
     deliver: &'a Deliver,
@@ -179,7 +189,9 @@ impl Drain<'_> {
 
     /// Delivers the mailbox until it is empty or has to wait.
     async fn empty(&mut self) -> Result<End, Error> {
-        let mut after: Option<String> = None;
+        // What stays, because it is blocked, is passed over. Other groups may have events parked meanwhile whose place is
+        // before that: then what is behind must wait until they were seen.
+        let (mut after, mut parked): (Option<String>, _) = (None, self.worker.parked);
         loop {
             let Worker { workspace, id, .. } = &self.worker;
             let page = (self.deliver.table)
@@ -188,9 +200,15 @@ impl Drain<'_> {
             let Some(last) = page.last() else {
                 break;
             };
-            after = Some(last.id.clone());
-            if let Some(end) = self.deliver_page(&page).await? {
-                return Ok(end);
+            let expected = after.is_some().then_some(parked);
+            match self.deliver_page(&page, expected).await? {
+                Page::Delivered if self.blocked.is_empty() => after = None,
+                Page::Delivered => after = Some(last.id.clone()),
+                Page::OutOfDate => after = None,
+                Page::End(end) => return Ok(end),
+            }
+            if after.is_none() {
+                parked = self.worker.parked;
             }
         }
         if let Some(due_at) = self.blocked.values().min() {
@@ -199,8 +217,13 @@ impl Drain<'_> {
         self.mark_live().await
     }
 
-    /// Delivers a page of the mailbox, and removes from it what is settled, also when something fails on the way.
-    async fn deliver_page(&mut self, page: &[ParkedEvent]) -> Result<Option<End>, Error> {
+    /// Delivers a page of the mailbox, and removes from it what is settled, also when something fails on the way. The page
+    /// is out of date unless as many events as `expected` were parked so far.
+    async fn deliver_page(
+        &mut self,
+        page: &[ParkedEvent],
+        expected: Option<u64>,
+    ) -> Result<Page, Error> {
         let (deliver, table) = (self.deliver, &self.deliver.table);
         let deliveries: Vec<_> = page.iter().map(|parked| parked.delivery.clone()).collect();
         let context = table.batch_context(&deliveries).await?;
@@ -208,10 +231,13 @@ impl Drain<'_> {
             Some(worker) if policy::is_drained(worker.state, worker.pulls) => {
                 self.worker = worker.clone();
             }
-            _ => return Ok(Some(End::Done)),
+            _ => return Ok(Page::End(End::Done)),
+        }
+        if expected.is_some_and(|parked| parked != self.worker.parked) {
+            return Ok(Page::OutOfDate);
         }
         let (mut settled, mut tried) = (Vec::new(), Vec::new());
-        let mut end = Ok(None);
+        let mut end = Ok(Page::Delivered);
         for parked in page {
             match self.deliver_one(parked, &context).await {
                 Ok(Step::DeadLettered) => settled.push(parked.id.clone()),
@@ -223,7 +249,7 @@ impl Drain<'_> {
                 }
                 Ok(Step::Blocked) => {}
                 Ok(Step::End(early)) => {
-                    end = Ok(Some(early));
+                    end = Ok(Page::End(early));
                     break;
                 }
                 Err(error) => {
