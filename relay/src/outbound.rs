@@ -161,7 +161,7 @@ impl std::fmt::Debug for Network {
 /// How requests are sent.
 #[derive(Clone)]
 enum Sender {
-    Client(Client<Connector, Full<Bytes>>),
+    Client(Box<Client<Connector, Full<Bytes>>>),
     Simulated(Exchange),
 }
 
@@ -268,7 +268,7 @@ impl Outbound {
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         let sender = match network {
-            Network::Internet => Sender::Client(client(policy)?),
+            Network::Internet => Sender::Client(Box::new(client(policy)?)),
             Network::Simulated(exchange) => Sender::Simulated(exchange),
         };
         Ok(Self { sender, timeout })

@@ -14,7 +14,7 @@ use relay::outbound::SendError;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::history::{Absence, AtLast, Deed, Kind, MachineSpec, Mood};
+use crate::history::{Absence, AtLast, Deed, MachineSpec, Mood};
 use crate::old_faults::OldFault;
 use crate::world::World;
 
@@ -272,9 +272,8 @@ impl Machine {
         tokio::select! {
             biased;
             () = agent.mail_waits(), if self.spec.kind.pulls() => {
-                if agent.empty_mailbox().await.is_ok() {
-                    return;
-                }
+                // What fails is tried again with the renewal that follows.
+                let _ = agent.empty_mailbox().await;
             }
             () = self.moved.notified() => {}
             () = tokio::time::sleep(if has_address { RENEWAL } else { POLL }) => {}
@@ -317,12 +316,6 @@ impl Machine {
             agent.empty_mailbox().await?;
         }
         Ok(())
-    }
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(self, f)
     }
 }
 

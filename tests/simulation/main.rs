@@ -2,8 +2,12 @@
 //! seed, in one thread, in simulated time. A history that breaks a promise is made smaller and printed.
 //!
 //! ```text
-//! cargo run --release -p tests --bin simulate -- --seeds 100000
+//! cargo run --profile simulation -p tests --bin simulate -- --seeds 100000
 //! ```
+//!
+//! What is real: the functions with the AWS SDK, the embedded DynamoDB and SQS, and the agent from its receiver to its store.
+//! What is simulated: the time, the network, Linear, the machines, the event source mapping, and what an agent does to stay
+//! registered. What has to hold is in [`run`] and [`record`], what can happen in [`history`].
 
 mod history;
 mod machine;
@@ -13,15 +17,25 @@ mod record;
 mod run;
 mod world;
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use anyhow::ensure;
 use clap::Parser;
 use history::History;
 use indicatif::{ProgressBar, ProgressStyle};
 use old_faults::OldFault;
 use parking_lot::Mutex;
+
+/// One of so many histories is run twice, and has to be the same.
+const REPLAYED: u64 = 50;
+
+thread_local! {
+    /// The seed of the history that this thread runs.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -48,6 +62,13 @@ struct Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        // A task that panics would only be missing.
+        eprintln!("in the history of seed {}", SEED.get());
+        std::process::exit(101);
+    }));
     if let Some(seed) = arguments.seed {
         return replay(&History::new(seed), arguments.with);
     }
@@ -85,7 +106,16 @@ fn run_all(arguments: &Arguments) -> anyhow::Result<Vec<(u64, String)>> {
                 if seed >= arguments.from + arguments.seeds {
                     return Ok(());
                 }
-                let done = run::run(&History::new(seed), arguments.with, false)?;
+                SEED.set(seed);
+                let history = History::new(seed);
+                let done = run::run(&history, arguments.with, false)?;
+                if seed.is_multiple_of(REPLAYED) {
+                    let again = run::run(&history, arguments.with, false)?;
+                    ensure!(
+                        done.digest == again.digest,
+                        "seed {seed} did not replay exactly"
+                    );
+                }
                 if let Some(violation) = done.violation {
                     violations.lock().push((seed, violation));
                     bar.set_message(format!("{} violations", violations.lock().len()));
@@ -110,7 +140,7 @@ fn run_all(arguments: &Arguments) -> anyhow::Result<Vec<(u64, String)>> {
 fn replay(history: &History, old_fault: Option<OldFault>) -> anyhow::Result<ExitCode> {
     let once = run::run(history, old_fault, false)?;
     let again = run::run(history, old_fault, true)?;
-    anyhow::ensure!(
+    ensure!(
         once.digest == again.digest,
         "the history did not replay exactly"
     );

@@ -78,12 +78,12 @@ async fn live(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
     let mut doing = JoinSet::new();
     take(world, &history.steps, &mut doing).await;
     world.calm();
-    while doing.join_next().await.is_some() {}
+    all_done(&mut doing).await?;
     for machine in &world.machines {
         machine.settle(world);
     }
     take(world, &history.finale, &mut doing).await;
-    while doing.join_next().await.is_some() {}
+    all_done(&mut doing).await?;
     settle(world, history).await?;
     for about in 0..3 {
         post(Arc::clone(world), about).await;
@@ -101,6 +101,13 @@ async fn live(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+async fn all_done(doing: &mut JoinSet<()>) -> anyhow::Result<()> {
+    while let Some(done) = doing.join_next().await {
+        done?;
     }
     Ok(())
 }
