@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
-use edge_agent::testing::{Agent, Failed};
+use edge_agent::testing::{Agent, Exchange, Failed};
 use parking_lot::Mutex;
 use protocol::headers::WEBHOOK_RECEIPT;
 use protocol::messages::{Register, Renew, WorkerState};
 use relay::outbound::SendError;
+use relay::worker;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::history::{Absence, AtLast, Deed, MachineSpec, Mood};
 use crate::old_faults::OldFault;
-use crate::world::World;
+use crate::wire::Wire;
 
 /// How often a worker renews its lease. An agent does so every five minutes, which would only take longer to simulate.
 const RENEWAL: Duration = Duration::from_secs(900);
@@ -29,11 +30,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long a person needs to see that an agent was replaced by a registration that nobody has.
 const NOTICED: Duration = Duration::from_secs(120);
 
+/// The workspace of all workers.
+pub(crate) const WORKSPACE: &str = "f6fadfa7-e5c1-4b62-9362-da5cc13da58a";
+
 /// A machine.
 pub(crate) struct Machine {
     number: usize,
     pub(crate) spec: MachineSpec,
     gives_receipts: bool,
+    wire: Arc<Wire>,
     agent: Mutex<Option<Agent>>,
     place: Mutex<Place>,
     /// Its address has changed.
@@ -54,10 +59,16 @@ struct Place {
 }
 
 impl Machine {
-    pub(crate) fn new(number: usize, spec: MachineSpec, old_fault: Option<OldFault>) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        spec: MachineSpec,
+        old_fault: Option<OldFault>,
+        wire: Arc<Wire>,
+    ) -> Self {
         Self {
             number,
             spec,
+            wire,
             gives_receipts: spec.kind.gives_receipts() && old_fault != Some(OldFault::NoReceipts),
             agent: Mutex::new(None),
             place: Mutex::new(Place {
@@ -71,14 +82,9 @@ impl Machine {
         }
     }
 
-    /// Gives it its agent.
-    pub(crate) fn boot(&self, world: &Arc<World>) -> anyhow::Result<()> {
-        let calling = Arc::downgrade(world);
-        let exchange = Arc::new(move |request| match calling.upgrade() {
-            Some(world) => world.call(request),
-            None => Box::pin(async { Err("the world has ended".to_owned()) }) as _,
-        });
-        *self.agent.lock() = Some(Agent::new(world.clock.clone(), exchange)?);
+    /// Gives it its agent, whose calls of the relay go this way.
+    pub(crate) fn boot(&self, calls: Exchange) -> anyhow::Result<()> {
+        *self.agent.lock() = Some(Agent::new(self.wire.clock.clone(), calls)?);
         Ok(())
     }
 
@@ -91,12 +97,22 @@ impl Machine {
         format!("w{}", self.number)
     }
 
+    /// The token with which its user registers, which stands for the user.
+    fn user(&self) -> String {
+        format!("lin_api_{}", self.number)
+    }
+
+    /// The id of its worker.
+    pub(crate) fn worker(&self) -> String {
+        worker::id(WORKSPACE, &self.user(), &self.name())
+    }
+
     fn host(&self, address: u32) -> String {
         format!("m{}-{address}.example", self.number)
     }
 
     /// The machine that has or had this host.
-    pub(crate) fn at<'a>(host: &str, machines: &'a [Self]) -> Option<&'a Self> {
+    pub(crate) fn at<'a>(host: &str, machines: &'a [Arc<Self>]) -> Option<&'a Arc<Self>> {
         let (number, _) = host.strip_prefix('m')?.split_once('-')?;
         machines.get(number.parse::<usize>().ok()?)
     }
@@ -109,7 +125,6 @@ impl Machine {
     /// Answers a request of the relay at one of its addresses.
     pub(crate) async fn answer(
         &self,
-        world: &World,
         host: &str,
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, SendError> {
@@ -136,10 +151,10 @@ impl Machine {
             Mood::Well => agent.receive(request).await,
             Mood::Stalls => return std::future::pending().await,
             Mood::Gone => {
-                world
+                self.wire
                     .record
                     .lock()
-                    .removed(self.number, world.clock.millis());
+                    .removed(self.number, self.wire.clock.millis());
                 agent.answer(&request, StatusCode::GONE)
             }
             Mood::Rejects(status, wait) => {
@@ -166,10 +181,10 @@ impl Machine {
     }
 
     /// Does what a history says.
-    pub(crate) async fn does(&self, world: &Arc<World>, deed: Deed) {
+    pub(crate) async fn does(self: &Arc<Self>, deed: Deed) {
         match deed {
             Deed::Leave(absence) => self.leave(absence),
-            Deed::Return => self.come(world),
+            Deed::Return => self.come(),
             Deed::GoOffline => {
                 let away = Renew {
                     state: Some(WorkerState::Away),
@@ -186,26 +201,26 @@ impl Machine {
             Deed::Forget => {
                 let agent = self.agent().without_registration();
                 *self.agent.lock() = Some(agent);
-                self.restart(world);
+                self.restart();
             }
             Deed::Mood(mood) => self.place.lock().mood = mood,
             Deed::Remove => {
-                let now = world.clock.millis();
-                world.record.lock().removed(self.number, now);
+                let now = self.wire.clock.millis();
+                self.wire.record.lock().removed(self.number, now);
                 let _ = self.agent().remove().await;
             }
         }
     }
 
     /// What it is like at the end.
-    pub(crate) fn settle(&self, world: &Arc<World>) {
+    pub(crate) fn settle(self: &Arc<Self>) {
         self.place.lock().mood = match self.spec.at_last {
             AtLast::Rejecting(status) => Mood::Rejects(status, None),
             AtLast::There | AtLast::Absent(_) => Mood::Well,
         };
         match self.spec.at_last {
             AtLast::Absent(absence) => self.leave(absence),
-            AtLast::There | AtLast::Rejecting(_) => self.come(world),
+            AtLast::There | AtLast::Rejecting(_) => self.come(),
         }
     }
 
@@ -218,14 +233,14 @@ impl Machine {
         }
     }
 
-    fn come(&self, world: &Arc<World>) {
+    fn come(self: &Arc<Self>) {
         if self.place.lock().absence.take().is_some() {
-            self.restart(world);
+            self.restart();
         }
     }
 
     /// Starts the task that keeps it registered, if the machine is there.
-    fn restart(&self, world: &Arc<World>) {
+    fn restart(self: &Arc<Self>) {
         let mut place = self.place.lock();
         if place.absence.is_some() {
             return;
@@ -233,17 +248,17 @@ impl Machine {
         if let Some(running) = place.running.take() {
             running.abort();
         }
-        let (world, number) = (Arc::clone(world), self.number);
-        let keeping = tokio::spawn(async move { world.machines[number].keep(&world).await });
+        let machine = Arc::clone(self);
+        let keeping = tokio::spawn(async move { machine.keep().await });
         place.running = Some(keeping.abort_handle());
     }
 
     /// Keeps the worker registered, and empties its mailbox if it pulls.
-    async fn keep(&self, world: &Arc<World>) {
+    async fn keep(&self) {
         let mut sent = None;
         let mut wait = Duration::from_secs(1);
         loop {
-            match self.serve(world, &mut sent).await {
+            match self.serve(&mut sent).await {
                 Ok(()) => {
                     wait = Duration::from_secs(1);
                     self.wait().await;
@@ -280,7 +295,7 @@ impl Machine {
         }
     }
 
-    async fn serve(&self, world: &Arc<World>, sent: &mut Option<String>) -> Result<(), Failed> {
+    async fn serve(&self, sent: &mut Option<String>) -> Result<(), Failed> {
         let (agent, kind) = (self.agent(), self.spec.kind);
         let address = kind.has_address().then(|| {
             let host = self.host(self.place.lock().address);
@@ -288,19 +303,19 @@ impl Machine {
         });
         let receipts = self.gives_receipts;
         if !agent.is_registered() {
-            let began = world.clock.millis();
+            let began = self.wire.clock.millis();
             let register = Register {
                 webhook_url: address.clone(),
-                linear_token: format!("lin_api_{}", self.number),
+                linear_token: self.user(),
                 name: self.name(),
                 capabilities: None,
                 receipts,
                 pulls: kind.pulls(),
             };
             agent.register(&register).await?;
-            let now = world.clock.millis();
-            world.record.lock().registered(self.number, began, now);
-            world.note(|| format!("{} is registered", self.name()));
+            let now = self.wire.clock.millis();
+            self.wire.record.lock().registered(self.number, began, now);
+            self.wire.note(|| format!("{} is registered", self.name()));
         }
         let is_news = sent.as_ref() != address.as_ref();
         let renewal = Renew {
@@ -310,7 +325,8 @@ impl Machine {
             ..Renew::default()
         };
         let worker = agent.renew(&renewal).await?;
-        world.note(|| format!("{} is {}", self.name(), worker.state.as_str()));
+        self.wire
+            .note(|| format!("{} is {}", self.name(), worker.state.as_str()));
         sent.clone_from(&address);
         if kind.pulls() && (worker.waiting || worker.state != WorkerState::Live) {
             agent.empty_mailbox().await?;

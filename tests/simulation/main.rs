@@ -15,6 +15,7 @@ mod old_faults;
 mod places;
 mod record;
 mod run;
+mod wire;
 mod world;
 
 use std::cell::Cell;

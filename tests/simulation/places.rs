@@ -1,14 +1,15 @@
 //! Where each event is at a moment: stored by its worker, in a mailbox, on the queue, or on the dead-letter queue.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use local::local_relay::{DEAD_LETTERS, QUEUE};
+use local::local_relay::{DEAD_LETTERS, QUEUE, VISIBILITY_SECONDS};
 use local::sqs::Message;
-use relay::worker;
 use serde_json::{Value, json};
 
-use crate::world::{WORKSPACE, World};
+use crate::machine::Machine;
+use crate::world::World;
 
 /// What is where, by the machine.
 #[derive(Debug, Default)]
@@ -18,8 +19,6 @@ pub(crate) struct Places {
     pub(crate) in_mailbox: BTreeSet<String>,
     pub(crate) on_queue: BTreeSet<String>,
     pub(crate) dead: BTreeSet<String>,
-    /// How many deliveries wait on the queue for longer than an invocation takes.
-    pub(crate) in_backoff: u64,
     /// Whether a request to drain its mailbox is on the queue.
     pub(crate) is_drained: bool,
     /// Its state at the relay.
@@ -36,8 +35,8 @@ impl Places {
         let items = relay.dynamodb("Scan", &scan).await?;
         let items = items["Items"].as_array().cloned().unwrap_or_default();
         let mut all = Vec::new();
-        for (number, machine) in world.machines.iter().enumerate() {
-            let worker = worker::id(WORKSPACE, &format!("lin_api_{number}"), &machine.name());
+        for machine in &world.machines {
+            let worker = machine.worker();
             let mut places = Self::default();
             for (at, (_, event)) in machine.agent().stored()?.into_iter().enumerate() {
                 places.stored.insert(event, at);
@@ -46,7 +45,7 @@ impl Places {
                 places.add_item(&worker, item);
             }
             for message in queue.iter().filter(|m| text(m, "worker") == Some(&worker)) {
-                places.add_message(world, message);
+                places.add_message(message);
             }
             for message in dead_letters
                 .iter()
@@ -74,18 +73,31 @@ impl Places {
         }
     }
 
-    fn add_message(&mut self, world: &World, message: &Message) {
+    fn add_message(&mut self, message: &Message) {
         let Some(event) = text(message, "event") else {
             self.is_drained = true;
             return;
         };
         self.on_queue.insert(event.to_owned());
-        let longest = i64::from(local::local_relay::VISIBILITY_SECONDS) * 1000;
-        let waits_until = message.in_flight().map(|(_, visible_at)| visible_at);
-        if waits_until.is_some_and(|at| at > world.clock.millis() + longest) {
-            self.in_backoff += 1;
-        }
     }
+}
+
+/// How many deliveries of each machine wait on the queue for longer than an invocation takes.
+pub(crate) fn in_backoff(world: &World) -> anyhow::Result<Vec<u64>> {
+    let longest = i64::from(VISIBILITY_SECONDS) * 1000;
+    let after = world.wire.clock.millis() + longest;
+    let mut waiting = world.relay().sqs.peek(QUEUE)?;
+    waiting.retain(|message| {
+        let is_later = message.in_flight().is_some_and(|(_, until)| until > after);
+        is_later && text(message, "event").is_some()
+    });
+    let of = |machine: &Arc<Machine>| {
+        let its = waiting
+            .iter()
+            .filter(|m| text(m, "worker") == Some(&machine.worker()));
+        its.count() as u64
+    };
+    Ok(world.machines.iter().map(of).collect())
 }
 
 fn text<'a>(message: &'a Message, name: &str) -> Option<&'a str> {

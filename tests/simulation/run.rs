@@ -12,15 +12,16 @@ use protocol::headers::{LINEAR_DELIVERY, LINEAR_SIGNATURE};
 use protocol::linear_signature::sign;
 use relay::health::ScheduledRun;
 use relay::policy::PROBE_INTERVAL;
-use relay::worker;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::history::{Action, AtLast, BatchFault, History, Step};
+use crate::machine::WORKSPACE;
 use crate::old_faults::OldFault;
-use crate::places::Places;
+use crate::places::{self, Places};
 use crate::record::Posted;
-use crate::world::{SECRET, WORKSPACE, World, invocation};
+use crate::wire::invocation;
+use crate::world::{SECRET, World};
 
 /// How long after its first attempt, and after each that failed, Linear posts a webhook again. Linear waits a minute, an
 /// hour and six hours (Linear's documentation, "Webhooks").
@@ -66,7 +67,7 @@ pub(crate) fn run(
             .await
             .err()
             .map(|error| format!("{error:#}"));
-        let digest = world.trace.lock().digest;
+        let digest = world.wire.digest();
         Ok(Done { violation, digest })
     })
 }
@@ -76,13 +77,13 @@ async fn live(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
     background.spawn(deliver(Arc::clone(world)));
     background.spawn(probe(Arc::clone(world)));
     let mut doing = JoinSet::new();
-    take(world, &history.steps, &mut doing).await;
-    world.calm();
+    take(world, history, &history.steps, &mut doing).await?;
+    world.wire.calm();
     all_done(&mut doing).await?;
     for machine in &world.machines {
-        machine.settle(world);
+        machine.settle();
     }
-    take(world, &history.finale, &mut doing).await;
+    take(world, history, &history.finale, &mut doing).await?;
     all_done(&mut doing).await?;
     settle(world, history).await?;
     for about in 0..3 {
@@ -113,18 +114,25 @@ async fn all_done(doing: &mut JoinSet<()>) -> anyhow::Result<()> {
 }
 
 /// Takes one step after another. What each begins goes on meanwhile.
-async fn take(world: &Arc<World>, steps: &[Step], doing: &mut JoinSet<()>) {
+async fn take(
+    world: &Arc<World>,
+    history: &History,
+    steps: &[Step],
+    doing: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
     for step in steps {
         tokio::time::sleep(step.after).await;
-        world.note(|| format!("{:?}", step.what));
+        is_bounded(world, history)?;
+        world.wire.note(|| format!("{:?}", step.what));
         let world = Arc::clone(world);
         match step.what {
             Action::Post(about) => drop(doing.spawn(post(world, about))),
             Action::Machine(number, deed) => {
-                doing.spawn(async move { world.machines[number].does(&world, deed).await });
+                doing.spawn(async move { world.machines[number].does(deed).await });
             }
         }
     }
+    Ok(())
 }
 
 /// Waits until everything is where it has to be at last.
@@ -133,15 +141,7 @@ async fn settle(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
     loop {
         let places = Places::of_all(world).await?;
         check(world, &places)?;
-        for (machine, places) in world.machines.iter().zip(&places) {
-            let most = history.limits.deliveries_in_backoff;
-            ensure!(
-                places.in_backoff <= most,
-                "{}: {} deliveries are in backoff, more than {most}",
-                machine.name(),
-                places.in_backoff
-            );
-        }
+        is_bounded(world, history)?;
         let Some(unsettled) = unsettled(world, &places) else {
             return Ok(());
         };
@@ -156,9 +156,22 @@ async fn settle(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
     }
 }
 
+/// No worker has more deliveries in backoff than it may have.
+fn is_bounded(world: &World, history: &History) -> anyhow::Result<()> {
+    let most = history.limits.deliveries_in_backoff;
+    for (machine, count) in world.machines.iter().zip(places::in_backoff(world)?) {
+        let name = machine.name();
+        ensure!(
+            count <= most,
+            "{name}: {count} deliveries are in backoff, more than {most}"
+        );
+    }
+    Ok(())
+}
+
 /// What is not where it has to be at last.
 fn unsettled(world: &World, all: &[Places]) -> Option<String> {
-    let record = world.record.lock();
+    let record = world.wire.record.lock();
     for (number, (machine, places)) in world.machines.iter().zip(all).enumerate() {
         let name = machine.name();
         match machine.spec.at_last {
@@ -197,7 +210,7 @@ fn unsettled(world: &World, all: &[Places]) -> Option<String> {
 
 /// What holds at every moment: each event is somewhere, and none has overtaken another.
 fn check(world: &World, all: &[Places]) -> anyhow::Result<()> {
-    let record = world.record.lock();
+    let record = world.wire.record.lock();
     for (number, (machine, places)) in world.machines.iter().zip(all).enumerate() {
         let name = machine.name();
         let due: Vec<_> = record.due_to(number).collect();
@@ -227,9 +240,9 @@ fn check(world: &World, all: &[Places]) -> anyhow::Result<()> {
 
 /// Linear posts an event, until it is answered 200.
 async fn post(world: Arc<World>, about: u8) {
-    let now = world.clock.millis();
+    let now = world.wire.clock.millis();
     let at = {
-        let mut record = world.record.lock();
+        let mut record = world.wire.record.lock();
         let at = record.events.len();
         // In no order, as Linear's are.
         let delivery = format!("{:08x}", (at as u32 + 1).wrapping_mul(0x9E37_79B1));
@@ -246,7 +259,7 @@ async fn post(world: Arc<World>, about: u8) {
         "data": {"id": format!("i{about}"), "number": at}, "webhookTimestamp": now,
     })
     .to_string();
-    let delivery = world.record.lock().events[at].id.replace("evt_", "");
+    let delivery = world.wire.record.lock().events[at].id.replace("evt_", "");
     for wait in LINEAR_RETRIES {
         tokio::time::sleep(wait).await;
         let request = Request::post("https://relay.example/webhooks/linear")
@@ -263,9 +276,11 @@ async fn post(world: Arc<World>, about: u8) {
             Ok(Ok(Some(Ok(answer)))) => Some(answer.status().as_u16()),
             _ => None,
         };
-        world.note(|| format!("{delivery} was answered {status:?}"));
+        world
+            .wire
+            .note(|| format!("{delivery} was answered {status:?}"));
         if status == Some(200) {
-            world.record.lock().events[at].accepted_at = Some(world.clock.millis());
+            world.wire.record.lock().events[at].accepted_at = Some(world.wire.clock.millis());
             return;
         }
     }
@@ -285,7 +300,7 @@ async fn deliver(world: Arc<World>) {
 }
 
 async fn process(world: Arc<World>, batch: Vec<Received>) {
-    let fault = world.next_batch();
+    let fault = world.wire.next_batch();
     let relay = world.relay();
     let done = invocation(relay.deliver(batch.clone())).await;
     if let (Some(Ok(done)), true) = (&done, !matches!(fault, Some(BatchFault::NotDeleted)))
@@ -301,18 +316,14 @@ async fn process(world: Arc<World>, batch: Vec<Received>) {
 /// The schedule of `health`: its parts that have workers.
 async fn probe(world: Arc<World>) {
     let every = i64::try_from(PROBE_INTERVAL.as_millis()).unwrap_or(i64::MAX);
-    let mut parts: Vec<u32> = (0..world.machines.len())
-        .filter_map(|number| {
-            let name = world.machines[number].name();
-            let id = worker::id(WORKSPACE, &format!("lin_api_{number}"), &name);
-            u32::from_str_radix(id.get(id.len() - 1..)?, 16).ok()
-        })
-        .collect();
+    let ids = world.machines.iter().map(|machine| machine.worker());
+    let shard = |id: String| u32::from_str_radix(id.get(id.len() - 1..)?, 16).ok();
+    let mut parts: Vec<_> = ids.filter_map(shard).collect();
     parts.sort_unstable();
     parts.dedup();
     loop {
-        let next = (world.clock.millis() / every + 1) * every;
-        world.clock.until(next).await;
+        let next = (world.wire.clock.millis() / every + 1) * every;
+        world.wire.clock.until(next).await;
         for part in &parts {
             let run = ScheduledRun::new(next, *part, 16).context("this is a part");
             let health = Arc::clone(&world.relay().functions.health);
