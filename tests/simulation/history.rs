@@ -95,6 +95,8 @@ pub(crate) enum Mood {
     Rejects(u16, Option<u64>),
     /// It never answers.
     Stalls,
+    /// The connection breaks for every second event, as that of a proxy does for what is too large.
+    BreaksOff,
     /// It answers 410.
     Gone,
 }
@@ -285,7 +287,7 @@ fn steps(rng: &mut Rng, machines: &[MachineSpec]) -> Vec<Step> {
             _ => rng.u64(..60),
         };
         let what = if rng.u8(..5) < 3 {
-            Action::Post(rng.u8(..3))
+            Action::Post(rng.u8(..5))
         } else {
             let at = rng.usize(..machines.len());
             let deed = deed(rng, machines[at].kind);
@@ -309,7 +311,7 @@ fn burst(rng: &mut Rng, most: usize) -> Vec<Step> {
     (0..rng.usize(..=most))
         .map(|_| Step {
             after: Duration::from_millis(rng.u64(..120)),
-            what: Action::Post(rng.u8(..3)),
+            what: Action::Post(rng.u8(..5)),
         })
         .collect()
 }
@@ -329,9 +331,10 @@ fn deed(rng: &mut Rng, kind: Kind) -> Deed {
 }
 
 fn mood(rng: &mut Rng) -> Mood {
-    match rng.u8(..4) {
+    match rng.u8(..6) {
         0 => Mood::Stalls,
-        1 => Mood::Well,
+        1 | 2 => Mood::BreaksOff,
+        3 => Mood::Well,
         _ => Mood::Rejects(
             one_of(rng, &[400, 401, 429, 500, 503]),
             one_of(rng, &[None, None, Some(1), Some(30), Some(3600)]),

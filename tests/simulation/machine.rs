@@ -131,14 +131,11 @@ impl Machine {
         let (absence, mood) = {
             let place = self.place.lock();
             let is_current = host == self.host(place.address);
-            (
-                if is_current {
-                    place.absence
-                } else {
-                    Some(self.stranger())
-                },
-                place.mood,
-            )
+            let absence = match place.absence {
+                _ if !is_current => Some(self.stranger()),
+                absence => absence,
+            };
+            (absence, place.mood)
         };
         match absence {
             Some(Absence::NoConnection) => return Err(SendError::Connect),
@@ -148,7 +145,8 @@ impl Machine {
         }
         let agent = self.agent();
         let mut answer = match mood {
-            Mood::Well => agent.receive(request).await,
+            Mood::BreaksOff if is_even(request.body()) => return Err(SendError::Closed),
+            Mood::Well | Mood::BreaksOff => agent.receive(request).await,
             Mood::Stalls => return std::future::pending().await,
             Mood::Gone => {
                 self.wire
@@ -333,6 +331,14 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// Whether this is an event with an even number.
+fn is_even(body: &Bytes) -> bool {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    body["data"]["number"]
+        .as_u64()
+        .is_some_and(|number| number.is_multiple_of(2))
 }
 
 fn page(status: u16) -> Response<Bytes> {

@@ -86,7 +86,7 @@ async fn live(world: &Arc<World>, history: &History) -> anyhow::Result<()> {
     take(world, history, &history.finale, &mut doing).await?;
     all_done(&mut doing).await?;
     settle(world, history).await?;
-    for about in 0..3 {
+    for about in 0..5 {
         post(Arc::clone(world), about).await;
     }
     tokio::time::sleep(LIVE_WITHIN).await;
