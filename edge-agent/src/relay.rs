@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
-use axum::http::{Method, Request, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use protocol::clock::UnixMillis;
 use protocol::messages::{Mailbox, Pull, Register, Registered, Renew, Worker};
 use protocol::problem::{Code, Problem};
@@ -217,7 +217,13 @@ impl Relay {
         url.set_path(&format!("{base}{path}"));
         let mut request = Request::builder().method(method).uri(url.as_str());
         if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            // What is marked is shown by no log of the HTTP client.
+            let bearer = HeaderValue::try_from(format!("Bearer {token}")).map(|mut bearer| {
+                bearer.set_sensitive(true);
+                bearer
+            });
+            let cannot = |_| CallError::later("the registration holds no token that can be sent");
+            request = request.header(header::AUTHORIZATION, bearer.map_err(cannot)?);
         }
         let body = match body {
             Some(body) => {
@@ -227,7 +233,7 @@ impl Relay {
             None => Vec::new(),
         };
         let request = (request.body(Bytes::from(body)))
-            .map_err(|_| CallError::later("the registration holds no token that can be sent"))?;
+            .map_err(|error| CallError::later(error.to_string()))?;
         let response = self.sender.exchange(request).await?;
         let status = response.status();
         let header = |name| response.headers().get(name)?.to_str().ok();

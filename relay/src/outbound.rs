@@ -140,10 +140,9 @@ pub type Exchange = Arc<
 >;
 
 /// What lies between the relay and the workers and Linear.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub enum Network {
     /// The internet.
-    #[default]
     Internet,
     /// This answers every request.
     Simulated(Exchange),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
 use edge_agent::testing::{Agent, Exchange, Failed};
+use local::samples::WORKSPACE;
 use parking_lot::Mutex;
 use protocol::headers::WEBHOOK_RECEIPT;
 use protocol::messages::{Register, Renew, WorkerState};
@@ -29,9 +30,6 @@ const OFFLINE: Duration = Duration::from_secs(3);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long a person needs to see that an agent was replaced by a registration that nobody has.
 const NOTICED: Duration = Duration::from_secs(120);
-
-/// The workspace of all workers.
-pub(crate) const WORKSPACE: &str = "f6fadfa7-e5c1-4b62-9362-da5cc13da58a";
 
 /// A machine.
 pub(crate) struct Machine {

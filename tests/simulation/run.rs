@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use lambda_http::Body;
 use lambda_http::http::Request;
 use local::local_relay::QUEUE;
+use local::samples::WORKSPACE;
 use local::sqs::{Consumer, Received};
 use protocol::headers::{LINEAR_DELIVERY, LINEAR_SIGNATURE};
 use protocol::linear_signature::sign;
@@ -16,7 +17,6 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::history::{Action, AtLast, BatchFault, History, Step};
-use crate::machine::WORKSPACE;
 use crate::old_faults::OldFault;
 use crate::places::{self, Places};
 use crate::record::Posted;

@@ -7,13 +7,14 @@ use axum::body::Bytes;
 use axum::http::{Request, Response};
 use lambda_http::Body;
 use local::local_relay::Options;
+use local::samples::WORKSPACE;
 use local::testing::bare::BareRelay;
 use local::testing::calls::{Calls, Interference};
 use relay::outbound::{Network, SendError};
 use serde_json::json;
 
 use crate::history::History;
-use crate::machine::{Machine, WORKSPACE};
+use crate::machine::Machine;
 use crate::old_faults::OldFault;
 use crate::wire::{Wire, invocation};
 
