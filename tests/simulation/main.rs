@@ -7,9 +7,12 @@
 //!
 //! What is real: the functions with the AWS SDK, the embedded DynamoDB and SQS, and the agent from its receiver to its store.
 //! What is simulated: the time, the network, Linear, the machines, the event source mapping, and what an agent does to stay
-//! registered. What has to hold is in [`run`] and [`record`], what can happen in [`history`].
+//! registered. What can happen is in [`history`], what has to hold in [`check`] and [`record`].
 
+mod check;
 mod history;
+mod lambda;
+mod linear;
 mod machine;
 mod old_faults;
 mod places;
