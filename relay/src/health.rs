@@ -251,7 +251,8 @@ impl Health {
                 None
             }
             AfterProbe::CountUnreachable => {
-                let counted = (table.count_unreachable(worker, &outcome.reason())).await?;
+                let reason = outcome.reason();
+                let counted = table.count_unreachable(worker, &reason, None).await?;
                 let is_away = counted.is_some_and(|attempts| attempts.are_enough())
                     && (table.mark_away(worker, AwayReason::Unreachable).await?).is_some();
                 is_away.then_some("is away")

@@ -10,6 +10,8 @@
 //! | unreachable | three in a row over at least 10 s mark the worker away; until then the delivery is retried |
 //! | rejected | the delivery is retried, and dead-lettered once it was retried long enough |
 //!
+//! What is retried is in backoff, and a worker has a bounded number of deliveries there: one with more is away.
+//!
 //! All waits and limits count from the first attempt and not from the event: what waited behind another delivery, or while
 //! the relay was off, is tried as long as anything else.
 
@@ -50,12 +52,20 @@ pub struct UnreachableAttempts {
     pub count: u64,
     /// The time from the first to the last.
     pub over: Duration,
+    /// How many deliveries the worker has in backoff, the last one that failed included.
+    pub in_backoff: u64,
 }
 
 impl UnreachableAttempts {
     /// Whether they are enough to mark the worker away.
     pub(crate) fn are_enough(self) -> bool {
         self.count >= AWAY_AFTER && self.over >= AWAY_OVER
+    }
+
+    /// Whether they leave the worker with more deliveries in backoff than it may have, which marks it away, too: one that
+    /// is reached in between never has enough in a row.
+    pub(crate) fn exceed(self, deliveries_in_backoff: u64) -> bool {
+        self.in_backoff > deliveries_in_backoff
     }
 }
 
@@ -122,8 +132,8 @@ pub(crate) enum AfterAttempt {
     /// The worker wants nothing any more.
     RemoveWorker,
     /// The worker is not there. It is away once its attempts in a row [are enough](UnreachableAttempts::are_enough), or
-    /// if the delivery `is_overdue`: an absent laptop is never a reason for a dead letter. Until then the delivery is
-    /// retried after `wait`.
+    /// [exceed](UnreachableAttempts::exceed) the limit of those in backoff, or if the delivery `is_overdue`: an absent
+    /// laptop is never a reason for a dead letter. Until then the delivery is retried after `wait`.
     Unreachable {
         /// It was retried for as long as anything is.
         is_overdue: bool,
@@ -326,6 +336,14 @@ mod tests {
         plain_4xx_after: Duration::from_secs(60),
     };
 
+    fn unreachable(count: u64, over: Duration, in_backoff: u64) -> UnreachableAttempts {
+        UnreachableAttempts {
+            count,
+            over,
+            in_backoff,
+        }
+    }
+
     fn rejected(status: u16) -> Outcome {
         let status = StatusCode::from_u16(status).unwrap();
         Outcome::Rejected {
@@ -420,7 +438,17 @@ mod tests {
     fn three_unreachable_attempts_over_ten_seconds_mark_a_worker_away() {
         for (count, seconds, expected) in [(2, 99, false), (3, 9, false), (3, 10, true)] {
             let over = Duration::from_secs(seconds);
-            assert_eq!(UnreachableAttempts { count, over }.are_enough(), expected);
+            assert_eq!(unreachable(count, over, 1).are_enough(), expected);
+        }
+    }
+
+    #[test]
+    fn unreachable_deliveries_are_bounded_as_rejected_ones_are() {
+        for (in_backoff, expected) in [(31, false), (32, false), (33, true)] {
+            assert_eq!(
+                unreachable(1, Duration::ZERO, in_backoff).exceed(32),
+                expected
+            );
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::harness::{Answer, Receiver, eventually, issue, relay};
+use local::local_relay::QUEUE;
+use protocol::messages::{AwayReason, WorkerState};
+
+use crate::harness::{Answer, Receiver, eventually, issue, relay, until};
 
 #[tokio::test]
 async fn a_worker_that_stalls_does_not_delay_another_one() {
@@ -21,6 +24,27 @@ async fn a_worker_that_stalls_does_not_delay_another_one() {
     let error = relay.read(&bad_worker).await.last_error;
     // Otherwise the good worker had to wait for the timeout of the bad one.
     assert!(error.is_none(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_reached_by_every_second_delivery_has_a_bounded_number_in_flight() {
+    let relay = relay().set("DELIVERIES_IN_BACKOFF", 4).start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register_receiving("one", &receiver.url()).await;
+    // To a worker without receipts, 511 is a network's login page.
+    for at in 0..5 {
+        receiver.answer([Answer::Status(511)]);
+        relay.post(&issue(&format!("fails {at}"), at)).await;
+        receiver.wait_for(2 * at + 1).await;
+        receiver.answer([Answer::Status(200)]);
+        relay.post(&issue(&format!("passes {at}"), at)).await;
+        receiver.wait_for(2 * at + 2).await;
+    }
+    let away = relay.becomes(&worker, WorkerState::Away).await;
+    assert_eq!(away.away_reason, Some(AwayReason::Unreachable));
+    // Four in backoff and the drain.
+    let is_bounded = async || relay.local.sqs.peek(QUEUE).unwrap().len() <= 5;
+    until("the others are parked", is_bounded).await;
 }
 
 #[tokio::test]

@@ -236,17 +236,17 @@ impl<'a, 'b> Group<'a, 'b> {
         is_overdue: bool,
         wait: Duration,
     ) -> Result<Step, Error> {
-        let table = &self.deliver.table;
-        let counted = table.count_unreachable(worker, &outcome.reason()).await?;
+        let (deliver, delivery) = (self.deliver, self.deliveries[at]);
         // Should it be parked now, it is due as soon as the worker is back.
-        let delivery = self.deliveries[at];
-        self.deliver
-            .record_failure(delivery, Duration::ZERO)
+        deliver.record_failure(delivery, Duration::ZERO).await?;
+        let limit = deliver.config.deliveries_in_backoff;
+        let counted = (deliver.table)
+            .count_unreachable(worker, &outcome.reason(), Some(&delivery.event))
             .await?;
         match counted {
             // Another batch has marked it away, or it has another address.
             None => Ok(Step::Return(policy::SHORTEST)),
-            Some(attempts) if attempts.are_enough() || is_overdue => {
+            Some(attempts) if attempts.are_enough() || attempts.exceed(limit) || is_overdue => {
                 self.away(worker, at, AwayReason::Unreachable, wait).await
             }
             Some(_) => Ok(Step::Return(wait)),

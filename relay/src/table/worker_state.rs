@@ -17,6 +17,10 @@ use crate::worker::Worker;
 const REJECTED: &str =
     "SET last_error = :reason, last_error_at = :now REMOVE failures, failing_since";
 
+/// What every unreachable attempt records.
+const UNREACHABLE: &str = "SET failing_since = if_not_exists(failing_since, :now), last_error = :reason, \
+     last_error_at = :now ADD failures :one";
+
 /// A set of events.
 pub(super) fn set_of<'a>(events: impl IntoIterator<Item = &'a EventId>) -> AttributeValue {
     let ids = events.into_iter().map(|event| event.as_str().to_owned());
@@ -89,20 +93,23 @@ impl Table {
         conditional(update.send().await, "record that the worker is reachable").map(drop)
     }
 
-    /// Counts an unreachable attempt at the worker's address. Returns all of them in a row, or none if the worker has
-    /// changed since it was read.
+    /// Counts an unreachable attempt at the worker's address, at the delivery of an event, which is in backoff now, or a
+    /// health check. Returns all of them in a row, or none if the worker has changed since it was read.
     pub(crate) async fn count_unreachable(
         &self,
         worker: &Worker,
         reason: &str,
+        event: Option<&EventId>,
     ) -> Result<Option<UnreachableAttempts>, TableError> {
         let now = self.clock.millis();
-        let update = self
-            .update_worker(worker)
-            .update_expression(
-                "ADD failures :one SET failing_since = if_not_exists(failing_since, :now), \
-                 last_error = :reason, last_error_at = :now",
-            )
+        let update = match event {
+            None => self.update_worker(worker).update_expression(UNREACHABLE),
+            Some(event) => self
+                .update_worker(worker)
+                .update_expression(format!("{UNREACHABLE}, in_backoff :event"))
+                .expression_attribute_values(":event", set_of([event])),
+        };
+        let update = update
             .condition_expression("#state = :live AND #url = :url")
             .expression_attribute_names("#url", "url")
             .expression_attribute_values(":one", n(1))
@@ -117,6 +124,9 @@ impl Table {
             Some(UnreachableAttempts {
                 count: number(&item, "failures")?,
                 over: elapsed(since, now),
+                in_backoff: (item.get("in_backoff"))
+                    .and_then(|events| events.as_ss().ok())
+                    .map_or(0, |events| events.len() as u64),
             })
         }))
     }
