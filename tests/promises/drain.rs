@@ -177,6 +177,38 @@ async fn a_worker_has_a_bounded_number_of_deliveries_in_backoff_and_gets_all_whe
 }
 
 #[tokio::test]
+#[ignore = "takes minutes"]
+async fn a_mailbox_of_a_hundred_thousand_events_is_delivered_in_order_by_several_invocations() {
+    const ISSUES: usize = 8;
+    const EACH: usize = 12_500;
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    let post = async |of: usize| {
+        for at in 0..EACH {
+            let number = of * EACH + at;
+            relay.post(&issue(&format!("i{of}"), number)).await;
+        }
+    };
+    futures::future::join_all((0..ISSUES).map(post)).await;
+    let all_wait = async || relay.local.sqs.peek(QUEUE).unwrap().len() == 1;
+    until("only the drain is on the queue", all_wait).await;
+    is_back(&receiver);
+    while relay.read(&worker).await.state == WorkerState::Away {
+        relay.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let delivered = delivered(&receiver, tried + 1);
+    assert_eq!(delivered.len(), ISSUES * EACH);
+    let of = |issue: usize| {
+        let range = issue * EACH..(issue + 1) * EACH;
+        let its = delivered.iter().filter(|number| range.contains(number));
+        its.copied().eq(range.clone())
+    };
+    assert!((0..ISSUES).all(of), "not in order");
+}
+
+#[tokio::test]
 async fn two_drains_at_once_deliver_each_event_once() {
     let (relay, receiver, worker) = receiving().await;
     becomes_away(&relay, &receiver, &worker).await;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use local::dynamodb::TABLE;
 use protocol::clock::rfc3339;
 use protocol::messages::{Renew, WorkerState};
+use serde_json::json;
 
 use crate::harness::agent::{Agent, Home};
 use crate::harness::{
@@ -183,4 +185,32 @@ async fn an_agent_says_that_events_are_lost() {
     let mut agent = Agent::begin(&mut Agent::up(&relay, &home)).await;
     agent.says("events lost: 1;").await;
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_parked_event_that_cannot_be_read_is_set_aside_and_does_not_block_the_mailbox() {
+    let relay = relay().start().await;
+    let worker = relay.register_pull("pull").await;
+    relay.post_all(0..3).await;
+    relay.settled().await;
+    let mailbox = relay.pull(&worker, &[], None).await;
+    let [workspace, id] = worker.names();
+    let key = |kind: &str| {
+        json!({
+            "pk": {"S": format!("WS#{workspace}#WORKER#{id}")},
+            "sk": {"S": format!("{kind}#{}", mailbox.events[1].id)},
+        })
+    };
+    let damage = json!({
+        "TableName": TABLE, "Key": key("MAIL"), "UpdateExpression": "SET attempt = :none",
+        "ExpressionAttributeValues": {":none": {"S": "seven"}},
+    });
+    relay.dynamodb("UpdateItem", &damage).await;
+    let mailbox = relay.pull(&worker, &[], None).await;
+    assert_eq!(pulled(&mailbox), [0, 2]);
+    let aside = json!({"TableName": TABLE, "Key": key("ASIDE")});
+    let aside = relay.dynamodb("GetItem", &aside).await;
+    assert_eq!(aside["Item"]["attempt"]["S"], "seven");
+    let emptied = relay.pull(&worker, &ids(&mailbox), None).await;
+    assert!(emptied.events.is_empty());
 }

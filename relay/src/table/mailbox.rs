@@ -29,8 +29,9 @@ use crate::event::{EventId, MAX_BODY_BYTES};
 use crate::worker::Worker;
 
 const PREFIX: &str = "MAIL#";
-/// Instead of it, for an event that fits into no response.
+/// Instead of it, for an event that fits into no response, or whose item is malformed.
 const ASIDE: &str = "ASIDE#";
+const SET_ASIDE: &str = "set an event aside";
 /// How long an expired event stays in the table, beyond the time for which it is kept for its worker, so that it is counted
 /// when the mailbox is read and does not vanish silently.
 const EXPIRED_STAYS: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -252,8 +253,16 @@ impl Table {
                     expired.push((since, item));
                     continue;
                 }
-                let mail =
-                    parse(workspace, worker, &item).ok_or(TableError::Malformed { operation })?;
+                let Some(mail) = parse(workspace, worker, &item) else {
+                    tracing::error!(
+                        worker,
+                        workspace,
+                        event = text(&item, "event"),
+                        "an event for worker {worker} cannot be read and is set aside: its item is malformed"
+                    );
+                    self.move_aside(item).await?;
+                    continue;
+                };
                 if let Body::Inline(body) = &mail.delivery.body {
                     together += body.len();
                 }
@@ -340,7 +349,6 @@ impl Table {
 
     /// Takes a parked event out of the mailbox, and keeps it as long as before.
     pub(crate) async fn set_aside(&self, worker: &Worker, id: &str) -> Result<(), TableError> {
-        let operation = "set an event aside";
         let partition = worker_partition(&worker.workspace, &worker.id);
         let found = (self.client.get_item())
             .table_name(&self.name)
@@ -348,19 +356,25 @@ impl Table {
             .consistent_read(true)
             .send()
             .await
-            .map_err(|e| TableError::call(operation, e))?;
-        let Some(mut item) = found.item else {
-            return Ok(());
-        };
+            .map_err(|e| TableError::call(SET_ASIDE, e))?;
+        match found.item {
+            Some(item) => self.move_aside(item).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn move_aside(&self, mut item: Item) -> Result<(), TableError> {
+        let key = ["pk", "sk"].map(|name| (name.to_owned(), item[name].clone()));
+        let id = text(&item, "sk").unwrap_or_default();
+        let id = id.strip_prefix(PREFIX).unwrap_or(id);
         item.insert("sk".to_owned(), s(format!("{ASIDE}{id}")));
         (self.client.put_item())
             .table_name(&self.name)
             .set_item(Some(item))
             .send()
             .await
-            .map_err(|e| TableError::call(operation, e))?;
-        self.delete_batch(vec![key(&partition, id)], operation)
-            .await
+            .map_err(|e| TableError::call(SET_ASIDE, e))?;
+        self.delete_batch(vec![Item::from(key)], SET_ASIDE).await
     }
 
     /// Deletes exactly these parked events.
