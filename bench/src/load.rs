@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::payload::body;
 use crate::receiver::Arrival;
 
-pub(crate) const SECRET: &str = "bench";
+pub(crate) const SECRET: &str = "the bench's secret";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Posts webhooks to a system under load, and sees them arrive.

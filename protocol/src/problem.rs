@@ -203,7 +203,7 @@ codes! {
         "Try again after `Retry-After`.";
     WebhookSecretsMalformed = "webhook_secrets_malformed", SERVICE_UNAVAILABLE, Relay,
         "The webhook secrets in Secrets Manager cannot be parsed.",
-        "Store one secret, or a JSON list of `{\"secret\",\"workspace\"?}`. Linear tries again meanwhile.";
+        "Store one secret of at least 16 characters, one `{\"secret\",\"workspace\"?}`, or a JSON list of them. Linear tries again meanwhile.";
     WorkerChanged = "worker_changed", CONFLICT, Relay,
         "Another call changed the worker at the same time.",
         "Try again.";

@@ -212,6 +212,8 @@ fn refused(edge: &mut Command) -> String {
 fn wrong_settings_are_named_before_a_port_is_bound() {
     for (name, value) in [
         ("LINEAR_WEBHOOK_SECRETS", ""),
+        ("LINEAR_WEBHOOK_SECRETS", "x"),
+        ("LINEAR_WEBHOOK_SECRETS", r#"{"secret":"x"}"#),
         ("LINEAR_WEBHOOK_SECRETS", r#"[{"secret":"hush","typo":1}]"#),
         ("LINEAR_API_URL", "hush"),
         ("LEASE_SECONDS", "soon"),

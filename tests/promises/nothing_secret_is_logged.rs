@@ -14,7 +14,7 @@ use crate::harness::agent::{Agent, deliver as agent_deliver, free_port, run, sig
 use crate::harness::agent::{with_handler, worker};
 use crate::harness::{Answer, Receiver, client, issue, terminate};
 
-const SECRET: &str = "webhook-hush";
+const SECRET: &str = "the webhook-hush secret";
 const TOKEN: &str = "lin_api_hush";
 
 #[tokio::test]

@@ -8,6 +8,10 @@ use serde_json::json;
 
 use crate::harness::{SECRET, issue, relay};
 
+/// Other webhook secrets.
+const OURS: &str = "our workspace's secret";
+const NEW: &str = "the newer secret";
+
 const INVALID: (u16, &str) = (401, "signature_invalid");
 
 #[tokio::test]
@@ -45,15 +49,15 @@ async fn one_changed_byte_does_not_pass() {
 
 #[tokio::test]
 async fn one_workspaces_secret_cannot_speak_for_another() {
-    let secrets = json!([{"secret": "ours", "workspace": WORKSPACE}, {"secret": "app"}]);
+    let secrets = json!([{"secret": OURS, "workspace": WORKSPACE}, {"secret": NEW}]);
     let relay = relay().set("LINEAR_WEBHOOK_SECRETS", secrets).start().await;
     let now = relay.clock.millis();
     let other = issue("i", 1).replace(WORKSPACE, "another-workspace");
-    let mine = Webhook::sample("ours", &issue("i", 1), now);
-    let apps = Webhook::sample("app", &other, now);
+    let mine = Webhook::sample(OURS, &issue("i", 1), now);
+    let apps = Webhook::sample(NEW, &other, now);
     assert_eq!(relay.send(&mine).await.status(), 200);
     assert_eq!(relay.send(&apps).await.status(), 200);
-    let forged = Webhook::sample("ours", &other, now);
+    let forged = Webhook::sample(OURS, &other, now);
     let expected = (401, "workspace_not_signed");
     relay.refuses_webhook(&forged, expected).await;
 }
@@ -112,16 +116,16 @@ async fn a_rotated_secret_counts_without_a_restart_and_junk_does_not_ask_for_it_
     };
     assert_eq!(asked(), 1, "at the start");
     // Both, then the new one alone: no webhook is refused.
-    let both = json!([{"secret": SECRET}, {"secret": "new"}]).to_string();
+    let both = json!([{"secret": SECRET}, {"secret": NEW}]).to_string();
     relay.put_secrets(&both).await;
     relay.clock.advance(Duration::from_secs(11));
-    for (number, secret) in ["new", SECRET, "new"].into_iter().enumerate() {
+    for (number, secret) in [NEW, SECRET, NEW].into_iter().enumerate() {
         assert_eq!(relay.send(&sample(secret, number)).await.status(), 200);
     }
     assert_eq!(asked(), 1, "when the first signature was unknown");
-    relay.put_secrets("new").await;
+    relay.put_secrets(NEW).await;
     relay.clock.advance(Duration::from_secs(11));
-    assert_eq!(relay.send(&sample("new", 3)).await.status(), 200);
+    assert_eq!(relay.send(&sample(NEW, 3)).await.status(), 200);
     // The old one is good for nothing once the secrets were read again.
     relay.refuses_webhook(&sample("junk", 4), INVALID).await;
     for number in 5..10 {
@@ -129,10 +133,26 @@ async fn a_rotated_secret_counts_without_a_restart_and_junk_does_not_ask_for_it_
         relay.refuses_webhook(&old, INVALID).await;
     }
     assert_eq!(asked(), 1, "once in ten seconds");
-    // What is kept there cannot be read: Linear is to try again, and what is known goes on.
+    // What is stored there cannot be read: Linear is to try again, and what is known goes on.
     relay.put_secrets("[]").await;
     relay.clock.advance(Duration::from_secs(11));
     let expected = (503, "webhook_secrets_malformed");
     relay.refuses_webhook(&sample("junk", 10), expected).await;
-    assert_eq!(relay.send(&sample("new", 11)).await.status(), 200);
+    assert_eq!(relay.send(&sample(NEW, 11)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_removed_secret_is_accepted_for_a_minute_at_most() {
+    let relay = relay().start().await;
+    let sample =
+        |secret: &str, number| Webhook::sample(secret, &issue("i", number), relay.clock.millis());
+    relay.put_secrets(&json!({"secret": NEW}).to_string()).await;
+    assert_eq!(relay.send(&sample(SECRET, 1)).await.status(), 200);
+    relay.clock.advance(Duration::from_secs(61));
+    relay.refuses_webhook(&sample(SECRET, 2), INVALID).await;
+    assert_eq!(relay.send(&sample(NEW, 3)).await.status(), 200);
+    // What is stored cannot be read: what is known goes on, and nothing is lost.
+    relay.put_secrets("one").await;
+    relay.clock.advance(Duration::from_secs(61));
+    assert_eq!(relay.send(&sample(NEW, 4)).await.status(), 200);
 }

@@ -19,7 +19,7 @@ use crate::old_faults::OldFault;
 use crate::wire::{Wire, invocation};
 
 /// Linear's webhook secret.
-pub(crate) const SECRET: &str = "simulated";
+pub(crate) const SECRET: &str = "the simulated secret";
 
 /// Everything.
 pub(crate) struct World {

@@ -1,8 +1,9 @@
 //! Linear's webhook secrets, which Secrets Manager stores.
 //!
-//! Invariant: the secrets are read when the function starts, and again when a signature does not verify, so that a rotated
-//! secret takes effect without a deployment. They are read at most once in [`REFRESH_INTERVAL`], because any sender can post
-//! a body with a wrong signature.
+//! Invariant: the secrets are read when the function starts, again when a signature does not verify, so that a rotated
+//! secret takes effect without a deployment, and again once they are [`MAX_AGE`] old, so that a removed one is not accepted
+//! for as long as an instance lives. They are read at most once in [`REFRESH_INTERVAL`], because any sender can post a body
+//! with a wrong signature.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,13 @@ use parking_lot::RwLock;
 use protocol::clock::{Clock, UnixMillis};
 
 use super::signer::{InvalidSecrets, Signer, WebhookSecret, find_signer};
+use crate::cause::chain;
 
 /// The shortest time between two reads.
 pub(crate) const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How old the secrets may be before they are read again.
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Why the webhook secrets could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +70,7 @@ impl Secrets {
         self.read().await
     }
 
-    /// Reads the secrets: one secret, or a JSON list of `{"secret","workspace"?}`. If that fails, the secrets from before
+    /// Reads the secrets, as [`WebhookSecret::parse_list`] takes them. If that fails, the secrets from before
     /// stay in use.
     async fn read(&self) -> Result<(), SecretsError> {
         self.cached.write().read_at = self.clock.millis();
@@ -84,25 +89,36 @@ impl Secrets {
     ///
     /// # Errors
     ///
-    /// The secrets could not be read again.
+    /// The secrets could not be read again, and those from before did not sign it.
     pub(crate) async fn signer(
         &self,
         body: &[u8],
         signature: &str,
     ) -> Result<Option<Signer>, SecretsError> {
-        let (secrets, read_at) = {
-            let cached = self.cached.read();
-            (Arc::clone(&cached.secrets), cached.read_at)
-        };
-        let found = find_signer(&secrets, body, signature);
-        let since = self.clock.millis() - read_at;
-        // A clock that was set back makes `since` negative: then they are read again.
-        let is_fresh = u128::try_from(since).is_ok_and(|s| s < REFRESH_INTERVAL.as_millis());
-        if found.is_some() || is_fresh {
+        // While Secrets Manager cannot be read, the secrets from before stay in use: webhooks must not be lost for that.
+        if !self.is_younger_than(MAX_AGE)
+            && let Err(error) = self.read().await
+        {
+            let error = chain(&error);
+            tracing::warn!(error, "the webhook secrets are older than they may be");
+        }
+        let found = self.find_signer(body, signature);
+        if found.is_some() || self.is_younger_than(REFRESH_INTERVAL) {
             return Ok(found);
         }
         self.read().await?;
+        Ok(self.find_signer(body, signature))
+    }
+
+    fn find_signer(&self, body: &[u8], signature: &str) -> Option<Signer> {
         let secrets = Arc::clone(&self.cached.read().secrets);
-        Ok(find_signer(&secrets, body, signature))
+        find_signer(&secrets, body, signature)
+    }
+
+    /// Whether the last read began less than `age` ago. A clock that was set back makes the age negative: then they are read
+    /// again.
+    fn is_younger_than(&self, age: Duration) -> bool {
+        let since = self.clock.millis() - self.cached.read().read_at;
+        u128::try_from(since).is_ok_and(|since| since < age.as_millis())
     }
 }

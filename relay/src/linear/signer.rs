@@ -5,6 +5,10 @@ use std::fmt;
 use protocol::linear_signature::verify;
 use serde::Deserialize;
 
+/// The length in characters of the shortest secret. Linear's own have more than 40; a shorter one than this was mistyped, or
+/// can be guessed from one signed body.
+pub(crate) const MIN_SECRET: usize = 16;
+
 /// A webhook secret, and the workspace that it is valid for.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,23 +36,25 @@ impl WebhookSecret {
         }
     }
 
-    /// Parses one secret, or a JSON list of `{"secret","workspace"?}`.
+    /// Parses one secret, one `{"secret","workspace"?}`, as the console of AWS stores it, or a JSON list of them.
     ///
     /// # Errors
     ///
-    /// The list is malformed, or a secret is empty.
+    /// The JSON is malformed, or a secret is shorter than [`MIN_SECRET`].
     pub(crate) fn parse_list(text: &str) -> Result<Vec<Self>, InvalidSecrets> {
         let text = text.trim();
-        let secrets = if text.starts_with('[') {
-            serde_json::from_str::<Vec<Self>>(text).map_err(|error| InvalidSecrets::NotAList {
-                line: error.line(),
-                column: error.column(),
-            })?
-        } else {
-            vec![Self::any(text)]
+        let malformed = |error: serde_json::Error| InvalidSecrets::Malformed {
+            line: error.line(),
+            column: error.column(),
         };
-        if secrets.is_empty() || secrets.iter().any(|s| s.secret.trim().is_empty()) {
-            return Err(InvalidSecrets::Empty);
+        let secrets = match text.bytes().next() {
+            Some(b'[') => serde_json::from_str(text).map_err(malformed)?,
+            Some(b'{') => vec![serde_json::from_str(text).map_err(malformed)?],
+            _ => vec![Self::any(text)],
+        };
+        let is_short = |s: &Self| s.secret.trim().chars().count() < MIN_SECRET;
+        if secrets.is_empty() || secrets.iter().any(is_short) {
+            return Err(InvalidSecrets::TooShort);
         }
         Ok(secrets)
     }
@@ -57,17 +63,21 @@ impl WebhookSecret {
 /// What is wrong with the webhook secrets, without quoting them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecrets {
-    /// The text begins as a list, but is not one.
-    #[error("is not a JSON list of {{\"secret\",\"workspace\"?}} (line {line}, column {column})")]
-    NotAList {
+    /// The text begins as JSON, but is not of this form.
+    #[error(
+        "is neither a JSON object {{\"secret\",\"workspace\"?}} nor a list of them (line {line}, column {column})"
+    )]
+    Malformed {
         /// The line of the first error, from 1.
         line: usize,
         /// Its column.
         column: usize,
     },
-    /// There is no secret, or one is empty.
-    #[error("holds an empty secret: paste what Linear shows for the webhook")]
-    Empty,
+    /// There is no secret, or one is so short that it can be guessed.
+    #[error(
+        "holds no secret, or one of fewer than {MIN_SECRET} characters: paste what Linear shows for the webhook"
+    )]
+    TooShort,
 }
 
 /// Whose secret signed a body.
@@ -110,6 +120,9 @@ mod tests {
 
     use super::*;
 
+    const ONE: &str = "one webhook secret";
+    const OTHER: &str = "another webhook secret";
+
     #[test]
     fn hex_of_either_case_is_taken_and_nothing_else() {
         let secrets = [WebhookSecret::any("one"), WebhookSecret::any("two")];
@@ -131,13 +144,14 @@ mod tests {
 
     #[test]
     fn a_workspaces_secret_is_valid_for_it_alone() {
-        let secrets =
-            WebhookSecret::parse_list(r#"[{"secret":"s","workspace":"a"},{"secret":"t"}]"#)
-                .unwrap();
-        let bound = find_signer(&secrets, b"{}", &sign("s", b"{}")).unwrap();
+        let secrets = WebhookSecret::parse_list(&format!(
+            r#"[{{"secret":"{ONE}","workspace":"a"}},{{"secret":"{OTHER}"}}]"#
+        ))
+        .unwrap();
+        let bound = find_signer(&secrets, b"{}", &sign(ONE, b"{}")).unwrap();
         assert!(bound.is_valid_for("a"));
         assert!(!bound.is_valid_for("b"));
-        let any = find_signer(&secrets, b"{}", &sign("t", b"{}")).unwrap();
+        let any = find_signer(&secrets, b"{}", &sign(OTHER, b"{}")).unwrap();
         assert!(any.is_valid_for("b"));
     }
 
@@ -151,11 +165,23 @@ mod tests {
             "[{\"secret\":\"hush\",\"org\":\"x\"}]",
             "[\"hush\"]",
             "[{\"secret\":hush}]",
+            "hush hush hush!",
+            "{\"secret\":\"x\"}",
+            "{\"token\":\"hush hush hush hush\"}",
         ] {
             let message = WebhookSecret::parse_list(wrong).unwrap_err().to_string();
             assert!(!message.contains("hush"), "{message}");
         }
         assert!(!format!("{:?}", WebhookSecret::any("hush")).contains("hush"));
+    }
+
+    #[test]
+    fn one_secret_is_read_as_text_and_as_the_object_that_the_console_of_aws_stores() {
+        let object = format!(r#"{{"secret":"{ONE}"}}"#);
+        for text in [ONE, &format!(" {ONE}\n"), &object, &format!("[{object}]")] {
+            let secrets = WebhookSecret::parse_list(text).unwrap();
+            assert_eq!(secrets, [WebhookSecret::any(ONE)], "{text}");
+        }
     }
 
     proptest! {
