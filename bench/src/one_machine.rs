@@ -25,6 +25,7 @@ pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
     };
     command
         .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+        .env("WORKSPACES", WORKSPACE)
         .env("LINEAR_API_URL", format!("http://{}/", linear().await?))
         .env("REGISTRATIONS_PER_MINUTE", "100000")
         .env("RUST_LOG", "warn,dynoxide=error");
@@ -39,6 +40,7 @@ pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
 pub(crate) fn options(linear: SocketAddr) -> anyhow::Result<Options> {
     Ok(Options::read(&|name| match name {
         "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
+        "WORKSPACES" => Some(WORKSPACE.to_owned()),
         "LINEAR_API_URL" => Some(format!("http://{linear}/")),
         "REGISTRATIONS_PER_MINUTE" => Some("100000".to_owned()),
         _ => None,
@@ -68,6 +70,7 @@ pub(crate) async fn register(
             capabilities: None,
             receipts: false,
             pulls: false,
+            nonce: None,
         };
         let answer = client
             .post(format!("{url}/edge/register"))

@@ -63,7 +63,7 @@ async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
         return StatusCode::OK.into_response();
     }
     match serde_json::from_slice(&body) {
-        Ok(Control::Challenge { challenge }) => {
+        Ok(Control::Challenge { challenge, .. }) => {
             axum::Json(ChallengeResponse { challenge }).into_response()
         }
         _ => StatusCode::BAD_REQUEST.into_response(),

@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use protocol::clock::{millis, rfc3339};
@@ -21,13 +20,16 @@ use crate::problem::Problem;
 use crate::registration::Registration;
 use crate::relay::{CallError, Relay};
 use crate::report::{Report, shown};
-use crate::state::AgentState;
+use crate::state::{AgentState, ExpectedChallenge};
 
 /// The variable with Linear's token, unless the token is in a file.
 pub(crate) const TOKEN: &str = "LINEAR_TOKEN";
 
 /// How often the lease is renewed. A renewal also shows whether the relay has marked the worker away.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// The longest wait until it is tried again to register in a workspace that the relay does not serve: somebody triggers a
+/// change in Linear, and looks whether it helps.
+const NOT_SERVED_WAIT: Duration = Duration::from_secs(5);
 /// How long going offline may take.
 const OFFLINE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -54,7 +56,7 @@ struct DesiredState {
 }
 
 impl Membership {
-    /// Registers or renews, empties the mailbox, and repeats that; ends only if the relay refuses a first registration.
+    /// Registers or renews, empties the mailbox, and repeats that; ends only if the relay refuses a first registration for good.
     pub(crate) async fn keep(mut self) -> Result<(), Failure> {
         let mut problem = Problem::none();
         loop {
@@ -71,7 +73,9 @@ impl Membership {
                 continue;
             };
             let registration = self.state.registration();
-            if let (CallError::Refused(refusal), None) = (&error, &registration) {
+            if let (CallError::Refused(refusal), None, false) =
+                (&error, &registration, error.is_not_served())
+            {
                 return Err(Failure::Refused(format!(
                     "the relay refused: {}",
                     refusal.detail
@@ -114,6 +118,7 @@ impl Membership {
             CallError::Later {
                 wait: Some(asked), ..
             } => wait.max(*asked),
+            error if error.is_not_served() => wait.min(NOT_SERVED_WAIT),
             _ => wait,
         }
     }
@@ -134,6 +139,8 @@ impl Membership {
     async fn register(&mut self) -> Result<(), CallError> {
         let desired = self.desired_state();
         let config = Arc::clone(&self.config.borrow());
+        let state = Arc::clone(&self.state);
+        let expected = state.expect_challenge();
         let request = Register {
             webhook_url: desired.address.as_ref().map(ToString::to_string),
             linear_token: linear_token(&config).map_err(|e| CallError::later(e.to_string()))?,
@@ -141,10 +148,10 @@ impl Membership {
             capabilities: desired.types,
             receipts: true,
             pulls: true,
+            nonce: Some(expected.nonce()),
         };
-        self.state.is_registering.store(true, Ordering::Release);
         let registered = self.relay.register(&request).await;
-        self.state.is_registering.store(false, Ordering::Release);
+        drop(expected);
         let registered = registered?;
         let previous = self.state.registration();
         info(format_args!(
@@ -236,6 +243,7 @@ impl Membership {
         desired: &DesiredState,
     ) -> Result<Worker, CallError> {
         let address_is_sent = sent.is_some_and(|sent| sent.address == desired.address);
+        let expected = (!address_is_sent).then(|| self.state.expect_challenge());
         let renewal = Renew {
             webhook_url: (!address_is_sent)
                 .then(|| desired.address.as_ref().map(ToString::to_string)),
@@ -245,12 +253,9 @@ impl Membership {
             // A registration of an earlier version has said nothing of them.
             receipts: Some(true),
             pulls: Some(true),
+            nonce: expected.as_ref().map(ExpectedChallenge::nonce),
         };
-        self.state
-            .is_registering
-            .store(!address_is_sent, Ordering::Release);
         let renewed = self.relay.renew(registration, &renewal).await;
-        self.state.is_registering.store(false, Ordering::Release);
         if renewed.is_ok() {
             verbose("renewed");
         }

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -227,14 +226,12 @@ async fn respond(state: &AgentState, delivery: Result<Delivery, SignatureError>)
 
 fn unsigned(state: &AgentState, body: &[u8]) -> Response {
     match serde_json::from_slice(body) {
-        Ok(Control::Challenge { challenge })
-            if state.is_registering.load(Ordering::Acquire) || state.expects(&challenge) =>
-        {
+        Ok(Control::Challenge { challenge, nonce }) if state.expects(nonce.as_deref()) => {
             Json(ChallengeResponse { challenge }).into_response()
         }
         Ok(Control::Challenge { .. }) => problem(
             Code::NotRegistering,
-            "a challenge is answered only while this agent registers",
+            "a challenge is answered only while this agent registers, and only with the nonce of its registration",
         ),
         _ => problem(
             Code::SignatureFormat,

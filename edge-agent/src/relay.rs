@@ -51,6 +51,11 @@ impl CallError {
         self.is(Code::WorkerTokenReplaced)
     }
 
+    /// Whether the relay does not serve the workspace, yet.
+    pub(crate) fn is_not_served(&self) -> bool {
+        self.is(Code::WorkspaceNotServed)
+    }
+
     fn is(&self, code: Code) -> bool {
         matches!(self, Self::Refused(problem) if problem.is(code))
     }

@@ -1,9 +1,10 @@
 //! What the tasks of a running agent share.
 
-use std::sync::atomic::AtomicBool;
+use std::collections::BTreeSet;
 
 use parking_lot::{Mutex, RwLock};
 use protocol::clock::{Clock, UnixMillis};
+use protocol::envelope::digest;
 use protocol::signature::Secret;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -19,11 +20,9 @@ pub(crate) struct AgentState {
     pub(crate) clock: Clock,
     pub(crate) store: Store,
     registration: RwLock<Option<Registration>>,
-    /// A challenge of the relay is answered only while this agent registers, so that no other agent can register its address
-    /// for another worker.
-    pub(crate) is_registering: AtomicBool,
-    /// The agent's own challenge, on its way through the tunnel.
-    own_challenge: Mutex<Option<String>>,
+    /// Only a challenge with one of these nonces is answered, so that nobody else can register this agent's address, not even
+    /// while this agent registers.
+    nonces: Mutex<BTreeSet<String>>,
     /// Cancelled when the agent shuts down: it accepts no more deliveries and begins no more events.
     pub(crate) shutdown: CancellationToken,
     /// Something was stored.
@@ -41,8 +40,7 @@ impl AgentState {
             clock,
             store,
             registration: RwLock::new(registration),
-            is_registering: AtomicBool::new(false),
-            own_challenge: Mutex::new(None),
+            nonces: Mutex::default(),
             shutdown: CancellationToken::new(),
             stored: Notify::new(),
             mail_waits: Notify::new(),
@@ -68,14 +66,16 @@ impl AgentState {
             .collect()
     }
 
-    /// Expects this challenge, or none.
-    pub(crate) fn expect_challenge(&self, challenge: Option<String>) {
-        *self.own_challenge.lock() = challenge;
+    /// Expects challenges with a new nonce, until what is returned is dropped.
+    pub(crate) fn expect_challenge(&self) -> ExpectedChallenge<'_> {
+        let nonce = digest(Secret::generate().expose().as_bytes());
+        self.nonces.lock().insert(nonce.clone());
+        ExpectedChallenge { state: self, nonce }
     }
 
-    /// Whether a challenge is the expected one.
-    pub(crate) fn expects(&self, challenge: &str) -> bool {
-        self.own_challenge.lock().as_deref() == Some(challenge)
+    /// Whether a challenge with this nonce is expected.
+    pub(crate) fn expects(&self, nonce: Option<&str>) -> bool {
+        nonce.is_some_and(|nonce| self.nonces.lock().contains(nonce))
     }
 
     /// Records the result of using the store. Reports a failure once, and once that the store works again.
@@ -114,6 +114,26 @@ impl AgentState {
             }
             tokio::time::sleep(STORE_RETRY).await;
         }
+    }
+}
+
+/// Challenges with this nonce are answered.
+#[derive(Debug)]
+pub(crate) struct ExpectedChallenge<'a> {
+    state: &'a AgentState,
+    nonce: String,
+}
+
+impl ExpectedChallenge<'_> {
+    /// Random text of 64 hex digits.
+    pub(crate) fn nonce(&self) -> String {
+        self.nonce.clone()
+    }
+}
+
+impl Drop for ExpectedChallenge<'_> {
+    fn drop(&mut self) {
+        self.state.nonces.lock().remove(&self.nonce);
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use anstream::ColorChoice;
 use axum::Router;
@@ -122,9 +121,12 @@ impl Agent {
     ///
     /// There is no registration.
     pub async fn register(&self, request: &Register) -> Result<(), Failed> {
-        self.state.is_registering.store(true, Ordering::Release);
-        let registered = self.relay.register(request).await;
-        self.state.is_registering.store(false, Ordering::Release);
+        let expected = self.state.expect_challenge();
+        let request = Register {
+            nonce: Some(expected.nonce()),
+            ..request.clone()
+        };
+        let registered = self.relay.register(&request).await;
         let (previous, now) = (self.state.registration(), self.state.clock.millis());
         let registration =
             Registration::new("", &request.name, registered?, previous.as_ref(), now)
@@ -139,10 +141,12 @@ impl Agent {
     ///
     /// The lease is not renewed, or it is not known.
     pub async fn renew(&self, renewal: &Renew) -> Result<Worker, Failed> {
-        self.state.is_registering.store(true, Ordering::Release);
-        let renewed = self.relay.renew(&self.registration()?, renewal).await;
-        self.state.is_registering.store(false, Ordering::Release);
-        Ok(renewed?)
+        let expected = self.state.expect_challenge();
+        let renewal = Renew {
+            nonce: Some(expected.nonce()),
+            ..renewal.clone()
+        };
+        Ok(self.relay.renew(&self.registration()?, &renewal).await?)
     }
 
     /// Stores what is in the mailbox, until it is empty. Returns how many events there were.

@@ -276,28 +276,22 @@ impl Tunnel {
 
 /// Sends a challenge to an address. Returns whether this agent answered it.
 async fn round_trip(client: &Client, state: &AgentState, address: &Url) -> bool {
-    let challenge = random();
-    state.expect_challenge(Some(challenge.clone()));
+    let expected = state.expect_challenge();
+    let challenge = expected.nonce();
     let request = client
         .post(address.clone())
         // ngrok's free addresses answer browsers with a page of their own, unless this is there.
         .header("ngrok-skip-browser-warning", "1")
         .json(&Control::Challenge {
             challenge: challenge.clone(),
+            nonce: Some(expected.nonce()),
         });
     let is_answered = async {
         let answer = request.send().await.ok()?;
         let answer: ChallengeResponse = answer.json().await.ok()?;
         Some(answer.challenge == challenge)
     };
-    let is_answered = is_answered.await.unwrap_or(false);
-    state.expect_challenge(None);
-    is_answered
-}
-
-/// A text that cannot be guessed.
-fn random() -> String {
-    protocol::envelope::digest(protocol::signature::Secret::generate().expose().as_bytes())
+    is_answered.await.unwrap_or(false)
 }
 
 /// The address of the receiver, behind a tunnel's address.

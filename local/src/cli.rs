@@ -31,8 +31,8 @@ struct Cli {
 enum Command {
     /// Run the relay here: HTTP API, functions, SQS, DynamoDB and Secrets Manager in one process
     ///
-    /// Reads LINEAR_WEBHOOK_SECRETS (one secret, or a JSON list of {"secret","workspace"?}) and LINEAR_API_URL
-    /// from the environment, and the other settings of the functions.
+    /// Reads WORKSPACES (the workspaces that may register, by id or URL key), LINEAR_WEBHOOK_SECRETS (one secret, or a JSON
+    /// list of {"secret","workspace"?}) and LINEAR_API_URL from the environment, and the other settings of the functions.
     Serve(Serve),
     /// Show it working, with nothing but this program: no network, no account
     Demo,

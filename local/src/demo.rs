@@ -85,6 +85,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 async fn start(api: SocketAddr) -> anyhow::Result<LocalRelay> {
     let options = Options::read(&|name| match name {
         "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
+        "WORKSPACES" => Some(WORKSPACE.to_owned()),
         "LINEAR_API_URL" => Some(format!("http://{api}/graphql")),
         _ => None,
     })?;

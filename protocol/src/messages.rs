@@ -30,6 +30,10 @@ pub struct Register {
     /// Whether the worker empties its mailbox itself when it is away. The relay does not deliver it then.
     #[serde(default)]
     pub pulls: bool,
+    /// Random text that the challenge of `webhookUrl` carries, so that the worker answers the challenge of its own
+    /// registration alone: 1 to 64 of `A-Z a-z 0-9 _ -`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
 }
 
 impl fmt::Debug for Register {
@@ -157,6 +161,9 @@ pub struct Renew {
     /// As at the registration; absent: as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulls: Option<bool>,
+    /// As at the registration, for the challenge of a new `webhookUrl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
 }
 
 /// Tells `null` from an absent field.
@@ -174,6 +181,9 @@ pub struct Worker {
     pub worker_id: String,
     /// As registered.
     pub name: String,
+    /// Whose token registered it; absent for a worker that registered before the relay kept it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
     /// As registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
@@ -195,6 +205,17 @@ pub struct Worker {
     /// Why the last failed attempt failed, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
+}
+
+/// A user of Linear, or an application there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Linear's id.
+    pub id: String,
+    /// As Linear shows it.
+    pub name: String,
+    /// As Linear knows it.
+    pub email: String,
 }
 
 /// Events that were parked for longer than the relay keeps them, and are lost.
@@ -255,6 +276,9 @@ pub enum Control {
     Challenge {
         /// Random.
         challenge: String,
+        /// The nonce of the request that registers the address, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nonce: Option<String>,
     },
     /// A signed health check. The worker responds with a 2xx.
     #[serde(rename = "edge.ping")]
@@ -294,7 +318,10 @@ mod tests {
         let challenge = "x".into();
         assert_eq!(
             read(r#"{"type":"edge.challenge","challenge":"x"}"#).unwrap(),
-            Control::Challenge { challenge }
+            Control::Challenge {
+                challenge,
+                nonce: None
+            }
         );
         assert!(read(r#"{"type":"Issue"}"#).is_err());
     }
@@ -322,6 +349,7 @@ mod tests {
             capabilities: None,
             receipts: true,
             pulls: true,
+            nonce: None,
         };
         assert!(!format!("{register:?}").contains("hush"));
     }

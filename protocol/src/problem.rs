@@ -199,7 +199,7 @@ codes! {
         "`webhookTimestamp` is older than `ACCEPTED_AGE_SECONDS`.",
         "None: the webhook is a replay, or Linear's last retry came too late.";
     TooManyRegistrations = "too_many_registrations", TOO_MANY_REQUESTS, Relay,
-        "The address, the token or the worker has made too many registrations in this minute.",
+        "The user has made too many registrations or challenges in this minute, or too many from this address have failed.",
         "Try again after `Retry-After`.";
     WebhookSecretsMalformed = "webhook_secrets_malformed", SERVICE_UNAVAILABLE, Relay,
         "The webhook secrets in Secrets Manager cannot be parsed.",
@@ -216,6 +216,9 @@ codes! {
     WorkerTokenReplaced = "worker_token_replaced", UNAUTHORIZED, Relay,
         "The same user has registered the same name again, and the newer registration receives the events.",
         "Give one of the two another name, or register again to take over.";
+    WorkspaceNotServed = "workspace_not_served", FORBIDDEN, Relay,
+        "The relay does not serve the workspace of the token: its operator has not named it, or no webhook of it has arrived.",
+        "Trigger any change in Linear, or have the operator name the workspace in `WORKSPACES`.";
     WorkspaceNotSigned = "workspace_not_signed", UNAUTHORIZED, Relay,
         "The secret that signed the webhook belongs to another workspace.",
         "Correct the `workspace` of the secret in `LINEAR_WEBHOOK_SECRETS`.";

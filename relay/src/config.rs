@@ -127,6 +127,15 @@ impl<'a> Settings<'a> {
         Duration::from_secs(self.number(name, default, range))
     }
 
+    /// A list, separated by commas or spaces.
+    fn words(&mut self, name: &str) -> Vec<String> {
+        let text = (self.lookup)(name).unwrap_or_default();
+        (text.split(|c: char| c == ',' || c.is_whitespace()))
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
     fn url(&mut self, name: &str, default: Option<&str>) -> String {
         let text = match ((self.lookup)(name), default) {
             (Some(text), _) => text,
@@ -158,7 +167,9 @@ pub struct RegisterConfig {
     pub linear_api_url: Url,
     /// How long a registration lives without renewal.
     pub lease: Duration,
-    /// The number of registrations a minute from one address, and with one token.
+    /// The workspaces that may register, by id or URL key; empty: those that have a webhook here.
+    pub workspaces: Vec<String>,
+    /// The number of registrations, and of challenges, of one user in a minute, and of failed ones from one address.
     pub registrations_per_minute: u64,
     /// Which addresses workers may have.
     pub egress: EgressPolicy,
@@ -262,12 +273,13 @@ impl IngestConfig {
 }
 
 impl RegisterConfig {
-    /// `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`
+    /// `WORKSPACES`, `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let url = settings.url("LINEAR_API_URL", Some(API_URL));
         Self {
             linear_api_url: Url::parse(&url)
                 .unwrap_or_else(|_| Url::parse(API_URL).expect("the default is an address")),
+            workspaces: settings.words("WORKSPACES"),
             lease: settings.seconds("LEASE_SECONDS", 7 * DAY, HOUR..=30 * DAY),
             registrations_per_minute: settings.number("REGISTRATIONS_PER_MINUTE", 30, 1..=100_000),
             egress: egress(settings),

@@ -78,16 +78,18 @@ fn innermost(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The egress policy does not allow the address.
+/// The egress policy does not allow the address, or its name is not resolved: one error for both, so that nobody can find
+/// out which names there are in a private network. The cause is for the log.
 #[derive(Debug, thiserror::Error)]
-#[error("the address is not allowed")]
-pub(crate) struct Blocked;
+#[error("the address is not allowed or its name is not resolved")]
+pub(crate) struct Blocked(#[source] pub(crate) Option<std::io::Error>);
 
 /// Why a `webhookUrl` is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// One error for all addresses that the egress policy does not allow, so that a caller cannot map a network with it.
-    #[error("`webhookUrl` has to be a public https address")]
+    /// One error for all addresses that the egress policy does not allow and for names that are not resolved, so that a
+    /// caller cannot map a network with it, or find out which names there are in it.
+    #[error("`webhookUrl` has to be a public https address whose name is resolved")]
     Blocked,
     /// It is not an absolute URL.
     #[error("`webhookUrl` has to be a whole https address")]

@@ -60,6 +60,8 @@ pub struct Event {
     pub ordering_key: String,
     /// Linear's timestamp; without one, when the event was received.
     pub sent_at: UnixMillis,
+    /// Whether the secret that signed it is valid for its workspace alone.
+    pub is_bound: bool,
     /// The raw body.
     pub body: Bytes,
     /// SHA-256 of the raw body in hex: names the marker against replays and the stored body.

@@ -4,17 +4,21 @@
 //! marker against replays is written after that. So Linear's retry completes a fan-out that was interrupted, and the
 //! queue's deduplication keeps the messages from before from being sent twice.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::try_join;
+use futures::future::{join, join_all, try_join};
+use parking_lot::Mutex;
 use protocol::capability;
-use protocol::clock::{Clock, UnixMillis};
+use protocol::clock::{Clock, UnixMillis, elapsed};
 use protocol::envelope::{self, digest};
 use protocol::problem::Code;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::access::KnownBy;
 use crate::cause::chain;
 use crate::config::IngestConfig;
 use crate::delivery::Body;
@@ -30,6 +34,9 @@ const BUDGET: Duration = Duration::from_millis(4500);
 
 /// How far ahead of this clock a webhook's timestamp may be.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// How long after it was recorded that a workspace is known this is recorded again.
+const MARK_KNOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a message can be on the queue and then on the dead-letter queue (SQS keeps it 14 days at most).
 const QUEUED_FOR: Duration = Duration::from_secs(15 * 24 * 3600);
@@ -82,6 +89,8 @@ pub struct Ingest {
     table: Table,
     queue: Queue,
     clock: Clock,
+    /// When this instance recorded that a workspace is known.
+    known: Arc<Mutex<HashMap<String, UnixMillis>>>,
 }
 
 impl Ingest {
@@ -99,7 +108,16 @@ impl Ingest {
             table,
             queue,
             clock,
+            known: Arc::default(),
         }
+    }
+
+    /// Records that the workspaces are known that a webhook secret belongs to, so that their users can register before the
+    /// first webhook arrives.
+    pub async fn mark_workspaces(&self) {
+        let workspaces = self.secrets.workspaces();
+        join_all((workspaces.iter()).map(|workspace| self.mark_known(workspace, KnownBy::Secret)))
+            .await;
     }
 
     /// Verifies a webhook and puts a message on the queue for every worker that wants its event.
@@ -114,7 +132,18 @@ impl Ingest {
             Ok(Err(error)) => Err(error),
             Ok(Ok((accepted, None))) => Ok(accepted),
             Ok(Ok((accepted, Some(event)))) => {
-                self.mark_accepted(&event, deadline).await;
+                let known = if event.is_bound {
+                    KnownBy::Secret
+                } else {
+                    KnownBy::Webhook
+                };
+                let marked = join(
+                    self.mark_accepted(&event),
+                    self.mark_known(&event.workspace, known),
+                );
+                if tokio::time::timeout_at(deadline, marked).await.is_err() {
+                    tracing::warn!(event = %event.id, "event {} was accepted without a marker: no time was left", event.id);
+                }
                 Ok(accepted)
             }
         }
@@ -229,6 +258,7 @@ impl Ingest {
             kind: envelope.kind.into_owned(),
             action: envelope.action.into_owned(),
             ordering_key: envelope.ordering_key,
+            is_bound: signer.is_bound(),
             digest: digest(&body),
             #[expect(
                 clippy::cast_possible_truncation,
@@ -277,24 +307,37 @@ impl Ingest {
         Ok(Body::Stored(event.digest.clone()))
     }
 
-    /// Writes the marker against replays, in the time that is left. Every message is on the queue, so a failure here is no
-    /// reason for Linear to send the event again.
-    async fn mark_accepted(&self, event: &Event, deadline: Instant) {
+    /// Writes the marker against replays. Every message is on the queue, so a failure here is no reason for Linear to send the
+    /// event again.
+    async fn mark_accepted(&self, event: &Event) {
         // Longer than any age at which this body would be accepted again.
         let keep = self.config.accepted_age + 2 * CLOCK_SKEW + Duration::from_secs(3600);
         let marked = self.table.mark_seen(&event.workspace, &event.digest, keep);
-        let error = match tokio::time::timeout_at(deadline, marked).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(chain(&error)),
-            Err(_) => Some("no time was left".to_owned()),
-        };
-        if let Some(error) = error {
+        if let Err(error) = marked.await {
             tracing::warn!(
                 event = %event.id,
-                error,
+                error = chain(&error),
                 "event {} was accepted without a marker against replays",
                 event.id
             );
+        }
+    }
+
+    /// Records that a workspace is known, unless this instance did so today.
+    async fn mark_known(&self, workspace: &str, by: KnownBy) {
+        let now = self.clock.millis();
+        let marked_at = self.known.lock().get(workspace).copied();
+        if marked_at.is_some_and(|at| elapsed(at, now) < MARK_KNOWN_AFTER) {
+            return;
+        }
+        match self.table.mark_known(workspace, by).await {
+            Ok(()) => {
+                self.known.lock().insert(workspace.to_owned(), now);
+            }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(workspace, error, "workspace {workspace} was not recorded");
+            }
         }
     }
 }

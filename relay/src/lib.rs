@@ -9,6 +9,7 @@
 //! [`Health::run`]: health::Health::run
 #![warn(missing_docs)]
 
+mod access;
 pub mod aws;
 mod cause;
 pub mod config;

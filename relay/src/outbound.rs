@@ -72,11 +72,12 @@ impl Service<Name> for Resolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let policy = self.0;
         Box::pin(async move {
+            let resolved = tokio::net::lookup_host((name.as_str(), 0)).await;
             let mut found: Vec<SocketAddr> =
-                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+                resolved.map_err(|error| Blocked(Some(error)))?.collect();
             found.retain(|address| policy.is_none_or(|policy| policy.allows_ip(address.ip())));
             if found.is_empty() {
-                return Err(Blocked.into());
+                return Err(Blocked(None).into());
             }
             Ok(found.into_iter())
         })
@@ -103,7 +104,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         if (self.policy).is_some_and(|policy| !policy.allows_uri(&uri)) {
-            return Box::pin(std::future::ready(Err(Blocked.into())));
+            return Box::pin(std::future::ready(Err(Blocked(None).into())));
         }
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.https.call(uri));
         Box::pin(async move { Ok(TokioIo::new(Bounded::new(TokioIo::new(connected.await??)))) })
@@ -196,10 +197,10 @@ pub enum ClientError {
 /// Why there was no answer. The text holds no part of the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// Not a public address.
-    #[error("the address is not allowed")]
+    /// Not a public address, or a name that is not resolved.
+    #[error("the address is not allowed or its name is not resolved")]
     Blocked,
-    /// DNS, TCP or TLS.
+    /// TCP or TLS.
     #[error("could not connect")]
     Connect,
     /// The deadline passed.

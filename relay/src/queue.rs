@@ -336,6 +336,7 @@ mod tests {
         let queue = Queue::new(Client::from_conf(config), "http://queue/".to_owned());
         let body = Bytes::from("{}");
         let event = Event {
+            is_bound: false,
             sent_at: 0,
             id: EventId::from_delivery("x").unwrap(),
             workspace: "w".to_owned(),

@@ -4,10 +4,11 @@
 //! so that everything else works while Linear is down.
 
 mod challenge;
+mod limits;
 
 use protocol::capability;
 use protocol::clock::{Clock, rfc3339};
-use protocol::envelope::{digest, is_identifier};
+use protocol::envelope::is_identifier;
 use protocol::headers::WEBHOOK_ID;
 use protocol::messages::{
     self, Mailbox, Pull, PulledEvent, Registered, Renew, WorkerState, Workspace,
@@ -17,8 +18,8 @@ use protocol::signature::Secret;
 use protocol::signing_secrets::SigningSecrets;
 
 pub use challenge::CHALLENGE_TIMEOUT;
-use challenge::challenge;
 
+use crate::access;
 use crate::config::RegisterConfig;
 use crate::egress::parse_webhook_url;
 use crate::error::Error;
@@ -27,7 +28,7 @@ use crate::mailbox;
 use crate::outbound::{ClientError, Network, Outbound};
 use crate::policy;
 use crate::table::{Change, Table};
-use crate::worker::{self, MAX_NAME, Token, Worker};
+use crate::worker::{self, MAX_NAME, Token, User, Worker};
 
 /// The largest body of a request, webhooks aside.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -67,10 +68,18 @@ fn validate(request: &messages::Register) -> Result<(), Error> {
             "`name` has to be 1 to {MAX_NAME} printable characters, without spaces at its ends"
         )));
     }
+    validate_nonce(request.nonce.as_deref())?;
     match &request.capabilities {
         Some(patterns) => capability::validate(patterns).map_err(Error::capabilities),
         None => Ok(()),
     }
+}
+
+fn validate_nonce(nonce: Option<&str>) -> Result<(), Error> {
+    if nonce.is_some_and(|nonce| !is_identifier(nonce)) {
+        return Err(invalid("`nonce` has to be 1 to 64 of A-Z a-z 0-9 _ -"));
+    }
+    Ok(())
 }
 
 impl Register {
@@ -108,15 +117,15 @@ impl Register {
         let url = (request.webhook_url.as_deref())
             .map(|url| parse_webhook_url(url, self.config.egress))
             .transpose()?;
-        let token = request.linear_token.trim();
-        self.limit_rate(caller).await?;
-        self.limit_rate(&format!("token-{}", digest(token.as_bytes())))
-            .await?;
-        let Member { user, workspace } = self.linear.member(token).await?;
+        let Member { user, workspace } = self.member(&request.linear_token, caller).await?;
+        self.verify_served(&workspace).await?;
+        let user_key = format!("{}-{}", workspace.id, user.id);
+        self.limit(&format!("registrations-{user_key}")).await?;
         if let Some(url) = &url {
-            challenge(&self.outbound, url).await?;
+            self.challenge(&user_key, caller, url, request.nonce.as_deref())
+                .await?;
         }
-        let id = worker::id(&workspace.id, &user, &request.name);
+        let id = worker::id(&workspace.id, &user.id, &request.name);
         for _ in 0..TRIES {
             let previous = self.table.worker(&workspace.id, &id).await?;
             let token = Token::generate();
@@ -124,7 +133,7 @@ impl Register {
                 .admit(
                     &request,
                     url.clone(),
-                    &workspace,
+                    (&workspace, &user),
                     &id,
                     &token,
                     previous.as_ref(),
@@ -136,6 +145,8 @@ impl Register {
             tracing::info!(
                 worker = id,
                 workspace = workspace.id,
+                user = user.id,
+                email = user.email,
                 state = worker.state.as_str(),
                 replaced = previous.is_some(),
                 Registered = 1,
@@ -161,7 +172,7 @@ impl Register {
         &self,
         request: &messages::Register,
         url: Option<String>,
-        workspace: &Workspace,
+        (workspace, user): (&Workspace, &User),
         id: &str,
         token: &Token,
         previous: Option<&Worker>,
@@ -175,6 +186,7 @@ impl Register {
             workspace: workspace.id.clone(),
             id: id.to_owned(),
             name: request.name.clone(),
+            user: Some(user.clone()),
             url,
             capabilities: request.capabilities.clone(),
             state,
@@ -212,21 +224,25 @@ impl Register {
         i64::try_from(self.config.lease.as_secs()).unwrap_or_default()
     }
 
-    /// Counts a call of `caller` and refuses it when there were too many in this minute.
-    async fn limit_rate(&self, caller: &str) -> Result<(), Error> {
-        let (calls, wait) = self.table.count_call(caller).await?;
-        if calls <= self.config.registrations_per_minute {
+    /// Refuses a workspace that the relay does not serve.
+    async fn verify_served(&self, workspace: &Workspace) -> Result<(), Error> {
+        let named = &self.config.workspaces;
+        let known = self.table.known(&workspace.id).await?;
+        if access::is_served(named, workspace, known) {
             return Ok(());
         }
-        Err(Error::Refused {
-            code: Code::TooManyRegistrations,
-            detail: format!(
-                "there were more than {} registrations in this minute: try again in {} s",
-                self.config.registrations_per_minute,
-                wait.as_secs()
-            ),
-            retry_after: Some(wait),
-        })
+        let name = &workspace.url_key;
+        let detail = if named.is_empty() {
+            format!(
+                "no webhook of the workspace `{name}` has arrived here yet: trigger any change in Linear, such as a comment on \
+                 an issue, or have the relay's operator name the workspace in `WORKSPACES`"
+            )
+        } else {
+            format!(
+                "this relay does not serve the workspace `{name}`: its operator has to name it in `WORKSPACES`"
+            )
+        };
+        Err(Error::refused(Code::WorkspaceNotServed, detail))
     }
 
     /// Finds the worker whose token this is.
@@ -276,6 +292,7 @@ impl Register {
         &self,
         mut worker: Worker,
         request: Renew,
+        caller: &str,
     ) -> Result<messages::Worker, Error> {
         if let Some(Some(patterns)) = &request.capabilities {
             capability::validate(patterns).map_err(Error::capabilities)?;
@@ -286,6 +303,7 @@ impl Register {
                  `webhookUrl` makes it a pull worker",
             ));
         }
+        validate_nonce(request.nonce.as_deref())?;
         let url = match &request.webhook_url {
             Some(Some(url)) => Some(Some(parse_webhook_url(url, self.config.egress)?)),
             Some(None) => Some(None),
@@ -293,8 +311,12 @@ impl Register {
         };
         let moves = match &url {
             Some(Some(url)) if worker.url.as_deref() != Some(url) => {
-                self.limit_rate(&format!("worker-{}", worker.id)).await?;
-                challenge(&self.outbound, url).await?;
+                let user = match &worker.user {
+                    Some(user) => format!("{}-{}", worker.workspace, user.id),
+                    None => worker.id.clone(),
+                };
+                self.challenge(&user, caller, url, request.nonce.as_deref())
+                    .await?;
                 true
             }
             Some(None) => worker.url.is_some(),

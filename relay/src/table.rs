@@ -4,11 +4,13 @@
 //! |---|---|---|
 //! | `WS#<workspace>` | `WORKER#<worker>` | a worker |
 //! | `WS#<workspace>#WORKER#<worker>` | `MAIL#<sequence>-<event>` | a parked event |
-//! | `WS#<workspace>#WORKER#<worker>` | `ASIDE#<sequence>-<event>` | a parked event that fits into no response to a pull |
+//! | `WS#<workspace>#WORKER#<worker>` | `ASIDE#<sequence>-<event>` | a parked event that fits into no response to a pull, or is malformed |
 //! | `WS#<workspace>#WORKER#<worker>` | `TRY#<event>` | the failed attempts of a delivery |
 //! | `WS#<workspace>#SEEN#<sha256>` | `SEEN` | the marker against replays |
 //! | `WS#<workspace>#BODY#<sha256>` | `<chunk>` | a part of a large body, compressed |
-//! | `RATE#<caller>` | `<minute>` | calls of a caller |
+//! | `RATE#<caller>` | `<minute>`, `slot-<n>` | calls of a caller; challenges under way |
+//! | `TOKEN#<sha256>` | `TOKEN` | a Linear token that was accepted |
+//! | `KNOWN#<workspace>` | `KNOWN` | a workspace that has a webhook here |
 //!
 //! One sparse index, [`worker_index`], holds the workers alone, with the attributes that `health` reads.
 //!
@@ -18,6 +20,7 @@
 mod batch;
 mod batch_context;
 mod bodies;
+mod known;
 mod mailbox;
 mod marker;
 mod rate;
@@ -35,6 +38,7 @@ use protocol::clock::{Clock, UnixSeconds};
 
 pub(crate) use batch_context::BatchContext;
 pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
+pub(crate) use rate::Counted;
 pub(crate) use worker_index::IndexedWorker;
 pub(crate) use worker_index::SHARDS;
 pub use worker_index::{INDEX, PROJECTED};

@@ -20,6 +20,20 @@ use crate::event::EventId;
 /// The longest name in characters.
 pub(crate) const MAX_NAME: usize = 64;
 
+/// The user of Linear whose token registered a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Linear's id, unique in the workspace.
+    pub id: String,
+    /// As Linear shows it.
+    pub name: String,
+    /// As Linear knows it. An application has one, too.
+    pub email: String,
+    /// Whether it is an application.
+    #[serde(rename = "app", default)]
+    pub is_app: bool,
+}
+
 /// A registered receiver. Its fields are the attributes of its item in the table; the workspace and the id are the
 /// item's key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,6 +46,9 @@ pub struct Worker {
     pub id: String,
     /// Given by its user.
     pub name: String,
+    /// Whose it is; none in an item of a version that did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
     /// Where deliveries are POSTed; none for a pull worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -230,6 +247,11 @@ impl Worker {
         messages::Worker {
             worker_id: self.id.clone(),
             name: self.name.clone(),
+            user: self.user.as_ref().map(|user| messages::User {
+                id: user.id.clone(),
+                name: user.name.clone(),
+                email: user.email.clone(),
+            }),
             capabilities: self.capabilities.clone(),
             state: self.state,
             away_reason: self.away_reason,

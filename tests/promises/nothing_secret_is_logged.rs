@@ -25,6 +25,7 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
         .args(["serve", "--in-memory", "--listen", "127.0.0.1:0"])
         .args(["--aws-listen", "127.0.0.1:0"])
         .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+        .env("WORKSPACES", WORKSPACE)
         .env("LINEAR_API_URL", format!("http://{address}/?key=hush"))
         .env("RUST_LOG", "trace")
         .stderr(Stdio::piped())

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use local::samples::WORKSPACE;
 use protocol::messages::{Renew, WorkerState};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::{Answer, Receiver, TOKEN, issue, new_address, relay};
+use crate::harness::{Answer, Receiver, Registration, TOKEN, issue, new_address, relay};
 
 #[tokio::test]
 async fn an_address_is_admitted_only_after_it_has_echoed_the_challenge() {
@@ -63,9 +64,13 @@ async fn registering_again_is_the_same_worker_and_keeps_its_mail() {
 async fn fifty_workers_at_once_all_get_the_next_event() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
-    let names: Vec<_> = (0..50).map(|at| format!("worker {at}")).collect();
-    let url = receiver.url();
-    futures::future::join_all(names.iter().map(|name| relay.register(name, &url))).await;
+    let register = async |at: usize| {
+        let token = format!("lin_oauth_{at}");
+        (relay.linear).admit(&token, &format!("user-{at}"), WORKSPACE);
+        let request = json!({"name": "one", "linearToken": token, "webhookUrl": receiver.url()});
+        relay.register_as(request).await
+    };
+    futures::future::join_all((0..50).map(register)).await;
     assert_eq!(relay.deliveries(1).await, 50);
     receiver.wait_for(50).await;
 }
@@ -115,4 +120,72 @@ async fn mail_that_outlived_its_lease_comes_first() {
     let again = relay.register("one", &receiver.url()).await;
     let worker = relay.read(&again).await;
     assert_eq!((worker.state, worker.waiting), (WorkerState::Away, true));
+}
+
+#[tokio::test]
+async fn at_most_two_challenges_of_a_user_are_under_way_at_once() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    receiver.answer_challenge(Some(Answer::Stall(Duration::from_secs(60))));
+    let mut registered = Vec::new();
+    for at in 0..6 {
+        registered.push(relay.register_pull(&format!("pull {at}")).await);
+    }
+    let move_there = |worker: &Registration| {
+        let (path, token) = (worker.path.clone(), worker.token.clone());
+        let body = serde_json::to_value(new_address(Some(receiver.url()))).unwrap();
+        let relay = &relay;
+        async move {
+            let answer = relay.call(Method::PUT, &path, Some(&token), &body).await;
+            let problem: Value = answer.json().await.unwrap();
+            problem["code"].as_str().unwrap_or_default().to_owned()
+        }
+    };
+    let mut codes = futures::future::join_all(registered.iter().map(move_there)).await;
+    codes.sort_unstable();
+    let expected: Vec<_> = ["challenge_failed"; 2]
+        .into_iter()
+        .chain(["too_many_registrations"; 4])
+        .collect();
+    assert_eq!(codes, expected);
+    assert_eq!(receiver.challenged(), 2);
+    // Their places are free again.
+    receiver.answer_challenge(None);
+    let moved = new_address(Some(receiver.url()));
+    let moved = relay.renew(&registered[5], &moved).await;
+    assert_eq!(moved.state, WorkerState::Away);
+}
+
+#[tokio::test]
+async fn challenges_are_limited_by_user_also_where_an_address_changes() {
+    let relay = relay().set("REGISTRATIONS_PER_MINUTE", 2).start().await;
+    let worker = relay.register_pull("one").await;
+    let moves = async |to: &Receiver| {
+        let body = serde_json::to_value(new_address(Some(to.url()))).unwrap();
+        let (path, token) = (worker.path.as_str(), Some(worker.token.as_str()));
+        (relay.call(Method::PUT, path, token, &body).await)
+            .status()
+            .as_u16()
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(moves(&Receiver::start().await).await);
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+    relay.clock.advance(Duration::from_secs(60));
+    assert_eq!(moves(&Receiver::start().await).await, 200);
+}
+
+#[tokio::test]
+async fn a_challenge_carries_the_nonce_of_its_registration() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    let mut request = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()});
+    request["nonce"] = json!("n-1");
+    relay.register_as(request.clone()).await;
+    assert_eq!(receiver.nonces(), [Some("n-1".to_owned())]);
+    request["nonce"] = json!("two words");
+    let expected = (400, "invalid_request");
+    let problem = relay.refuses_registration(&request, expected).await;
+    assert!(problem.detail.contains("`nonce`"));
 }

@@ -6,7 +6,7 @@ use local::samples::WORKSPACE;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{TOKEN, issue, relay};
+use crate::harness::{SECRET, TOKEN, issue, relay};
 
 #[tokio::test]
 async fn a_refused_token_is_never_confused_with_linear_being_down() {
@@ -64,8 +64,9 @@ async fn linear_that_cannot_be_reached_is_503_and_everything_else_goes_on() {
 
 #[tokio::test]
 async fn a_worker_sees_its_own_workspaces_events_only() {
-    let relay = relay().start().await;
     let another = "another-workspace";
+    let workspaces = format!("{WORKSPACE}, {another}");
+    let relay = relay().set("WORKSPACES", workspaces).start().await;
     relay.linear.admit("lin_oauth_bo", "bo", another);
     let ours = relay.register_pull("one").await;
     let bos = json!({"name": "one", "linearToken": "lin_oauth_bo"});
@@ -117,18 +118,80 @@ async fn registering_again_ends_the_old_token_and_the_error_tells_its_holder_why
 }
 
 #[tokio::test]
-async fn many_registrations_of_one_caller_are_refused_before_linear_is_asked() {
+async fn a_workspace_is_served_if_it_is_named_has_a_secret_or_has_sent_a_webhook() {
+    let another = "another-workspace";
+    let request = json!({"name": "one", "linearToken": "lin_oauth_bo"});
+    let refused = (403, "workspace_not_served");
+    let start = async |workspaces: &str, secrets: &str| {
+        let relay = relay()
+            .set("WORKSPACES", workspaces)
+            .set("LINEAR_WEBHOOK_SECRETS", secrets)
+            .start()
+            .await;
+        relay.linear.admit("lin_oauth_bo", "bo", another);
+        relay
+    };
+    // Nothing is said: a webhook has to come first.
+    let relay = start("", SECRET).await;
+    let problem = relay.refuses_registration(&request, refused).await;
+    assert!(problem.detail.contains("trigger any change"), "{problem:?}");
+    relay.post(&issue("i", 1)).await;
+    relay.register_pull("ours").await;
+    relay.refuses_registration(&request, refused).await;
+    relay.post(&issue("i", 2).replace(WORKSPACE, another)).await;
+    relay.register_as(request.clone()).await;
+    // Named: a webhook of another workspace does not help it.
+    let relay = start(WORKSPACE, SECRET).await;
+    relay.post(&issue("i", 2).replace(WORKSPACE, another)).await;
+    let problem = relay.refuses_registration(&request, refused).await;
+    assert!(problem.detail.contains("`WORKSPACES`"), "{problem:?}");
+    relay.register_pull("ours").await;
+    // A secret belongs to the workspace: nothing has to come first.
+    let secrets = json!([{"secret": SECRET, "workspace": another}]).to_string();
+    let relay = start("", &secrets).await;
+    relay.register_as(request).await;
+    let ours = json!({"name": "one", "linearToken": TOKEN});
+    relay.refuses_registration(&ours, refused).await;
+}
+
+#[tokio::test]
+async fn a_user_is_limited_however_the_token_is_written() {
     let relay = relay().set("REGISTRATIONS_PER_MINUTE", 3).start().await;
+    let bare = TOKEN.trim_start_matches("Bearer ");
+    let spelled = |at: usize| ["", "Bearer ", "bearer  ", " BEARER "][at].to_owned() + bare;
+    let request = |at: usize| json!({"name": format!("{at}"), "linearToken": spelled(at)});
     for at in 0..3 {
-        relay.register_pull(&format!("{at}")).await;
+        relay.register_as(request(at)).await;
+    }
+    let last = request(3);
+    let answer = relay.call(Method::POST, "/edge/register", None, &last);
+    assert!(answer.await.headers().contains_key("retry-after"));
+    let expected = (429, "too_many_registrations");
+    relay.refuses_registration(&last, expected).await;
+    // Another user at the same address is not held up.
+    relay.linear.admit("lin_oauth_bo", "bo", WORKSPACE);
+    let bos = json!({"name": "one", "linearToken": "lin_oauth_bo"});
+    relay.register_as(bos).await;
+    relay.clock.advance(Duration::from_secs(60));
+    relay.register_as(last).await;
+}
+
+#[tokio::test]
+async fn junk_is_refused_before_linear_is_asked_and_does_not_lock_out_who_is_known() {
+    let relay = relay().set("REGISTRATIONS_PER_MINUTE", 3).start().await;
+    relay.register_pull("one").await;
+    let junk = |at: usize| json!({"name": "junk", "linearToken": format!("lin_oauth_junk{at}")});
+    for at in 0..3 {
+        let expected = (401, "linear_token_invalid");
+        relay.refuses_registration(&junk(at), expected).await;
     }
     let asked = relay.linear.calls();
-    let request = json!({"name": "one more", "linearToken": TOKEN});
-    let call = relay.call(Method::POST, "/edge/register", None, &request);
-    assert!(call.await.headers().contains_key("retry-after"));
     let expected = (429, "too_many_registrations");
-    relay.refuses_registration(&request, expected).await;
+    relay.refuses_registration(&junk(3), expected).await;
     assert_eq!(relay.linear.calls(), asked);
+    // A colleague behind the same address, whose token Linear has accepted before.
+    relay.register_pull("two").await;
     relay.clock.advance(Duration::from_secs(60));
-    relay.register_pull("one more").await;
+    let expected = (401, "linear_token_invalid");
+    relay.refuses_registration(&junk(4), expected).await;
 }

@@ -307,6 +307,7 @@ impl Machine {
                 capabilities: None,
                 receipts,
                 pulls: kind.pulls(),
+                nonce: None,
             };
             agent.register(&register).await?;
             let now = self.wire.clock.millis();

@@ -147,6 +147,7 @@ fn setting(history: &History, name: &str) -> Option<String> {
     let limits = history.limits;
     match name {
         "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
+        "WORKSPACES" => Some(WORKSPACE.to_owned()),
         "GIVE_UP_SECONDS" => Some(limits.give_up.to_string()),
         "GIVE_UP_4XX_SECONDS" => Some(limits.give_up_4xx.to_string()),
         "DELIVERIES_IN_BACKOFF" => Some(limits.deliveries_in_backoff.to_string()),

@@ -50,7 +50,9 @@ pub async fn start(
         ("TABLE_NAME", table_access.map_err(Into::into)),
         ("QUEUE_URL", queue_access.map_err(Into::into)),
     ])?;
-    Ok(Ingest::new(config, secrets, table, queue, clock))
+    let ingest = Ingest::new(config, secrets, table, queue, clock);
+    ingest.mark_workspaces().await;
+    Ok(ingest)
 }
 
 /// Answers one webhook.

@@ -85,7 +85,7 @@ async fn route(register: &Register, request: Request) -> Result<Response<Body>, 
             match parts.method {
                 Method::PUT => json(
                     StatusCode::OK,
-                    &register.renew(worker, parse(&body)?).await?,
+                    &register.renew(worker, parse(&body)?, &caller).await?,
                 ),
                 Method::DELETE => {
                     register.remove(worker).await?;

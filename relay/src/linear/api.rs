@@ -12,16 +12,19 @@ use protocol::messages::Workspace;
 use serde::Deserialize;
 use url::Url;
 
+use crate::worker::User;
+
 use crate::outbound::{self, ClientError, FailedCall, Network, Outbound};
 
 /// The endpoint of Linear's API.
 pub(crate) const API_URL: &str = "https://api.linear.app/graphql";
 
-const QUERY: &str =
-    r#"{"query":"query { viewer { id active guest } organization { id urlKey name } }"}"#;
+const QUERY: &str = r#"{"query":"query { viewer { id name email active guest app } organization { id urlKey name } }"}"#;
 /// How long Linear may take to answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: usize = 64 * 1024;
+/// The longest name and e-mail address of a user in bytes. E-mail addresses have at most 254 (RFC 5321, section 4.5.3.1.3).
+const MAX_TEXT: usize = 256;
 
 /// When a registration may be tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
@@ -60,8 +63,7 @@ pub enum LinearError {
 /// A Linear user in a workspace.
 #[derive(Debug)]
 pub(crate) struct Member {
-    /// The user's id, unique in the workspace.
-    pub(crate) user: String,
+    pub(crate) user: User,
     /// The workspace that the token belongs to.
     pub(crate) workspace: Workspace,
 }
@@ -92,6 +94,12 @@ struct Data {
 #[derive(Deserialize)]
 struct Viewer {
     id: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    email: Option<String>,
+    #[serde(default)]
+    app: Option<bool>,
     #[serde(default)]
     active: Option<bool>,
     #[serde(default)]
@@ -157,18 +165,30 @@ impl Linear {
     }
 }
 
-/// The value of `Authorization`: a personal key as it is, every other token as a bearer token.
-fn authorization(token: &str) -> String {
+/// A token without the scheme that it may be written with.
+pub(crate) fn bare_token(token: &str) -> &str {
     let token = token.trim();
-    let bare = match token.split_at_checked(7) {
+    match token.split_at_checked(7) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer ") => rest.trim(),
         _ => token,
-    };
+    }
+}
+
+/// The value of `Authorization`: a personal key as it is, every other token as a bearer token.
+fn authorization(token: &str) -> String {
+    let bare = bare_token(token);
     if bare.starts_with("lin_api_") {
         bare.to_owned()
     } else {
         format!("Bearer {bare}")
     }
+}
+
+/// A text of Linear, at most as long as it is stored.
+fn shortened(text: Option<String>) -> String {
+    let mut text = text.unwrap_or_default();
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
 }
 
 fn unavailable(reason: impl Into<String>) -> LinearError {
@@ -215,7 +235,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<Member, LinearError> {
     else {
         return Err(unavailable("answered without a viewer and an organization"));
     };
-    if !is_identifier(&workspace.id) || viewer.id.is_empty() {
+    if !is_identifier(&workspace.id) || !is_identifier(&viewer.id) {
         return Err(unavailable(
             "answered with an identifier of an unknown form",
         ));
@@ -224,7 +244,12 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<Member, LinearError> {
         return Err(LinearError::UserRefused);
     }
     Ok(Member {
-        user: viewer.id,
+        user: User {
+            id: viewer.id,
+            name: shortened(viewer.name),
+            email: shortened(viewer.email),
+            is_app: viewer.app == Some(true),
+        },
         workspace,
     })
 }
@@ -302,7 +327,7 @@ mod tests {
         ] {
             let code = match decide(StatusCode::from_u16(status).unwrap(), body.as_bytes()) {
                 Ok(member) => {
-                    assert_eq!(member.user, "u");
+                    assert_eq!(member.user.id, "u");
                     "valid"
                 }
                 Err(error) => Error::from(error).code().as_str(),

@@ -70,6 +70,14 @@ impl Secrets {
         self.read().await
     }
 
+    /// The workspaces that a secret belongs to.
+    pub(crate) fn workspaces(&self) -> Vec<String> {
+        let secrets = Arc::clone(&self.cached.read().secrets);
+        (secrets.iter())
+            .filter_map(|secret| secret.workspace().map(str::to_owned))
+            .collect()
+    }
+
     /// Reads the secrets, as [`WebhookSecret::parse_list`] takes them. If that fails, the secrets from before
     /// stay in use.
     async fn read(&self) -> Result<(), SecretsError> {

@@ -28,6 +28,11 @@ impl fmt::Debug for WebhookSecret {
 }
 
 impl WebhookSecret {
+    /// The workspace that it is valid for; none: all.
+    pub(crate) fn workspace(&self) -> Option<&str> {
+        self.workspace.as_deref()
+    }
+
     /// A secret for all workspaces.
     pub fn any(secret: impl Into<String>) -> Self {
         Self {
@@ -90,6 +95,11 @@ pub enum Signer {
 }
 
 impl Signer {
+    /// Whether the signer's secret is valid for some workspaces alone.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self, Self::Only(_))
+    }
+
     /// Whether the signer's secret is valid for `workspace`.
     pub(crate) fn is_valid_for(&self, workspace: &str) -> bool {
         match self {

@@ -13,17 +13,22 @@ use crate::error::Error;
 use crate::outbound::{self, Outbound, SendError};
 
 /// How long an address may take to answer the challenge.
-pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(8);
+pub const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much of the answer is read.
 const ANSWER_BYTES: usize = 16 * 1024;
 
-/// Sends a challenge to `url`.
-pub(super) async fn challenge(client: &Outbound, url: &str) -> Result<(), Error> {
+/// Sends a challenge with this nonce to `url`.
+pub(super) async fn challenge(
+    client: &Outbound,
+    url: &str,
+    nonce: Option<&str>,
+) -> Result<(), Error> {
     let mut random = [0; 24];
     getrandom::fill(&mut random).expect("the system's random source works");
     let challenge = hex::encode(random);
     let body = serde_json::to_vec(&Control::Challenge {
         challenge: challenge.clone(),
+        nonce: nonce.map(str::to_owned),
     })
     .expect("a challenge is a text");
     let headers = outbound::headers([])?;

@@ -4,9 +4,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 
-use crate::harness::agent::{Agent, Home, Inside, deliver, free_port, kept, output};
-use crate::harness::agent::{relay_and_home, run, signed, with_handler, worker};
+use crate::harness::agent::{Agent, Home, Inside, deliver, free_port, in_time, kept, output};
+use crate::harness::agent::{reached_at, relay_and_home, run, signed, with_handler, worker};
 use crate::harness::{TOKEN, issue, relay, until};
 
 #[tokio::test]
@@ -163,4 +165,52 @@ async fn stopping_keeps_the_worker_and_forget_removes_it() {
     assert_eq!(forgotten, json!({"worker": "laptop", "removed": true}));
     relay.assert_removed(&worker).await;
     assert!(!home.join("registration.json").exists());
+}
+
+#[tokio::test]
+async fn while_it_registers_it_answers_only_the_challenge_of_its_own_registration() {
+    let (relay, home) = relay_and_home().await;
+    // A relay that has taken the registration and does not answer.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let reached = reached_at(free_port().await);
+    let agent = Agent::begin(
+        Agent::up(&relay, &home)
+            .args(reached)
+            .args(["--relay", &url]),
+    )
+    .await;
+    let (mut connection, _) = in_time(listener.accept()).await.unwrap();
+    let mut request = String::new();
+    let mut part = [0; 4096];
+    while !request.ends_with('}') {
+        let length = in_time(connection.read(&mut part)).await.unwrap();
+        request.push_str(std::str::from_utf8(&part[..length]).unwrap());
+    }
+    let (_, body) = request.split_once("\r\n\r\n").unwrap();
+    let nonce = serde_json::from_str::<serde_json::Value>(body).unwrap()["nonce"].take();
+    assert!(nonce.as_str().is_some_and(|nonce| nonce.len() >= 32));
+    let challenge = async |nonce: serde_json::Value| {
+        let body = json!({"type": "edge.challenge", "challenge": "x", "nonce": nonce});
+        deliver(&agent.address, &[], &body.to_string()).await
+    };
+    for stranger in [json!(null), json!(""), json!("x"), json!("0".repeat(64))] {
+        let (status, problem) = challenge(stranger).await;
+        assert_eq!((status, &problem["code"]), (403, &json!("not_registering")));
+    }
+    assert_eq!(challenge(nonce).await, (200, json!({"challenge": "x"})));
+    drop(connection);
+    agent.kill().await;
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_not_served_yet_is_tried_again_within_seconds() {
+    let relay = relay().set("WORKSPACES", "").start().await;
+    let home = Home::new();
+    let mut agent = Agent::begin(&mut Agent::up(&relay, &home)).await;
+    let said = agent.says("no webhook of the workspace").await;
+    assert!(said.contains("trigger any change in Linear"), "{said}");
+    relay.post(&issue("i", 1)).await;
+    agent.says("ready:").await;
+    agent.stop().await;
 }

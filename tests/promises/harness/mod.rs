@@ -176,6 +176,7 @@ pub(crate) fn relay<'a>() -> Start<'a> {
         interfere: None,
     }
     .set("LINEAR_WEBHOOK_SECRETS", SECRET)
+    .set("WORKSPACES", WORKSPACE)
     .set("REGISTRATIONS_PER_MINUTE", 100_000)
 }
 

@@ -85,7 +85,7 @@ struct Orders {
     answers: VecDeque<Answer>,
     /// Instead of echoing a challenge.
     challenge: Option<Answer>,
-    challenged: usize,
+    nonces: Vec<Option<String>>,
 }
 
 /// The handler; clones are the same one.
@@ -163,7 +163,7 @@ impl Receiver {
                 }
                 let request = String::from_utf8_lossy(&request[..length]);
                 let body = request.split("\r\n\r\n").nth(1).unwrap_or_default();
-                if let Ok(Control::Challenge { challenge }) = serde_json::from_str(body) {
+                if let Ok(Control::Challenge { challenge, .. }) = serde_json::from_str(body) {
                     let answer = serde_json::to_string(&ChallengeResponse { challenge }).unwrap();
                     let length = answer.len();
                     let answer = format!(
@@ -226,7 +226,12 @@ impl Receiver {
     }
 
     pub(crate) fn challenged(&self) -> usize {
-        self.orders().challenged
+        self.orders().nonces.len()
+    }
+
+    /// The nonces of the challenges.
+    pub(crate) fn nonces(&self) -> Vec<Option<String>> {
+        self.orders().nonces.clone()
     }
 
     /// Waits until this many deliveries have come.
@@ -276,10 +281,10 @@ async fn receive(
                 orders.answers.front().cloned()
             }
         } else {
-            orders.challenged += 1;
-            let Control::Challenge { challenge } = control.unwrap() else {
+            let Control::Challenge { challenge, nonce } = control.unwrap() else {
                 panic!("an unsigned delivery is a challenge");
             };
+            orders.nonces.push(nonce);
             Some(orders.challenge.clone().unwrap_or_else(|| {
                 let answer = serde_json::to_string(&ChallengeResponse { challenge }).unwrap();
                 Answer::With(200, "x-body", answer)

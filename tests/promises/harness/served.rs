@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use local::samples::Webhook;
+use local::samples::{WORKSPACE, Webhook};
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Registered};
 use reqwest::Client;
@@ -32,6 +32,7 @@ impl Served {
             .args(["--aws-listen", "127.0.0.1:0", "--data"])
             .arg(directory)
             .env("LINEAR_WEBHOOK_SECRETS", SECRET)
+            .env("WORKSPACES", WORKSPACE)
             .env("LINEAR_API_URL", linear)
             .envs(more.iter().copied())
             .stderr(Stdio::piped())
