@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::clock;
 use name::Name;
-use subject::Loose;
+use subject::{Loose, Subject};
 
 /// The fields of a payload that are read.
 #[derive(Debug, PartialEq)]
@@ -31,6 +31,35 @@ pub struct Envelope<'a> {
     pub ordering_key: String,
     /// Whether a person asks the agent to stop: an agent session was `prompted` with the signal `stop`.
     pub is_stop: bool,
+    /// Whom it concerns.
+    pub audience: Audience<'a>,
+    /// Whose access has ended by it.
+    pub ended: Option<EndedAccess<'a>>,
+}
+
+/// Whom a payload concerns, as far as it says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audience<'a> {
+    /// The ids of the teams of what it is about; none: it belongs to no team.
+    pub teams: Vec<Cow<'a, str>>,
+    /// The ids of the people that it concerns: who created it, has it assigned or delegated, wrote it, acted, or is notified. Of
+    /// an event of an agent session, who started the session, alone.
+    pub people: Vec<Cow<'a, str>>,
+    /// `appUserId`: the user of the application that it is meant for.
+    pub application: Option<Cow<'a, str>>,
+    /// `oauthClientId`: the application itself, which is the same in all workspaces.
+    pub oauth_client: Option<Cow<'a, str>>,
+}
+
+/// Whose access to the workspace has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndedAccess<'a> {
+    /// A user was deactivated or removed (`User`).
+    User(Cow<'a, str>),
+    /// A user has taken back what was allowed to an application (`OAuthAuthorization`).
+    Authorization(Cow<'a, str>),
+    /// An application was removed from the workspace (`OAuthApp`). It is named by `oauthClientId`.
+    Application(Cow<'a, str>),
 }
 
 /// Why a body has no envelope. No variant holds a part of the body.
@@ -88,6 +117,10 @@ struct Fields<'a> {
     notification: Option<Loose<'a>>,
     agent_session: Option<Loose<'a>>,
     agent_activity: Option<Loose<'a>>,
+    actor: Option<Loose<'a>>,
+    app_user_id: Option<Loose<'a>>,
+    oauth_client_id: Option<Loose<'a>>,
+    user_id: Option<Loose<'a>>,
     repeated: Option<&'static str>,
 }
 
@@ -103,6 +136,10 @@ enum Field {
     Notification,
     AgentSession,
     AgentActivity,
+    Actor,
+    AppUserId,
+    OauthClientId,
+    UserId,
     Other,
 }
 
@@ -119,6 +156,10 @@ impl From<&[u8]> for Field {
             b"notification" => Self::Notification,
             b"agentSession" => Self::AgentSession,
             b"agentActivity" => Self::AgentActivity,
+            b"actor" => Self::Actor,
+            b"appUserId" => Self::AppUserId,
+            b"oauthClientId" => Self::OauthClientId,
+            b"userId" => Self::UserId,
             _ => Self::Other,
         }
     }
@@ -137,6 +178,10 @@ impl<'a> Fields<'a> {
             Field::Notification => (&mut self.notification, "notification"),
             Field::AgentSession => (&mut self.agent_session, "agentSession"),
             Field::AgentActivity => (&mut self.agent_activity, "agentActivity"),
+            Field::Actor => (&mut self.actor, "actor"),
+            Field::AppUserId => (&mut self.app_user_id, "appUserId"),
+            Field::OauthClientId => (&mut self.oauth_client_id, "oauthClientId"),
+            Field::UserId => (&mut self.user_id, "userId"),
             Field::Other => return,
         };
         if slot.replace(value).is_some() {
@@ -239,24 +284,109 @@ pub fn parse<'a>(body: &'a str) -> Result<Envelope<'a>, EnvelopeError> {
     let is_stop = kind == "AgentSessionEvent"
         && action == "prompted"
         && subject(fields.agent_activity).signal.as_deref() == Some("stop");
-    let key = (subject(fields.agent_session).id)
-        .or(subject(fields.issue_data).id)
-        .or_else(|| subject(fields.notification).key(&kind))
-        .or_else(|| subject(fields.data).key(&kind));
-    let ordering_key = match key {
-        Some(key) if is_identifier(&key) => key.into_owned(),
-        Some(key) => digest(key.as_bytes()),
-        None if is_identifier(&kind) => kind.clone().into_owned(),
-        None => digest(kind.as_bytes()),
+    let mut subjects = Subjects {
+        session: subject(fields.agent_session),
+        issue: subject(fields.issue_data),
+        notification: subject(fields.notification),
+        data: subject(fields.data),
+    };
+    let user = fields.user_id.and_then(Loose::text);
+    let oauth_client = fields.oauth_client_id.and_then(Loose::text);
+    let ended = subjects.ended_access(&kind, &action, user, oauth_client.as_ref());
+    let actor = subject(fields.actor).id;
+    let application = fields.app_user_id.and_then(Loose::text);
+    let audience = Audience {
+        oauth_client,
+        ..subjects.audience(&kind, actor, application)
     };
     Ok(Envelope {
+        ordering_key: subjects.ordering_key(&kind),
         workspace,
         kind,
         action,
         sent_at_ms,
-        ordering_key,
         is_stop,
+        audience,
+        ended,
     })
+}
+
+/// The objects that a payload is about.
+struct Subjects<'a> {
+    session: Subject<'a>,
+    issue: Subject<'a>,
+    notification: Subject<'a>,
+    data: Subject<'a>,
+}
+
+impl<'a> Subjects<'a> {
+    fn all(&mut self) -> [&mut Subject<'a>; 4] {
+        [
+            &mut self.session,
+            &mut self.issue,
+            &mut self.notification,
+            &mut self.data,
+        ]
+    }
+
+    /// Takes whom the payload concerns.
+    fn audience(
+        &mut self,
+        kind: &str,
+        actor: Option<Cow<'a, str>>,
+        application: Option<Cow<'a, str>>,
+    ) -> Audience<'a> {
+        let mut audience = Audience {
+            application: application.or(self.data.application.take()),
+            ..Audience::default()
+        };
+        let starter = self.session.creator.clone();
+        for subject in self.all() {
+            audience.teams.append(&mut subject.teams);
+            audience.people.extend(subject.creator.take());
+            audience.people.append(&mut subject.people);
+        }
+        audience.people.extend(actor);
+        if kind == "AgentSessionEvent" {
+            audience.people = starter.into_iter().collect();
+        }
+        for ids in [&mut audience.teams, &mut audience.people] {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        audience
+    }
+
+    fn ended_access(
+        &self,
+        kind: &str,
+        action: &str,
+        user: Option<Cow<'a, str>>,
+        oauth_client: Option<&Cow<'a, str>>,
+    ) -> Option<EndedAccess<'a>> {
+        match (kind, action) {
+            ("User", "remove") => self.data.id.clone().map(EndedAccess::User),
+            ("User", _) if self.data.is_active == Some(false) => {
+                self.data.id.clone().map(EndedAccess::User)
+            }
+            ("OAuthAuthorization", "revoked") => user.map(EndedAccess::Authorization),
+            ("OAuthApp", "revoked") => oauth_client.cloned().map(EndedAccess::Application),
+            _ => None,
+        }
+    }
+
+    fn ordering_key(self, kind: &str) -> String {
+        let key = (self.session.id)
+            .or(self.issue.id)
+            .or_else(|| self.notification.key(kind))
+            .or_else(|| self.data.key(kind));
+        match key {
+            Some(key) if is_identifier(&key) => key.into_owned(),
+            Some(key) => digest(key.as_bytes()),
+            None if is_identifier(kind) => kind.to_owned(),
+            None => digest(kind.as_bytes()),
+        }
+    }
 }
 
 /// Whether a text is an identifier, which can be in keys, paths, headers and group ids: 1 to 64 of `A-Z a-z 0-9 _ -`.

@@ -6,6 +6,7 @@ mod harness;
 
 mod addresses;
 mod agent;
+mod audience;
 mod bad_input;
 mod bodies_are_bytes;
 mod calls;

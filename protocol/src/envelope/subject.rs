@@ -1,4 +1,5 @@
-//! What an object of the payload is about: the identifiers in it, by which events are kept in order.
+//! What an object of the payload is about: the identifiers in it, by which events are kept in order, and the teams and people
+//! that it concerns.
 //!
 //! Source: the payload types of Linear's public GraphQL schema.
 
@@ -40,6 +41,16 @@ pub(super) struct Subject<'a> {
     parent: Option<Cow<'a, str>>,
     /// `signal`, of an agent activity.
     pub(super) signal: Option<Cow<'a, str>>,
+    /// The teams of what it is about.
+    pub(super) teams: Vec<Cow<'a, str>>,
+    /// Who started it.
+    pub(super) creator: Option<Cow<'a, str>>,
+    /// Who else is concerned: has it assigned or delegated, wrote it, or is notified.
+    pub(super) people: Vec<Cow<'a, str>>,
+    /// `appUserId`, of an agent session.
+    pub(super) application: Option<Cow<'a, str>>,
+    /// `active`, of a user.
+    pub(super) is_active: Option<bool>,
 }
 
 impl<'a> Subject<'a> {
@@ -49,6 +60,12 @@ impl<'a> Subject<'a> {
         {
             self.reference = Some((to, id));
         }
+    }
+
+    /// Takes the teams of what the object contains.
+    fn concern(&mut self, mut contained: Self) -> Self {
+        self.teams.append(&mut contained.teams);
+        contained
     }
 
     /// What the object, of this type, is kept in order by.
@@ -87,18 +104,42 @@ impl<'a> Subject<'a> {
             Key::ProjectId => self.refer(Reference::Project, value.text()),
             Key::CommentId | Key::ParentCommentId => self.refer(Reference::Comment, value.text()),
             Key::AgentSession => self.refer(Reference::Session, value.subject().id),
-            Key::Issue => self.refer(Reference::Issue, value.subject().id),
+            Key::Issue => {
+                let issue = self.concern(value.subject());
+                self.refer(Reference::Issue, issue.id);
+            }
             Key::ProjectUpdate => self.refer(Reference::ProjectUpdate, value.subject().id),
             Key::Initiative => self.refer(Reference::Initiative, value.subject().id),
             Key::InitiativeUpdate => self.refer(Reference::InitiativeUpdate, value.subject().id),
             Key::Document => self.refer(Reference::Document, value.subject().id),
             Key::Project => self.refer(Reference::Project, value.subject().id),
             Key::Comment | Key::ParentComment => {
-                let comment = value.subject();
+                let comment = self.concern(value.subject());
                 if let Some((to, id)) = comment.reference {
                     self.refer(to, Some(id));
                 }
                 self.refer(Reference::Comment, comment.parent.or(comment.id));
+            }
+            Key::TeamId => self.teams.extend(value.text()),
+            Key::Team => self.teams.extend(value.subject().id),
+            Key::TeamIds => self
+                .teams
+                .extend(value.list().into_iter().filter_map(Loose::text)),
+            Key::Issues => {
+                for issue in value.list() {
+                    self.concern(issue.subject());
+                }
+            }
+            Key::CreatorId => self.creator = self.creator.take().or(value.text()),
+            Key::Creator => self.creator = self.creator.take().or(value.subject().id),
+            Key::PersonId => self.people.extend(value.text()),
+            Key::Person => self.people.extend(value.subject().id),
+            Key::AppUserId => self.application = value.text(),
+            Key::Active => {
+                self.is_active = match value {
+                    Loose::Flag(is_active) => Some(is_active),
+                    _ => None,
+                }
             }
             Key::Other => {}
         }
@@ -109,9 +150,10 @@ impl<'a> Subject<'a> {
 pub(super) enum Loose<'a> {
     Text(Cow<'a, str>),
     Number(f64),
-    Object(Subject<'a>),
+    Flag(bool),
+    Object(Box<Subject<'a>>),
+    List(Vec<Loose<'a>>),
     Null,
-    Other,
 }
 
 impl<'a> Loose<'a> {
@@ -124,8 +166,15 @@ impl<'a> Loose<'a> {
 
     pub(super) fn subject(self) -> Subject<'a> {
         match self {
-            Self::Object(subject) => subject,
+            Self::Object(subject) => *subject,
             _ => Subject::default(),
+        }
+    }
+
+    fn list(self) -> Vec<Self> {
+        match self {
+            Self::List(list) => list,
+            _ => Vec::new(),
         }
     }
 }
@@ -153,8 +202,8 @@ impl<'de> Visitor<'de> for LooseVisitor {
         Ok(Loose::Text(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Loose::Other)
+    fn visit_bool<E>(self, flag: bool) -> Result<Self::Value, E> {
+        Ok(Loose::Flag(flag))
     }
 
     #[expect(
@@ -182,8 +231,11 @@ impl<'de> Visitor<'de> for LooseVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Loose::Other)
+        let mut list = Vec::new();
+        while let Some(element) = seq.next_element()? {
+            list.push(element);
+        }
+        Ok(Loose::List(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
@@ -195,7 +247,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
                 subject.put(key, map.next_value()?);
             }
         }
-        Ok(Loose::Object(subject))
+        Ok(Loose::Object(Box::new(subject)))
     }
 }
 
@@ -225,6 +277,16 @@ enum Key {
     Project,
     Comment,
     ParentComment,
+    TeamId,
+    Team,
+    TeamIds,
+    Issues,
+    CreatorId,
+    Creator,
+    PersonId,
+    Person,
+    AppUserId,
+    Active,
     Other,
 }
 
@@ -254,6 +316,16 @@ impl From<&[u8]> for Key {
             b"project" => Self::Project,
             b"comment" => Self::Comment,
             b"parentComment" => Self::ParentComment,
+            b"teamId" => Self::TeamId,
+            b"team" => Self::Team,
+            b"teamIds" => Self::TeamIds,
+            b"issues" => Self::Issues,
+            b"creatorId" => Self::CreatorId,
+            b"creator" => Self::Creator,
+            b"actorId" | b"assigneeId" | b"delegateId" | b"userId" => Self::PersonId,
+            b"actor" | b"assignee" | b"delegate" | b"user" => Self::Person,
+            b"appUserId" => Self::AppUserId,
+            b"active" => Self::Active,
             _ => Self::Other,
         }
     }
