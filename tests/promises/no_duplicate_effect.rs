@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use local::samples::Webhook;
 
-use crate::harness::{SECRET, issue, relay};
+use crate::harness::{Answer, SECRET, issue, pulled, relay};
 
 #[tokio::test]
 async fn a_retry_is_answered_as_a_duplicate_and_delivered_once() {
@@ -69,4 +69,26 @@ async fn ten_at_once_are_one_delivery() {
     receiver.wait_for(1).await;
     relay.settled().await;
     assert_eq!(receiver.count(), 1);
+}
+
+#[tokio::test]
+async fn the_same_event_twice_on_the_queue_is_parked_with_what_is_behind_it() {
+    let (relay, receiver, worker) = relay().with_worker().await;
+    let later = Answer::With(429, "retry-after", "3600".into());
+    receiver.answer([later]);
+    let first = relay.post(&issue("i", 1)).await;
+    receiver.wait_for(1).await;
+    // Linear's retry after an hour, if it stamps and signs anew, is not kept from the queue by its deduplication.
+    relay.clock.advance(Duration::from_secs(600));
+    let again = Webhook {
+        delivery: first.webhook.delivery.clone(),
+        ..Webhook::sample(SECRET, &issue("i", 1), relay.clock.millis())
+    };
+    relay.post_webhook(again).await;
+    relay.post(&issue("i", 2)).await;
+    relay.go_offline(&worker).await;
+    relay.clock.advance(Duration::from_secs(3600));
+    relay.settled().await;
+    let mailbox = relay.pull(&worker, &[], None).await;
+    assert_eq!(pulled(&mailbox), [1, 1, 2]);
 }

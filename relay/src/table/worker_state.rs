@@ -2,6 +2,8 @@
 //!
 //! Invariant: as in `workers.rs`, every change requires what it was decided from.
 
+use std::collections::BTreeSet;
+
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use protocol::clock::{UnixMillis, elapsed};
@@ -21,10 +23,12 @@ const REJECTED: &str =
 const UNREACHABLE: &str = "SET failing_since = if_not_exists(failing_since, :now), last_error = :reason, \
      last_error_at = :now ADD failures :one";
 
-/// A set of events.
+/// A set of events, each once: DynamoDB refuses a set with a value twice, and the queue can hold an event twice.
 pub(super) fn set_of<'a>(events: impl IntoIterator<Item = &'a EventId>) -> AttributeValue {
-    let ids = events.into_iter().map(|event| event.as_str().to_owned());
-    AttributeValue::Ss(ids.collect())
+    let ids: BTreeSet<_> = (events.into_iter())
+        .map(|event| event.as_str().to_owned())
+        .collect();
+    AttributeValue::Ss(ids.into_iter().collect())
 }
 
 impl Table {
