@@ -28,6 +28,8 @@ pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
         .env("WORKSPACES", WORKSPACE)
         .env("LINEAR_API_URL", format!("http://{}/", linear().await?))
         .env("REGISTRATIONS_PER_MINUTE", "100000")
+        .env("WORKERS_PER_USER", "100000")
+        .env("WORKERS_PER_WORKSPACE", "100000")
         .env("RUST_LOG", "warn,dynoxide=error");
     let mut program = Program::start(command)?.with_data(data);
     let url = program.says("  agents ").await?;
@@ -42,7 +44,9 @@ pub(crate) fn options(linear: SocketAddr) -> anyhow::Result<Options> {
         "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
         "WORKSPACES" => Some(WORKSPACE.to_owned()),
         "LINEAR_API_URL" => Some(format!("http://{linear}/")),
-        "REGISTRATIONS_PER_MINUTE" => Some("100000".to_owned()),
+        "REGISTRATIONS_PER_MINUTE" | "WORKERS_PER_USER" | "WORKERS_PER_WORKSPACE" => {
+            Some("100000".to_owned())
+        }
         _ => None,
     })?)
 }
@@ -68,6 +72,7 @@ pub(crate) async fn register(
             linear_token: TOKEN.to_owned(),
             name: format!("worker-{worker}"),
             capabilities: None,
+            filter: None,
             receipts: false,
             pulls: false,
             nonce: None,

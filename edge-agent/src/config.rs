@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::messages::Filter;
 use serde::Deserialize;
 use url::Url;
 
@@ -68,6 +69,7 @@ pub(crate) struct Config {
     pub(crate) relay: Url,
     pub(crate) name: String,
     pub(crate) types: Option<Vec<String>>,
+    pub(crate) filter: Option<Filter>,
     pub(crate) route: Route,
     pub(crate) poll: Duration,
     pub(crate) listen: SocketAddr,
@@ -114,6 +116,10 @@ impl Settings {
             relay: relay.0,
             name,
             types: self.types,
+            filter: (self.mine == Some(true) || self.teams.is_some()).then(|| Filter {
+                mine: self.mine == Some(true),
+                teams: self.teams,
+            }),
             route: match (self.public_url, self.tunnel) {
                 (Some(url), _) => Route::PublicUrl(url.0),
                 (None, None | Some(TunnelChoice::None)) => Route::Pull,

@@ -25,6 +25,9 @@ pub(crate) async fn empty(
             limit: None,
         };
         let mailbox = relay.pull(registration, &request).await?;
+        if mailbox.withheld > 0 {
+            state.withheld.notify_one();
+        }
         if mailbox.events.is_empty() {
             return Ok(pulled);
         }

@@ -3,14 +3,18 @@
 //! Invariant: once there is a registration, no response of the relay ends the agent. A problem is reported once, and again
 //! when it changes, and retried.
 
+pub(crate) mod check;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::clock::{millis, rfc3339};
-use protocol::messages::{Register, Renew, Worker, WorkerState};
+use protocol::clock::{UnixMillis, millis, rfc3339};
+use protocol::messages::{Filter, Register, Renew, Worker, WorkerState};
 use tokio::sync::{Notify, watch};
 use url::Url;
+
+use check::Shown;
 
 use crate::config::{Config, read_secret};
 use crate::failure::Failure;
@@ -46,6 +50,10 @@ pub(crate) struct Membership {
     pub(crate) resumed: Arc<Notify>,
     /// How many expired events were reported.
     pub(crate) expired: u64,
+    /// When the Linear token was shown, or it was tried to; 0: not since the start.
+    pub(crate) checked_at: UnixMillis,
+    /// Whether the relay withholds events.
+    pub(crate) is_withheld: bool,
 }
 
 /// What the relay has to know of the worker. A change is sent at once.
@@ -53,6 +61,7 @@ pub(crate) struct Membership {
 struct DesiredState {
     address: Option<Url>,
     types: Option<Vec<String>>,
+    filter: Option<Filter>,
 }
 
 impl Membership {
@@ -130,9 +139,11 @@ impl Membership {
     }
 
     fn desired_state(&mut self) -> DesiredState {
+        let config = self.config.borrow_and_update();
         DesiredState {
             address: self.address.borrow_and_update().clone(),
-            types: self.config.borrow_and_update().types.clone(),
+            types: config.types.clone(),
+            filter: config.filter.clone(),
         }
     }
 
@@ -141,11 +152,13 @@ impl Membership {
         let config = Arc::clone(&self.config.borrow());
         let state = Arc::clone(&self.state);
         let expected = state.expect_challenge();
+        let token = linear_token(&config).map_err(|e| CallError::later(e.to_string()))?;
         let request = Register {
             webhook_url: desired.address.as_ref().map(ToString::to_string),
-            linear_token: linear_token(&config).map_err(|e| CallError::later(e.to_string()))?,
+            linear_token: token.clone(),
             name: config.name.clone(),
             capabilities: desired.types,
+            filter: desired.filter,
             receipts: true,
             pulls: true,
             nonce: Some(expected.nonce()),
@@ -165,20 +178,64 @@ impl Membership {
                 config.name
             ));
         }
-        let registration = Registration::new(
+        let now = self.state.clock.millis();
+        let mut registration = Registration::new(
             config.relay.as_str(),
             &config.name,
             registered,
             previous.as_ref(),
-            self.state.clock.millis(),
+            now,
         )
         .map_err(|error| {
             CallError::later(format!("the relay's registration is malformed: {error}"))
         })?;
+        registration.shown = Some(Shown::new(&token, None, now));
+        (self.checked_at, self.is_withheld) = (now, false);
+        self.keep_registration(registration)
+    }
+
+    /// Uses a registration, and writes it to its file.
+    fn keep_registration(&self, registration: Registration) -> Result<(), CallError> {
         let written = registration.write(&self.file);
         // It is used even if it cannot be written, because the relay has replaced the one before.
         self.state.set_registration(registration);
         written.map_err(|error| CallError::later(format!("{error:#}")))
+    }
+
+    /// The Linear token, if it is time to show it and there is one that can be shown.
+    fn token_to_show(&self) -> Option<String> {
+        let now = self.state.clock.millis();
+        if self.checked_at > 0 && now < check::due_at(self.checked_at, self.is_withheld) {
+            return None;
+        }
+        let token = linear_token(&self.config.borrow()).ok()?;
+        let shown = self.state.registration().and_then(|r| r.shown);
+        check::can_show(&token, shown.as_ref(), now).then_some(token)
+    }
+
+    /// Renews, and shows the Linear token if it is time to. While Linear is down, the lease is renewed without it.
+    async fn renew_and_check(
+        &mut self,
+        registration: &Registration,
+        sent: Option<&DesiredState>,
+        desired: &DesiredState,
+    ) -> Result<Worker, CallError> {
+        let Some(token) = self.token_to_show() else {
+            return self.renew(registration, sent, desired, None).await;
+        };
+        self.checked_at = self.state.clock.millis();
+        let renewed = (self.renew(registration, sent, desired, Some(token.clone()))).await;
+        if renewed.as_ref().is_err_and(CallError::is_temporary) {
+            return self.renew(registration, sent, desired, None).await;
+        }
+        if renewed.is_ok()
+            && let Some(mut registration) = self.state.registration()
+        {
+            let shown = Shown::new(&token, registration.shown.as_ref(), self.checked_at);
+            registration.shown = Some(shown);
+            self.keep_registration(registration)?;
+        }
+        renewed
     }
 
     /// Renews, pulls and waits in a loop, until a call fails.
@@ -191,7 +248,8 @@ impl Membership {
         let mut sent: Option<DesiredState> = None;
         loop {
             let desired = self.desired_state();
-            let worker = self.renew(registration, sent.as_ref(), &desired).await?;
+            let worker = (self.renew_and_check(registration, sent.as_ref(), &desired)).await?;
+            self.is_withheld = worker.withheld > 0;
             let is_new = sent.replace(desired.clone()).as_ref() != Some(&desired);
             if worker.waiting || worker.state != WorkerState::Live {
                 self.pull(registration).await?;
@@ -216,7 +274,10 @@ impl Membership {
 
     /// Waits until it is time to renew, or the desired state has changed. Pulls meanwhile.
     async fn wait(&mut self, registration: &Registration, polls: bool) -> Result<(), CallError> {
-        let renew_at = self.state.clock.millis() + millis(RENEWAL_INTERVAL);
+        let mut renew_at = self.state.clock.millis() + millis(RENEWAL_INTERVAL);
+        if self.is_withheld {
+            renew_at = renew_at.min(check::due_at(self.checked_at, true));
+        }
         loop {
             let poll = if polls {
                 self.config.borrow().poll
@@ -229,6 +290,10 @@ impl Membership {
                 _ = self.config.changed() => return Ok(()),
                 // Without a tunnel there is no sender: the address stays as it is.
                 Ok(()) = self.address.changed() => return Ok(()),
+                () = self.state.withheld.notified() => {
+                    self.is_withheld = true;
+                    renew_at = renew_at.min(check::due_at(self.checked_at, true));
+                }
                 () = self.state.mail_waits.notified() => self.pull(registration).await?,
                 () = tokio::time::sleep(poll), if polls => self.pull(registration).await?,
             }
@@ -241,6 +306,7 @@ impl Membership {
         registration: &Registration,
         sent: Option<&DesiredState>,
         desired: &DesiredState,
+        linear_token: Option<String>,
     ) -> Result<Worker, CallError> {
         let address_is_sent = sent.is_some_and(|sent| sent.address == desired.address);
         let expected = (!address_is_sent).then(|| self.state.expect_challenge());
@@ -249,6 +315,9 @@ impl Membership {
                 .then(|| desired.address.as_ref().map(ToString::to_string)),
             capabilities: (sent.is_none_or(|sent| sent.types != desired.types))
                 .then(|| desired.types.clone()),
+            filter: (sent.is_none_or(|sent| sent.filter != desired.filter))
+                .then(|| desired.filter.clone()),
+            linear_token,
             state: None,
             // A registration of an earlier version has said nothing of them.
             receipts: Some(true),

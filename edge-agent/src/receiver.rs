@@ -200,9 +200,12 @@ async fn respond(state: &AgentState, delivery: Result<Delivery, SignatureError>)
             };
             problem(code, error.to_string())
         }
-        Ok(Delivery::Control(Control::Ping { waiting })) => {
+        Ok(Delivery::Control(Control::Ping { waiting, withheld })) => {
             if waiting {
                 state.mail_waits.notify_one();
+            }
+            if withheld {
+                state.withheld.notify_one();
             }
             StatusCode::NO_CONTENT.into_response()
         }

@@ -12,6 +12,7 @@ use protocol::signing_secrets::SigningSecrets;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::membership::check::Shown;
 
 /// What the relay assigned to this worker.
 #[derive(Clone, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub(crate) struct Registration {
     pub(crate) worker: String,
     pub(crate) workspace: Workspace,
     pub(crate) token: String,
+    /// The Linear token that was shown last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shown: Option<Shown>,
     /// The secrets that deliveries are signed with.
     #[serde(flatten)]
     pub(crate) secrets: SigningSecrets,
@@ -57,6 +61,7 @@ impl Registration {
             worker: registered.worker,
             workspace: registered.workspace,
             token: registered.token,
+            shown: None,
             secrets: match previous {
                 Some(previous) => previous.secrets.rotate(secret, now),
                 None => SigningSecrets::new(secret),

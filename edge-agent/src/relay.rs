@@ -51,6 +51,11 @@ impl CallError {
         self.is(Code::WorkerTokenReplaced)
     }
 
+    /// Whether the relay could answer later.
+    pub(crate) fn is_temporary(&self) -> bool {
+        matches!(self, Self::Later { .. })
+    }
+
     /// Whether the relay does not serve the workspace, yet.
     pub(crate) fn is_not_served(&self) -> bool {
         self.is(Code::WorkspaceNotServed)

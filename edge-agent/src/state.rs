@@ -29,6 +29,8 @@ pub(crate) struct AgentState {
     pub(crate) stored: Notify,
     /// The mailbox is not empty.
     pub(crate) mail_waits: Notify,
+    /// Events are withheld until the membership is checked.
+    pub(crate) withheld: Notify,
     /// The store is damaged, and the agent has to shut down.
     pub(crate) store_is_damaged: Notify,
     store_problem: Mutex<Problem>,
@@ -44,6 +46,7 @@ impl AgentState {
             shutdown: CancellationToken::new(),
             stored: Notify::new(),
             mail_waits: Notify::new(),
+            withheld: Notify::new(),
             store_is_damaged: Notify::new(),
             store_problem: Mutex::new(Problem::none()),
         }

@@ -175,6 +175,8 @@ impl Daemon {
             address: address.subscribe(),
             resumed: Arc::clone(&resumed),
             expired: 0,
+            checked_at: 0,
+            is_withheld: false,
         };
         let notified = [resumed, Arc::clone(&tunnel_resumed)];
         let mut background = vec![

@@ -7,6 +7,12 @@ use protocol::linear_signature::sign;
 /// The workspace that the samples come from.
 pub const WORKSPACE: &str = "f6fadfa7-e5c1-4b62-9362-da5cc13da58a";
 
+/// The team that the samples come from.
+pub const TEAM: &str = "0b80a255-53a1-4945-a932-58ef7777682c";
+
+/// Its key.
+pub const TEAM_KEY: &str = "HER";
+
 /// One payload of each of five kinds.
 pub const FIVE_KINDS: [&str; 5] = [
     include_str!("../../samples/01-issue-create.json"),

@@ -51,6 +51,24 @@ pub struct Audience<'a> {
     pub oauth_client: Option<Cow<'a, str>>,
 }
 
+impl Audience<'_> {
+    /// The same, without the body that it was read from.
+    pub fn into_owned(self) -> Audience<'static> {
+        let owned = |ids: Vec<Cow<'_, str>>| {
+            (ids.into_iter())
+                .map(|id| Cow::Owned(id.into_owned()))
+                .collect()
+        };
+        let one = |id: Option<Cow<'_, str>>| id.map(|id| Cow::Owned(id.into_owned()));
+        Audience {
+            teams: owned(self.teams),
+            people: owned(self.people),
+            application: one(self.application),
+            oauth_client: one(self.oauth_client),
+        }
+    }
+}
+
 /// Whose access to the workspace has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndedAccess<'a> {
@@ -351,6 +369,7 @@ impl<'a> Subjects<'a> {
             audience.people = starter.into_iter().collect();
         }
         for ids in [&mut audience.teams, &mut audience.people] {
+            ids.retain(|id| !id.is_empty());
             ids.sort_unstable();
             ids.dedup();
         }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod envelope;
 pub mod headers;
 pub mod linear_signature;
+pub mod mention;
 pub mod messages;
 pub mod problem;
 pub mod signature;

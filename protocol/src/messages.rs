@@ -8,6 +8,19 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// Which events a worker wants, beside their types. All that is named has to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Filter {
+    /// Only those that concern its user: who created, has assigned or delegated, wrote, acted, is notified or mentioned; of
+    /// agent sessions, those that the user started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mine: bool,
+    /// Only those of these teams, by key (`ENG`), and none that belongs to no team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teams: Option<Vec<String>>,
+}
+
 /// `POST /edge/register`
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +37,9 @@ pub struct Register {
     /// Patterns over `type` and `type.action`; none means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
+    /// Which of these it wants; none means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
     /// Whether the worker puts a receipt on every answer, so that any other answer counts as unreachable.
     #[serde(default)]
     pub receipts: bool,
@@ -121,6 +137,8 @@ pub enum AwayReason {
     Rejecting,
     /// It said that it goes offline.
     Offline,
+    /// Events that were withheld wait for it, and come first.
+    Withheld,
 }
 
 impl AwayReason {
@@ -130,12 +148,13 @@ impl AwayReason {
             Self::Unreachable => "unreachable",
             Self::Rejecting => "rejecting",
             Self::Offline => "offline",
+            Self::Withheld => "withheld",
         }
     }
 }
 
 /// `PUT {worker}`: renews the lease and changes what is named.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Renew {
     /// Absent: as it was. `null`: none, a pull worker from now on.
@@ -152,6 +171,13 @@ pub struct Renew {
         skip_serializing_if = "Option::is_none"
     )]
     pub capabilities: Option<Option<Vec<String>>>,
+    /// Absent: as it was. `null`: all of them.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub filter: Option<Option<Filter>>,
     /// Only `away` is accepted: the worker goes offline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<WorkerState>,
@@ -161,9 +187,19 @@ pub struct Renew {
     /// As at the registration; absent: as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulls: Option<bool>,
+    /// The Linear token again, to show that the worker's user still is a member, and which teams the user can see. If Linear
+    /// refuses it, the worker is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linear_token: Option<String>,
     /// As at the registration, for the challenge of a new `webhookUrl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
+}
+
+impl fmt::Debug for Renew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renew").finish_non_exhaustive()
+    }
 }
 
 /// Tells `null` from an absent field.
@@ -187,6 +223,9 @@ pub struct Worker {
     /// As registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Vec<String>>,
+    /// As registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
     /// Whether its events are POSTed or parked.
     pub state: WorkerState,
     /// Why it is away, if it is.
@@ -194,6 +233,10 @@ pub struct Worker {
     pub away_reason: Option<AwayReason>,
     /// Whether its mailbox holds anything.
     pub waiting: bool,
+    /// How many events of teams that its user could not see at the last check are withheld. The next one (`linearToken`)
+    /// releases or drops them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub withheld: u64,
     /// The events that were parked for longer than the relay keeps them, if there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired: Option<Expired>,
@@ -216,6 +259,14 @@ pub struct User {
     pub name: String,
     /// As Linear knows it.
     pub email: String,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 /// Events that were parked for longer than the relay keeps them, and are lost.
@@ -252,6 +303,9 @@ pub struct Pull {
 pub struct Mailbox {
     /// The worker's state after the call: an empty response makes an away worker live.
     pub state: WorkerState,
+    /// As in [`Worker`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub withheld: u64,
     /// The events, in the order in which they have to be handled.
     pub events: Vec<PulledEvent>,
 }
@@ -285,6 +339,9 @@ pub enum Control {
     Ping {
         /// Whether the worker's mailbox holds anything.
         waiting: bool,
+        /// Whether events of teams that its user could not see at the last check are withheld.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        withheld: bool,
     },
 }
 
@@ -311,7 +368,10 @@ mod tests {
 
     #[test]
     fn the_type_tells_the_relays_own_messages_apart() {
-        let ping = Control::Ping { waiting: true };
+        let ping = Control::Ping {
+            waiting: true,
+            withheld: false,
+        };
         let json = serde_json::to_string(&ping).unwrap();
         assert_eq!(json, r#"{"type":"edge.ping","waiting":true}"#);
         let read = serde_json::from_str::<Control>;
@@ -347,6 +407,7 @@ mod tests {
             linear_token: "lin_api_hush".into(),
             name: "laptop".into(),
             capabilities: None,
+            filter: None,
             receipts: true,
             pulls: true,
             nonce: None,

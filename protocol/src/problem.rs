@@ -159,6 +159,9 @@ codes! {
     LinearUnavailable = "linear_unavailable", SERVICE_UNAVAILABLE, Relay,
         "The token could not be checked, because Linear's API was unreachable or answered with an error.",
         "Try again after `Retry-After`.";
+    LinearUserDiffers = "linear_user_differs", FORBIDDEN, Relay,
+        "The token belongs to another user, or to another workspace, than the one that registered the worker.",
+        "Show the token of the same user, or register again.";
     LinearUserRefused = "linear_user_refused", FORBIDDEN, Relay,
         "The token belongs to a guest, or to a user who is not active in the workspace.",
         "Use the token of an active member.";
@@ -201,6 +204,12 @@ codes! {
     TooManyRegistrations = "too_many_registrations", TOO_MANY_REQUESTS, Relay,
         "The user has made too many registrations or challenges in this minute, or too many from this address have failed.",
         "Try again after `Retry-After`.";
+    TooManyWorkers = "too_many_workers", FORBIDDEN, Relay,
+        "The user, or the workspace, has as many workers as it may have.",
+        "Remove workers that are not used any more (`edge-agent forget`), or wait until their leases end.";
+    UnknownTeam = "unknown_team", BAD_REQUEST, Relay,
+        "`filter.teams` names a team that does not exist, or that the user of the token cannot see.",
+        "Use the keys of teams as Linear shows them, such as `ENG`.";
     WebhookSecretsMalformed = "webhook_secrets_malformed", SERVICE_UNAVAILABLE, Relay,
         "The webhook secrets in Secrets Manager cannot be parsed.",
         "Store one secret of at least 16 characters, one `{\"secret\",\"workspace\"?}`, or a JSON list of them. Linear tries again meanwhile.";

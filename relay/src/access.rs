@@ -2,15 +2,217 @@
 //!
 //! Invariant: nothing here does I/O, awaits, or reads a clock. What is known is an argument.
 
-use protocol::messages::Workspace;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// By what the relay knows a workspace.
+use protocol::capability;
+use protocol::mention::Mentions;
+use protocol::messages::{Filter, Renew, Workspace};
+use protocol::problem::Code;
+
+use crate::error::Error;
+use crate::event::Event;
+use crate::linear::api::Member;
+use crate::queue::Recipient;
+use crate::subscription::{Subscription, User};
+use crate::table::KnownBy;
+use crate::worker::Worker;
+
+/// How much of the key of an unknown team is repeated.
+const MAX_TEAM_KEY: usize = 32;
+
+/// The subscription of a member's worker.
+///
+/// # Errors
+///
+/// The filter names a team that the member cannot see.
+pub(crate) fn subscription(
+    member: &Member,
+    capabilities: Option<Vec<String>>,
+    filter: Option<&Filter>,
+) -> Result<Subscription, Error> {
+    let subscription = Subscription {
+        user: Some(member.user.clone()),
+        teams: Some(member.teams.keys().cloned().collect()),
+        capabilities,
+        ..Subscription::default()
+    };
+    filtered(subscription, filter, &member.teams)
+}
+
+/// A subscription after its user was seen to be this member.
+pub(crate) fn checked(subscription: &Subscription, member: &Member) -> Subscription {
+    Subscription {
+        user: Some(member.user.clone()),
+        teams: Some(member.teams.keys().cloned().collect()),
+        ..subscription.clone()
+    }
+}
+
+/// The subscription of a worker after a renewal; none if it stays as it is.
+///
+/// # Errors
+///
+/// As for [`subscription`].
+pub(crate) fn changed(worker: &Worker, request: &Renew) -> Result<Option<Subscription>, Error> {
+    let mut changed = worker.subscription.clone();
+    if let Some(capabilities) = &request.capabilities {
+        changed.capabilities.clone_from(capabilities);
+    }
+    if let Some(filter) = &request.filter {
+        changed = filtered(changed, filter.as_ref(), &worker.team_keys)?;
+    }
+    Ok((changed != worker.subscription).then_some(changed))
+}
+
+/// A subscription with this filter, whose teams are named by key.
+fn filtered(
+    subscription: Subscription,
+    filter: Option<&Filter>,
+    keys: &BTreeMap<String, String>,
+) -> Result<Subscription, Error> {
+    let filter = filter.cloned().unwrap_or_default();
+    let id = |wanted: &String| {
+        let found = (keys.iter()).find(|(_, key)| key.eq_ignore_ascii_case(wanted));
+        found
+            .map(|(id, _)| id.clone())
+            .ok_or_else(|| unknown_team(wanted, keys))
+    };
+    let only_teams = (filter.teams.as_ref())
+        .map(|teams| teams.iter().map(id).collect::<Result<_, _>>())
+        .transpose()?;
+    Ok(Subscription {
+        mine: filter.mine,
+        only_teams,
+        ..subscription
+    })
+}
+
+fn unknown_team(wanted: &str, keys: &BTreeMap<String, String>) -> Error {
+    let known: Vec<_> = keys.values().map(String::as_str).collect();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    Error::refused(
+        Code::UnknownTeam,
+        format!(
+            "`filter.teams` names {:?}, which is none of the teams that the user can see: {known}",
+            wanted.chars().take(MAX_TEAM_KEY).collect::<String>()
+        ),
+    )
+}
+
+/// What becomes of an event for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KnownBy {
-    /// A webhook secret belongs to it alone.
-    Secret,
-    /// A webhook of it was accepted, signed with a secret that is valid for all workspaces.
-    Webhook,
+pub(crate) enum Verdict {
+    /// It is delivered.
+    Deliver,
+    /// It is withheld until it is known whether the worker's user may see its teams.
+    Withhold,
+    /// It is not for this worker.
+    Skip(Reason),
+}
+
+/// Why an event is not for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    /// The worker does not want its type.
+    Type,
+    /// It is meant for another application, or the worker is an application and the event names neither it nor a team.
+    Application,
+    /// It does not concern the worker's user.
+    Mine,
+    /// The worker wants the events of other teams.
+    Team,
+}
+
+/// The workers that get an event, of those with these ids and subscriptions.
+pub fn recipients<'a>(
+    event: &Event,
+    subscribers: impl IntoIterator<Item = (&'a str, &'a Subscription)>,
+) -> Vec<Recipient> {
+    let routing = Routing::new(event);
+    (subscribers.into_iter())
+        .filter_map(|(worker, subscription)| {
+            let is_withheld = match routing.verdict(subscription) {
+                Verdict::Deliver => false,
+                Verdict::Withhold => true,
+                Verdict::Skip(_) => return None,
+            };
+            Some(Recipient {
+                worker: worker.to_owned(),
+                is_withheld,
+            })
+        })
+        .collect()
+}
+
+/// An event on its way to the workers that may see it and want it.
+pub(crate) struct Routing<'a> {
+    event: &'a Event,
+    /// Searched for only if a worker wants to know.
+    mentions: OnceCell<Mentions<'a>>,
+}
+
+impl<'a> Routing<'a> {
+    pub(crate) fn new(event: &'a Event) -> Self {
+        Self {
+            event,
+            mentions: OnceCell::new(),
+        }
+    }
+
+    /// What becomes of the event for a worker with this subscription.
+    pub(crate) fn verdict(&self, subscription: &Subscription) -> Verdict {
+        let Event {
+            kind,
+            action,
+            audience,
+            ..
+        } = self.event;
+        let user = subscription.user.as_ref();
+        if !capability::wanted(subscription.capabilities.as_deref(), kind, action) {
+            return Verdict::Skip(Reason::Type);
+        }
+        if let Some(user) = user.filter(|user| user.is_app) {
+            match &audience.application {
+                // What names it is its own, whatever the team.
+                Some(application) if *application == user.id => return Verdict::Deliver,
+                Some(_) => return Verdict::Skip(Reason::Application),
+                None if audience.teams.is_empty() => return Verdict::Skip(Reason::Application),
+                None => {}
+            }
+        }
+        let is_among =
+            |teams: &BTreeSet<String>| audience.teams.iter().any(|team| teams.contains(&**team));
+        if (subscription.only_teams.as_ref()).is_some_and(|only| !is_among(only)) {
+            return Verdict::Skip(Reason::Team);
+        }
+        if subscription.mine && !user.is_some_and(|user| self.concerns(user)) {
+            return Verdict::Skip(Reason::Mine);
+        }
+        // Of several teams, one is enough.
+        if audience.teams.is_empty() || subscription.teams.as_ref().is_none_or(is_among) {
+            Verdict::Deliver
+        } else {
+            Verdict::Withhold
+        }
+    }
+
+    /// Whether the event concerns a user: created, has assigned or delegated, wrote, acted, is notified or mentioned. For an
+    /// event of an agent session: started the session.
+    fn concerns(&self, user: &User) -> bool {
+        let event = self.event;
+        if event.audience.people.iter().any(|id| *id == user.id) {
+            return true;
+        }
+        let body = || std::str::from_utf8(&event.body).unwrap_or_default();
+        event.kind != "AgentSessionEvent"
+            && (self.mentions.get_or_init(|| Mentions::of(body())))
+                .contains(&user.id, &user.display_name)
+    }
 }
 
 /// Whether the relay serves a workspace: the operator has named it, by id or URL key, or has stored a webhook secret of it;

@@ -171,6 +171,10 @@ pub struct RegisterConfig {
     pub workspaces: Vec<String>,
     /// The number of registrations, and of challenges, of one user in a minute, and of failed ones from one address.
     pub registrations_per_minute: u64,
+    /// How many workers a user may have.
+    pub workers_per_user: u64,
+    /// How many workers a workspace may have.
+    pub workers_per_workspace: u64,
     /// Which addresses workers may have.
     pub egress: EgressPolicy,
 }
@@ -273,7 +277,8 @@ impl IngestConfig {
 }
 
 impl RegisterConfig {
-    /// `WORKSPACES`, `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`
+    /// `WORKSPACES`, `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`, `WORKERS_PER_USER`,
+    /// `WORKERS_PER_WORKSPACE`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let url = settings.url("LINEAR_API_URL", Some(API_URL));
         Self {
@@ -282,6 +287,8 @@ impl RegisterConfig {
             workspaces: settings.words("WORKSPACES"),
             lease: settings.seconds("LEASE_SECONDS", 7 * DAY, HOUR..=30 * DAY),
             registrations_per_minute: settings.number("REGISTRATIONS_PER_MINUTE", 30, 1..=100_000),
+            workers_per_user: settings.number("WORKERS_PER_USER", 20, 1..=100_000),
+            workers_per_workspace: settings.number("WORKERS_PER_WORKSPACE", 1000, 1..=100_000),
             egress: egress(settings),
         }
     }

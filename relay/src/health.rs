@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::outbound::{ClientError, Network, Outbound};
 use crate::outcome::Outcome;
 use crate::policy::{self, AfterProbe, Probed};
-use crate::probe::probe;
+use crate::probe::{ping, probe};
 use crate::queue::Queue;
 use crate::table::{IndexedWorker, SHARDS, Table, TableError};
 use crate::worker::Worker;
@@ -213,7 +213,13 @@ impl Health {
         };
         // After the worker was read: `mark_live` requires that nothing was parked since.
         let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
-        let outcome = probe(&self.outbound, &self.clock, &worker, waiting).await?;
+        let outcome = probe(
+            &self.outbound,
+            &self.clock,
+            &worker,
+            &ping(&worker, waiting),
+        )
+        .await?;
         self.record(&worker, outcome, waiting).await
     }
 

@@ -11,14 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{join, join_all, try_join};
 use parking_lot::Mutex;
-use protocol::capability;
 use protocol::clock::{Clock, UnixMillis, elapsed};
 use protocol::envelope::{self, digest};
 use protocol::problem::Code;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::access::KnownBy;
+use crate::access;
 use crate::cause::chain;
 use crate::config::IngestConfig;
 use crate::delivery::Body;
@@ -26,7 +25,7 @@ use crate::error::Error;
 use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
 use crate::queue::{INLINE_LIMIT, Queue};
-use crate::table::{Table, TableError};
+use crate::table::{KnownBy, Table, TableError};
 
 /// The time for a webhook, from its first byte to the answer. Linear waits five seconds and tries again (Linear's
 /// documentation, "Webhooks"), so an answer that comes later is none.
@@ -155,9 +154,9 @@ impl Ingest {
             Verified::Event(event) => event,
             Verified::Undeliverable(id) => return Ok((Accepted::without_deliveries(&id), None)),
         };
-        let (is_seen, subscribers) = try_join(
+        let (is_seen, routes) = try_join(
             self.table.is_seen(&event.workspace, &event.digest),
-            self.table.subscribers(&event.workspace),
+            self.table.routes(&event.workspace),
         )
         .await?;
         let id = event.id.as_str();
@@ -174,27 +173,25 @@ impl Ingest {
             };
             return Ok((duplicate, None));
         }
-        let workers: Vec<_> = (subscribers.iter())
-            .filter(|s| capability::wanted(s.capabilities.as_deref(), &event.kind, &event.action))
-            .map(|s| s.id().to_owned())
-            .collect();
-        if !workers.is_empty() {
+        let subscribers = routes.iter().map(|r| (r.worker.as_str(), &r.subscription));
+        let recipients = access::recipients(&event, subscribers);
+        if !recipients.is_empty() {
             let body = self.store_body(&event).await?;
-            self.queue.send(&event, &body, &workers).await?;
+            self.queue.send(&event, &body, &recipients).await?;
         }
         tracing::info!(
             event = id,
             workspace = event.workspace,
             r#type = event.kind,
             action = event.action,
-            deliveries = workers.len(),
+            deliveries = recipients.len(),
             Accepted = 1,
             LinearLatency = (self.clock.millis() - event.sent_at).max(0),
             "accepted event {id} for {} workers",
-            workers.len()
+            recipients.len()
         );
         let accepted = Accepted {
-            deliveries: workers.len(),
+            deliveries: recipients.len(),
             ..Accepted::without_deliveries(&event.id)
         };
         Ok((accepted, Some(event)))
@@ -258,6 +255,7 @@ impl Ingest {
             kind: envelope.kind.into_owned(),
             action: envelope.action.into_owned(),
             ordering_key: envelope.ordering_key,
+            audience: envelope.audience.into_owned(),
             is_bound: signer.is_bound(),
             digest: digest(&body),
             #[expect(

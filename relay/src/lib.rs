@@ -9,7 +9,7 @@
 //! [`Health::run`]: health::Health::run
 #![warn(missing_docs)]
 
-mod access;
+pub mod access;
 pub mod aws;
 mod cause;
 pub mod config;
@@ -31,6 +31,7 @@ mod probe;
 mod problem;
 pub mod queue;
 pub mod register;
+pub mod subscription;
 pub mod table;
 pub mod worker;
 

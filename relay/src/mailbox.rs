@@ -73,12 +73,14 @@ pub(crate) async fn pull(
             );
             return Ok(Mailbox {
                 state: worker.state,
+                withheld: worker.withheld,
                 events,
             });
         }
         if let Some(state) = settle_empty(table, &worker).await? {
             return Ok(Mailbox {
                 state,
+                withheld: worker.withheld,
                 events: Vec::new(),
             });
         }

@@ -8,7 +8,7 @@ use crate::outbound::{self, ClientError, Outbound};
 use crate::outcome::Outcome;
 use crate::worker::{self, Worker};
 
-/// Sends a ping to a worker and logs what came of it. `waiting` tells the worker whether its mailbox holds anything.
+/// Sends a ping to a worker and logs what came of it.
 ///
 /// # Errors
 ///
@@ -17,9 +17,9 @@ pub(crate) async fn probe(
     outbound: &Outbound,
     clock: &Clock,
     worker: &Worker,
-    waiting: bool,
+    ping: &Control,
 ) -> Result<Outcome, ClientError> {
-    let body = serde_json::to_vec(&Control::Ping { waiting }).expect("a ping is a text and a flag");
+    let body = serde_json::to_vec(ping).expect("a ping is a text and flags");
     let (id, signed_at) = (worker::ping_id(), clock.millis());
     let headers = outbound::headers(worker.ping_headers(&id, &body, signed_at))?;
     let url = worker.url.as_deref().unwrap_or_default();
@@ -31,7 +31,6 @@ pub(crate) async fn probe(
         worker = worker.id,
         workspace = worker.workspace,
         state = worker.state.as_str(),
-        waiting,
         reason = outcome.reason(),
         Probes = 1,
         Outcome = outcome.name(),
@@ -40,4 +39,12 @@ pub(crate) async fn probe(
         outcome.name()
     );
     Ok(outcome)
+}
+
+/// A ping that tells a worker what the relay has for it.
+pub(crate) fn ping(worker: &Worker, waiting: bool) -> Control {
+    Control::Ping {
+        waiting,
+        withheld: worker.withheld > 0,
+    }
 }

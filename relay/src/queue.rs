@@ -13,7 +13,9 @@ use backon::{ExponentialBuilder, RetryableWithContext as _};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::clock::UnixMillis;
 
-pub use message::{DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, UnreadablePart};
+pub use message::{
+    DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, Recipient, UnreadablePart,
+};
 
 use crate::cause::{Cause, chain};
 use crate::delivery::{Body, DeadLetterReason, Delivery};
@@ -115,12 +117,14 @@ impl Queue {
         &self,
         event: &Event,
         body: &Body,
-        workers: &[String],
+        recipients: &[Recipient],
     ) -> Result<(), QueueError> {
         let outgoing = &OutgoingEvent::new(event, body);
-        let batches: Vec<_> = workers.chunks(BATCH_SIZE).map(<[String]>::to_vec).collect();
+        let batches: Vec<_> = (recipients.chunks(BATCH_SIZE))
+            .map(<[Recipient]>::to_vec)
+            .collect();
         stream::iter(batches)
-            .map(|workers| async move { self.send_batch(outgoing, &workers).await })
+            .map(|recipients| async move { self.send_batch(outgoing, &recipients).await })
             .buffer_unordered(CONCURRENT_BATCHES)
             .try_collect()
             .await
@@ -130,11 +134,11 @@ impl Queue {
     async fn send_batch(
         &self,
         outgoing: &OutgoingEvent<'_>,
-        workers: &[String],
+        recipients: &[Recipient],
     ) -> Result<(), QueueError> {
         let operation = "put the event on the queue";
         let send = |left: Vec<usize>| async {
-            let entries = left.iter().map(|at| outgoing.entry(&workers[*at], *at));
+            let entries = left.iter().map(|at| outgoing.entry(&recipients[*at], *at));
             let sent = (self.client.send_message_batch())
                 .queue_url(&self.url)
                 .set_entries(Some(entries.collect()))
@@ -154,7 +158,7 @@ impl Queue {
             };
             let left = (failed.iter())
                 .filter_map(|entry| entry.id.parse().ok())
-                .filter(|at| *at < workers.len())
+                .filter(|at| *at < recipients.len())
                 .collect();
             (left, Err(refused))
         };
@@ -164,7 +168,7 @@ impl Queue {
             .with_jitter();
         let (_, sent) = send
             .retry(backoff)
-            .context((0..workers.len()).collect())
+            .context((0..recipients.len()).collect())
             .when(|error| {
                 matches!(
                     error,
@@ -336,6 +340,7 @@ mod tests {
         let queue = Queue::new(Client::from_conf(config), "http://queue/".to_owned());
         let body = Bytes::from("{}");
         let event = Event {
+            audience: protocol::envelope::Audience::default(),
             is_bound: false,
             sent_at: 0,
             id: EventId::from_delivery("x").unwrap(),
@@ -346,8 +351,11 @@ mod tests {
             body: body.clone(),
             digest: String::new(),
         };
-        let workers = ["a", "b", "c"].map(str::to_owned);
-        let done = queue.send(&event, &Body::Inline(body), &workers).await;
+        let recipients = ["a", "b", "c"].map(|worker| Recipient {
+            worker: worker.to_owned(),
+            is_withheld: false,
+        });
+        let done = queue.send(&event, &Body::Inline(body), &recipients).await;
         let sent = scripted.sent.lock().unwrap();
         let ids = sent.iter().map(|call| {
             let entries = call["Entries"].as_array().unwrap();

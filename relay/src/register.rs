@@ -4,6 +4,7 @@
 //! so that everything else works while Linear is down.
 
 mod challenge;
+mod check;
 mod limits;
 
 use protocol::capability;
@@ -27,8 +28,9 @@ use crate::linear::api::{Linear, Member};
 use crate::mailbox;
 use crate::outbound::{ClientError, Network, Outbound};
 use crate::policy;
-use crate::table::{Change, Table};
-use crate::worker::{self, MAX_NAME, Token, User, Worker};
+use crate::subscription::Subscription;
+use crate::table::{Change, Route, Table};
+use crate::worker::{self, MAX_NAME, Token, Worker};
 
 /// The largest body of a request, webhooks aside.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -53,8 +55,8 @@ fn invalid(detail: impl Into<String>) -> Error {
     Error::refused(Code::InvalidRequest, detail)
 }
 
-fn validate(request: &messages::Register) -> Result<(), Error> {
-    let token = request.linear_token.trim();
+fn validate_token(token: &str) -> Result<(), Error> {
+    let token = token.trim();
     if token.is_empty()
         || token.len() > MAX_TOKEN
         || !token.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
@@ -63,6 +65,11 @@ fn validate(request: &messages::Register) -> Result<(), Error> {
             "`linearToken` has to be a Linear API key (`lin_api_…`) or OAuth access token",
         ));
     }
+    Ok(())
+}
+
+fn validate(request: &messages::Register) -> Result<(), Error> {
+    validate_token(&request.linear_token)?;
     if !worker::is_name(&request.name) {
         return Err(invalid(format!(
             "`name` has to be 1 to {MAX_NAME} printable characters, without spaces at its ends"
@@ -117,54 +124,89 @@ impl Register {
         let url = (request.webhook_url.as_deref())
             .map(|url| parse_webhook_url(url, self.config.egress))
             .transpose()?;
-        let Member { user, workspace } = self.member(&request.linear_token, caller).await?;
-        self.verify_served(&workspace).await?;
+        let member = self.member(&request.linear_token, caller).await?;
+        let Member {
+            user, workspace, ..
+        } = &member;
+        self.verify_served(workspace).await?;
         let user_key = format!("{}-{}", workspace.id, user.id);
         self.limit(&format!("registrations-{user_key}")).await?;
+        let subscription = access::subscription(
+            &member,
+            request.capabilities.clone(),
+            request.filter.as_ref(),
+        )?;
         if let Some(url) = &url {
             self.challenge(&user_key, caller, url, request.nonce.as_deref())
                 .await?;
         }
-        let id = worker::id(&workspace.id, &user.id, &request.name);
         for _ in 0..TRIES {
-            let previous = self.table.worker(&workspace.id, &id).await?;
-            let token = Token::generate();
-            let worker = self
-                .admit(
-                    &request,
-                    url.clone(),
-                    (&workspace, &user),
-                    &id,
-                    &token,
-                    previous.as_ref(),
-                )
-                .await?;
-            if !self.table.put_worker(&worker, previous.as_ref()).await? {
-                continue;
+            let registered = self.try_to_register(&request, url.as_deref(), &member, &subscription);
+            if let Some(registered) = registered.await? {
+                return Ok(registered);
             }
-            tracing::info!(
-                worker = id,
-                workspace = workspace.id,
-                user = user.id,
-                email = user.email,
-                state = worker.state.as_str(),
-                replaced = previous.is_some(),
-                Registered = 1,
-                "registered worker {id} as {}",
-                worker.state.as_str()
-            );
-            return Ok(Registered {
-                worker: worker.path(),
-                worker_id: id,
-                workspace,
-                token: token.expose(),
-                secret: worker.secrets.current.expose(),
-                state: worker.state,
-                replaced: previous.is_some(),
-                expires_at: rfc3339(worker.expires_at * 1000),
-            });
         }
         Err(Error::worker_changed())
+    }
+
+    /// Writes a registration; none if another call has changed the worker meanwhile.
+    async fn try_to_register(
+        &self,
+        request: &messages::Register,
+        url: Option<&str>,
+        member: &Member,
+        subscription: &Subscription,
+    ) -> Result<Option<Registered>, Error> {
+        let Member {
+            user, workspace, ..
+        } = member;
+        let id = worker::id(&workspace.id, &user.id, &request.name);
+        let previous = match self.table.worker(&workspace.id, &id).await? {
+            None => {
+                self.verify_number(member).await?;
+                None
+            }
+            // A registration is a check, too.
+            Some(previous) => match self.release(&previous, member).await? {
+                None => return Ok(None),
+                released => released,
+            },
+        };
+        let token = Token::generate();
+        let worker = self
+            .admit(
+                request,
+                url.map(str::to_owned),
+                (member, subscription),
+                &id,
+                &token,
+                previous.as_ref(),
+            )
+            .await?;
+        if !self.table.put_worker(&worker, previous.as_ref()).await? {
+            return Ok(None);
+        }
+        tracing::info!(
+            worker = id,
+            workspace = workspace.id,
+            user = user.id,
+            email = user.email,
+            state = worker.state.as_str(),
+            replaced = previous.is_some(),
+            Registered = 1,
+            "registered worker {id} as {}",
+            worker.state.as_str()
+        );
+        Ok(Some(Registered {
+            worker: worker.path(),
+            worker_id: id,
+            workspace: workspace.clone(),
+            token: token.expose(),
+            secret: worker.secrets.current.expose(),
+            state: worker.state,
+            replaced: previous.is_some(),
+            expires_at: rfc3339(worker.expires_at * 1000),
+        }))
     }
 
     /// The worker that a registration makes of `previous`.
@@ -172,11 +214,12 @@ impl Register {
         &self,
         request: &messages::Register,
         url: Option<String>,
-        (workspace, user): (&Workspace, &User),
+        (member, subscription): (&Member, &Subscription),
         id: &str,
         token: &Token,
         previous: Option<&Worker>,
     ) -> Result<Worker, Error> {
+        let workspace = &member.workspace;
         let has_mail =
             previous.is_none() && url.is_some() && self.table.has_mail(&workspace.id, id).await?;
         let state = policy::registered_state(url.is_some(), previous.map(|w| w.state), has_mail);
@@ -186,9 +229,10 @@ impl Register {
             workspace: workspace.id.clone(),
             id: id.to_owned(),
             name: request.name.clone(),
-            user: Some(user.clone()),
+            subscription: subscription.clone(),
+            team_keys: member.teams.clone(),
+            revision: previous.map_or(1, |w| w.revision + 1),
             url,
-            capabilities: request.capabilities.clone(),
             state,
             token_hash: token.hash(),
             replaced_hash: previous.map(|w| w.token_hash.clone()),
@@ -212,6 +256,8 @@ impl Register {
             in_backoff: previous.map(|w| w.in_backoff.clone()).unwrap_or_default(),
             expired: previous.map_or(0, |w| w.expired),
             expired_since: previous.and_then(|w| w.expired_since),
+            withheld: 0,
+            checked_at: now,
             registered_at: (previous.map(|w| w.registered_at))
                 .filter(|at| *at > 0)
                 .unwrap_or(now),
@@ -222,6 +268,34 @@ impl Register {
 
     fn lease_seconds(&self) -> i64 {
         i64::try_from(self.config.lease.as_secs()).unwrap_or_default()
+    }
+
+    /// Refuses another worker of a user, or of a workspace, that has as many as it may have.
+    async fn verify_number(&self, member: &Member) -> Result<(), Error> {
+        let routes = self.table.routes(&member.workspace.id).await?;
+        let is_theirs = |route: &&Route| {
+            (route.subscription.user.as_ref()).is_some_and(|user| user.id == member.user.id)
+        };
+        let of_user = routes.iter().filter(is_theirs).count() as u64;
+        let config = &self.config;
+        for (whose, number, limit) in [
+            ("this user", of_user, config.workers_per_user),
+            (
+                "this workspace",
+                routes.len() as u64,
+                config.workers_per_workspace,
+            ),
+        ] {
+            if number >= limit {
+                return Err(Error::refused(
+                    Code::TooManyWorkers,
+                    format!(
+                        "{whose} has {number} workers, and may have {limit}: remove one, or register under the name of one that exists"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a workspace that the relay does not serve.
@@ -304,6 +378,10 @@ impl Register {
             ));
         }
         validate_nonce(request.nonce.as_deref())?;
+        if let Some(token) = &request.linear_token {
+            validate_token(token)?;
+            worker = self.check(worker, token, caller).await?;
+        }
         let url = match &request.webhook_url {
             Some(Some(url)) => Some(Some(parse_webhook_url(url, self.config.egress)?)),
             Some(None) => Some(None),
@@ -311,7 +389,7 @@ impl Register {
         };
         let moves = match &url {
             Some(Some(url)) if worker.url.as_deref() != Some(url) => {
-                let user = match &worker.user {
+                let user = match &worker.subscription.user {
                     Some(user) => format!("{}-{}", worker.workspace, user.id),
                     None => worker.id.clone(),
                 };
@@ -325,7 +403,8 @@ impl Register {
         for _ in 0..TRIES {
             let change = Change {
                 url: url.clone().filter(|_| moves),
-                capabilities: request.capabilities.clone(),
+                subscription: access::changed(&worker, &request)?,
+                checked: None,
                 state: policy::renewed_state(
                     worker.state,
                     url.as_ref().map(Option::is_some),
@@ -338,9 +417,7 @@ impl Register {
                 return self.read(worker).await;
             }
             let renewed = (self.table.renew(&worker, self.config.lease, &change)).await?;
-            worker = (self.table.worker(&worker.workspace, &worker.id).await?)
-                .filter(|current| current.token_hash == worker.token_hash)
-                .ok_or_else(Error::worker_token_invalid)?;
+            worker = self.read_again(&worker).await?;
             if renewed {
                 return self.read(worker).await;
             }
@@ -348,10 +425,17 @@ impl Register {
         Err(Error::worker_changed())
     }
 
+    /// The worker as it is now, unless it was removed or registered again.
+    async fn read_again(&self, worker: &Worker) -> Result<Worker, Error> {
+        (self.table.worker(&worker.workspace, &worker.id).await?)
+            .filter(|current| current.token_hash == worker.token_hash)
+            .ok_or_else(Error::worker_token_invalid)
+    }
+
     /// Whether the lease was renewed so recently that a write would change next to nothing.
     fn is_fresh(&self, worker: &Worker) -> bool {
         let lease = self.lease_seconds();
-        worker.expires_at - self.clock.seconds() > lease - lease / 100
+        worker.revision > 0 && worker.expires_at - self.clock.seconds() > lease - lease / 100
     }
 
     /// The worker's state, lease, last delivery and last error.

@@ -3,8 +3,10 @@
 //! | partition `pk` | sort `sk` | holds |
 //! |---|---|---|
 //! | `WS#<workspace>` | `WORKER#<worker>` | a worker |
+//! | `WS#<workspace>#ROUTES` | `<worker>` | a worker's route: what `ingest` needs to know of it |
 //! | `WS#<workspace>#WORKER#<worker>` | `MAIL#<sequence>-<event>` | a parked event |
 //! | `WS#<workspace>#WORKER#<worker>` | `ASIDE#<sequence>-<event>` | a parked event that fits into no response to a pull, or is malformed |
+//! | `WS#<workspace>#WORKER#<worker>` | `HELD#<sequence>-<event>` | an event of a team that the worker's user could not see at the last check |
 //! | `WS#<workspace>#WORKER#<worker>` | `TRY#<event>` | the failed attempts of a delivery |
 //! | `WS#<workspace>#SEEN#<sha256>` | `SEEN` | the marker against replays |
 //! | `WS#<workspace>#BODY#<sha256>` | `<chunk>` | a part of a large body, compressed |
@@ -24,6 +26,9 @@ mod known;
 mod mailbox;
 mod marker;
 mod rate;
+mod routes;
+mod transaction;
+mod withheld;
 mod worker_index;
 mod worker_key;
 mod worker_state;
@@ -37,8 +42,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use protocol::clock::{Clock, UnixSeconds};
 
 pub(crate) use batch_context::BatchContext;
+pub(crate) use known::KnownBy;
 pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
 pub(crate) use rate::Counted;
+pub(crate) use routes::Route;
 pub(crate) use worker_index::IndexedWorker;
 pub(crate) use worker_index::SHARDS;
 pub use worker_index::{INDEX, PROJECTED};

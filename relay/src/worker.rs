@@ -2,7 +2,7 @@
 //!
 //! Invariant: the worker's token is kept as a hash only, and its signing secrets are sent to the worker alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use http::HeaderMap;
@@ -16,23 +16,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::event::EventId;
+use crate::subscription::Subscription;
 
 /// The longest name in characters.
 pub(crate) const MAX_NAME: usize = 64;
-
-/// The user of Linear whose token registered a worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
-    /// Linear's id, unique in the workspace.
-    pub id: String,
-    /// As Linear shows it.
-    pub name: String,
-    /// As Linear knows it. An application has one, too.
-    pub email: String,
-    /// Whether it is an application.
-    #[serde(rename = "app", default)]
-    pub is_app: bool,
-}
 
 /// A registered receiver. Its fields are the attributes of its item in the table; the workspace and the id are the
 /// item's key.
@@ -46,15 +33,21 @@ pub struct Worker {
     pub id: String,
     /// Given by its user.
     pub name: String,
-    /// Whose it is; none in an item of a version that did not write it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<User>,
+    /// What it may see, and wants.
+    #[serde(flatten)]
+    pub subscription: Subscription,
+    /// The keys of the teams that its user could see at the last check, by id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub team_keys: BTreeMap<String, String>,
+    /// When its user was last seen to be a member; 0 in an item of a version that did not write it.
+    #[serde(default)]
+    pub checked_at: UnixMillis,
+    /// How often its route was written, so that two changes at once do not undo each other.
+    #[serde(default)]
+    pub revision: u64,
     /// Where deliveries are POSTed; none for a pull worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The patterns of the events that it wants; none: all events.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub capabilities: Option<Vec<String>>,
     /// Whether its events are POSTed or parked.
     pub state: WorkerState,
     /// The hash of the bearer token, unique to one registration.
@@ -88,6 +81,9 @@ pub struct Worker {
     /// Whether anything was parked since its mailbox was last found empty.
     #[serde(default, skip_serializing_if = "is_false")]
     pub waiting: bool,
+    /// How many events were withheld since the last check.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub withheld: u64,
     /// How many events were parked for it for longer than they are kept.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub expired: u64,
@@ -242,17 +238,37 @@ impl Worker {
         signature::sign(self.secrets.valid_at(now), id, now / 1000, body)
     }
 
+    /// The filter that it registered with.
+    fn filter(&self) -> Option<messages::Filter> {
+        let Subscription {
+            mine, only_teams, ..
+        } = &self.subscription;
+        let key = |id: &String| self.team_keys.get(id).unwrap_or(id).clone();
+        (*mine || only_teams.is_some()).then(|| messages::Filter {
+            mine: *mine,
+            teams: (only_teams.as_ref()).map(|teams| teams.iter().map(key).collect()),
+        })
+    }
+
+    /// Whether its user could see an event of these teams at the last check.
+    pub(crate) fn may_see(&self, teams: &[String]) -> bool {
+        let visible = self.subscription.teams.as_ref();
+        visible.is_none_or(|visible| teams.iter().any(|team| visible.contains(team)))
+    }
+
     /// The worker as the HTTP interface shows it.
     pub(crate) fn view(&self, waiting: bool) -> messages::Worker {
         messages::Worker {
             worker_id: self.id.clone(),
             name: self.name.clone(),
-            user: self.user.as_ref().map(|user| messages::User {
+            user: self.subscription.user.as_ref().map(|user| messages::User {
                 id: user.id.clone(),
                 name: user.name.clone(),
                 email: user.email.clone(),
             }),
-            capabilities: self.capabilities.clone(),
+            capabilities: self.subscription.capabilities.clone(),
+            filter: self.filter(),
+            withheld: self.withheld,
             state: self.state,
             away_reason: self.away_reason,
             waiting,

@@ -32,3 +32,4 @@ mod sqs_behaviours;
 mod structure;
 mod template;
 mod tokens;
+mod who_gets_what;

@@ -15,7 +15,8 @@ async fn a_refused_token_is_never_confused_with_linear_being_down() {
     let limited = r#"{"errors":[{"extensions":{"code":"RATELIMITED"}}]}"#;
     let user = |flags: &str| {
         format!(
-            r#"{{"data":{{"viewer":{{"id":"u",{flags}}},"organization":{{"id":"o","urlKey":"k","name":"n"}}}}}}"#
+            r#"{{"data":{{"viewer":{{"id":"u",{flags}}},"organization":{{"id":"o","urlKey":"k","name":"n"}},
+            "teams":{{"nodes":[],"pageInfo":{{"hasNextPage":false}}}}}}}}"#
         )
     };
     let nobody = r#"{"data":{"viewer":null,"organization":null}}"#;

@@ -305,6 +305,7 @@ impl Machine {
                 linear_token: self.user(),
                 name: self.name(),
                 capabilities: None,
+                filter: None,
                 receipts,
                 pulls: kind.pulls(),
                 nonce: None,

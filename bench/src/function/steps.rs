@@ -1,22 +1,23 @@
 //! The steps of the functions, without the calls to AWS.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use protocol::capability;
 use protocol::clock::Clock;
 use protocol::envelope::{self, digest};
 use protocol::linear_signature::sign;
 use protocol::messages::WorkerState;
 use protocol::signature::Secret;
 use protocol::signing_secrets::SigningSecrets;
+use relay::access;
 use relay::delivery::{Body, Delivery};
 use relay::event::{Event, EventId};
 use relay::linear::signer::{WebhookSecret, find_signer};
 use relay::outbound;
-use relay::queue::{BATCH_SIZE, Message, OutgoingEvent};
+use relay::queue::{BATCH_SIZE, Message, OutgoingEvent, Recipient};
+use relay::subscription::Subscription;
 use relay::worker::Worker;
 
 use super::{ALL, Bench};
@@ -36,6 +37,7 @@ fn accept(text: &Bytes, signature: &str, secrets: &[WebhookSecret]) -> Option<Ev
         kind: envelope.kind.into_owned(),
         action: envelope.action.into_owned(),
         ordering_key: envelope.ordering_key,
+        audience: envelope.audience.into_owned(),
         is_bound: false,
         sent_at: 0,
         digest: digest(text),
@@ -43,33 +45,36 @@ fn accept(text: &Bytes, signature: &str, secrets: &[WebhookSecret]) -> Option<Ev
     })
 }
 
-/// A worker's id, and the patterns of the events that it wants.
-type Subscriber = (String, Option<Vec<String>>);
+/// A worker's id, and what it may see and wants.
+type Subscriber = (String, Subscription);
 
-fn matching(workers: &[Subscriber], event: &Event) -> Vec<String> {
-    (workers.iter())
-        .filter(|(_, wanted)| capability::wanted(wanted.as_deref(), &event.kind, &event.action))
-        .map(|(id, _)| id.clone())
-        .collect()
+fn matching(workers: &[Subscriber], event: &Event) -> Vec<Recipient> {
+    access::recipients(
+        event,
+        workers.iter().map(|(id, wanted)| (id.as_str(), wanted)),
+    )
 }
 
-fn pack(event: &Event, workers: &[String]) -> usize {
+fn pack(event: &Event, recipients: &[Recipient]) -> usize {
     let body = Body::Inline(event.body.clone());
     let outgoing = OutgoingEvent::new(event, &body);
     // In batches, as they are sent.
-    (workers.chunks(BATCH_SIZE))
-        .map(|workers| {
-            let entries = workers.iter().enumerate();
-            let entries: Vec<_> = entries.map(|(at, w)| outgoing.entry(w, at)).collect();
+    (recipients.chunks(BATCH_SIZE))
+        .map(|recipients| {
+            let entries = recipients.iter().enumerate();
+            let entries: Vec<_> = entries.map(|(at, r)| outgoing.entry(r, at)).collect();
             black_box(entries).len()
         })
         .sum()
 }
 
 fn subscribers(workers: usize) -> Vec<Subscriber> {
-    let capabilities = CAPABILITIES.map(str::to_owned).to_vec();
+    let subscription = Subscription {
+        capabilities: Some(CAPABILITIES.map(str::to_owned).to_vec()),
+        ..Subscription::default()
+    };
     (0..workers)
-        .map(|at| (format!("wrk_{at:032x}"), Some(capabilities.clone())))
+        .map(|at| (format!("wrk_{at:032x}"), subscription.clone()))
         .collect()
 }
 
@@ -114,9 +119,11 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
         workspace: WORKSPACE.to_owned(),
         id: format!("wrk_{:032x}", 7),
         name: "laptop".to_owned(),
-        user: None,
+        subscription: Subscription::default(),
+        team_keys: BTreeMap::new(),
+        checked_at: 0,
+        revision: 1,
         url: Some("http://127.0.0.1:9/".to_owned()),
-        capabilities: None,
         state: WorkerState::Live,
         token_hash: String::new(),
         replaced_hash: None,
@@ -129,6 +136,7 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
         last_error_at: None,
         parked: 0,
         waiting: false,
+        withheld: 0,
         away_since: None,
         away_reason: None,
         in_backoff: BTreeSet::new(),

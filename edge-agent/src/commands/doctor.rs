@@ -272,8 +272,11 @@ async fn around(
             format!("http://{}/webhook", status.listen),
         ),
     };
-    let body =
-        serde_json::to_vec(&Control::Ping { waiting: false }).map_err(anyhow::Error::from)?;
+    let body = serde_json::to_vec(&Control::Ping {
+        waiting: false,
+        withheld: false,
+    })
+    .map_err(anyhow::Error::from)?;
     let now = context.clock.millis();
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())

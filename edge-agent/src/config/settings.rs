@@ -35,6 +35,13 @@ pub(crate) struct Settings {
     #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
     #[serde(rename = "type")]
     pub(crate) types: Option<Vec<String>>,
+    /// Only what concerns the user of the Linear token: created, assigned, delegated, written, mentioned; sessions that the user started
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) mine: Option<bool>,
+    /// Only the events of this team, by its key, as `ENG`; may be given again [default: all that the user can see]
+    #[arg(long = "team", value_name = "KEY", value_delimiter = ',')]
+    #[serde(rename = "team")]
+    pub(crate) teams: Option<Vec<String>>,
     /// Open a tunnel, so that events are POSTed here at once [default: none]
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["public_url", "pull"])]
     pub(crate) tunnel: Option<TunnelChoice>,
@@ -137,6 +144,8 @@ impl Settings {
             relay: self.relay.or(file.relay),
             name: self.name.or(file.name),
             types: self.types.or(file.types),
+            mine: self.mine.or(file.mine),
+            teams: self.teams.or(file.teams),
             poll: self.poll.or(file.poll),
             listen: self.listen.or(file.listen),
             concurrency: self.concurrency.or(file.concurrency),

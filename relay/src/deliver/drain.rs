@@ -21,7 +21,7 @@ use crate::delivery::{Body, FailedAttempts};
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::policy::{self, AfterAttempt, AfterProbe, Probed};
-use crate::probe::probe;
+use crate::probe::{ping, probe};
 use crate::queue::DrainRequest;
 use crate::table::{BatchContext, ParkedEvent};
 use crate::worker::Worker;
@@ -172,7 +172,13 @@ impl Drain<'_> {
             .table
             .has_mail(&worker.workspace, &worker.id)
             .await?;
-        let outcome = probe(&deliver.outbound, &deliver.clock, worker, waiting).await?;
+        let outcome = probe(
+            &deliver.outbound,
+            &deliver.clock,
+            worker,
+            &ping(worker, waiting),
+        )
+        .await?;
         let probed = Probed {
             state: worker.state,
             pulls: worker.pulls,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use protocol::clock::millis;
-use protocol::messages::{AwayReason, WorkerState};
+use protocol::messages::{AwayReason, Control, WorkerState};
 use tokio::time::Instant;
 
 use super::attempt::next_number;
@@ -14,6 +14,7 @@ use crate::delivery::Delivery;
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::policy::{self, AfterAttempt, OnReceipt};
+use crate::probe::probe;
 use crate::table::Parking;
 use crate::worker::Worker;
 
@@ -34,10 +35,8 @@ pub(super) enum Disposition {
 
 /// The result of processing the first of the remaining deliveries.
 enum Step {
-    /// It is settled.
-    Acknowledge,
-    /// It is settled, and so are all behind it.
-    AcknowledgeAll,
+    /// So many are settled, from it on.
+    Acknowledge(usize),
     /// It has to wait, and so do all behind it.
     Return(Duration),
 }
@@ -70,20 +69,19 @@ impl<'a, 'b> Group<'a, 'b> {
     pub(super) async fn run(mut self) -> Vec<(&'a Delivery, Disposition)> {
         let mut done = Vec::with_capacity(self.deliveries.len());
         while let Some(delivery) = self.deliveries.get(done.len()).copied() {
-            let (first, rest) = match self.step(done.len()).await {
-                Step::Acknowledge => {
-                    done.push((delivery, Disposition::Acknowledge));
-                    continue;
+            match self.step(done.len()).await {
+                Step::Acknowledge(count) => {
+                    let settled = self.deliveries[done.len()..].iter().take(count);
+                    done.extend(settled.map(|delivery| (*delivery, Disposition::Acknowledge)));
                 }
-                Step::AcknowledgeAll => (Disposition::Acknowledge, Disposition::Acknowledge),
-                Step::Return(wait) => (
-                    Disposition::Return(wait),
-                    Disposition::Return(Duration::ZERO),
-                ),
-            };
-            done.push((delivery, first));
-            let behind = self.deliveries[done.len()..].iter();
-            done.extend(behind.map(|delivery| (*delivery, rest)));
+                Step::Return(wait) => {
+                    done.push((delivery, Disposition::Return(wait)));
+                    let behind = self.deliveries[done.len()..].iter();
+                    done.extend(
+                        behind.map(|delivery| (*delivery, Disposition::Return(Duration::ZERO))),
+                    );
+                }
+            }
         }
         done
     }
@@ -130,16 +128,21 @@ impl<'a, 'b> Group<'a, 'b> {
                         delivery.event,
                         delivery.worker
                     );
-                    return Ok(Step::Acknowledge);
+                    return Ok(Step::Acknowledge(1));
+                }
+                (_, Some(worker)) if self.is_withheld(&worker, delivery) => {
+                    if self.withhold(&worker, delivery).await? {
+                        return Ok(Step::Acknowledge(1));
+                    }
                 }
                 (OnReceipt::Attempt, Some(worker)) => return self.attempt(&worker, at).await,
                 (OnReceipt::Park, Some(worker)) => {
-                    if self.park(&worker, at, 0).await? == Parking::Parked {
-                        return Ok(Step::AcknowledgeAll);
+                    if let Some(parked) = self.park(&worker, at, 0).await? {
+                        return Ok(Step::Acknowledge(parked));
                     }
                 }
             }
-            // The worker has become live, or is gone.
+            // The worker has become live or gone, or its user was seen to see other teams.
             let table = &self.deliver.table;
             let read = table.worker(&delivery.workspace, &delivery.worker).await?;
             self.worker = read.map(Cow::Owned);
@@ -147,10 +150,48 @@ impl<'a, 'b> Group<'a, 'b> {
         Ok(Step::Return(policy::SHORTEST))
     }
 
-    /// Parks the delivery at this index and all behind it. `attempted` is how many attempts at the first are newer than
-    /// the batch's context.
-    async fn park(&self, worker: &Worker, at: usize, attempted: u64) -> Result<Parking, Error> {
-        let deliveries = &self.deliveries[at..];
+    /// Whether a delivery is withheld from a worker, by what is known now.
+    fn is_withheld(&self, worker: &Worker, delivery: &Delivery) -> bool {
+        !delivery.withheld.is_empty() && !worker.may_see(&delivery.withheld)
+    }
+
+    /// Withholds a delivery. Returns whether it is withheld: if not, the worker has changed.
+    async fn withhold(&self, worker: &Worker, delivery: &Delivery) -> Result<bool, Error> {
+        let deliver = self.deliver;
+        let keep = deliver.config.mailbox_retention;
+        if !deliver.table.withhold(worker, delivery, keep).await? {
+            return Ok(false);
+        }
+        tracing::info!(
+            event = %delivery.event,
+            workspace = worker.workspace,
+            worker = worker.id,
+            Withheld = 1,
+            "withheld event {}: the user of the worker could not see its team at the last check",
+            delivery.event
+        );
+        // Once for each check. Whether it arrives is no matter: the next renewal says it, too.
+        if worker.withheld == 0 && worker.pulls && worker.state == WorkerState::Live {
+            let ping = Control::Ping {
+                waiting: worker.waiting,
+                withheld: true,
+            };
+            probe(&deliver.outbound, &deliver.clock, worker, &ping).await?;
+        }
+        Ok(true)
+    }
+
+    /// Parks the delivery at this index and all behind it that are not withheld. Returns how many, or none if the worker is
+    /// not away any more. `attempted` is how many attempts at the first are newer than the batch's context.
+    async fn park(
+        &self,
+        worker: &Worker,
+        at: usize,
+        attempted: u64,
+    ) -> Result<Option<usize>, Error> {
+        let behind = self.deliveries[at..].iter();
+        let count = behind.take_while(|d| !self.is_withheld(worker, d)).count();
+        let deliveries = &self.deliveries[at..at + count];
         let mut numbered: Vec<_> = (deliveries.iter())
             .map(|delivery| {
                 (
@@ -187,7 +228,7 @@ impl<'a, 'b> Group<'a, 'b> {
                 );
             }
         }
-        Ok(parking)
+        Ok((parking == Parking::Parked).then_some(count))
     }
 
     async fn attempt(&mut self, worker: &Worker, at: usize) -> Result<Step, Error> {
@@ -197,7 +238,7 @@ impl<'a, 'b> Group<'a, 'b> {
         let Some(body) = deliver.body(self.batch, delivery).await? else {
             let text = "the stored body is gone".to_owned();
             (deliver.dead_letter(delivery, text, None, earlier)).await?;
-            return Ok(Step::Acknowledge);
+            return Ok(Step::Acknowledge(1));
         };
         let number = next_number(earlier);
         let outcome = deliver.post(worker, delivery, number, body).await?;
@@ -208,11 +249,11 @@ impl<'a, 'b> Group<'a, 'b> {
             AfterAttempt::Acknowledge => {
                 let was_tried = earlier.is_some();
                 (deliver.record_success(self.batch, delivery, worker, was_tried)).await;
-                Ok(Step::Acknowledge)
+                Ok(Step::Acknowledge(1))
             }
             AfterAttempt::RemoveWorker if deliver.remove(worker).await? => {
                 self.worker = None;
-                Ok(Step::Acknowledge)
+                Ok(Step::Acknowledge(1))
             }
             // It has registered again, or has another address, since it was read.
             AfterAttempt::RemoveWorker => Ok(Step::Return(policy::SHORTEST)),
@@ -222,7 +263,7 @@ impl<'a, 'b> Group<'a, 'b> {
             AfterAttempt::Retry(wait) => self.rejected(worker, at, outcome, wait).await,
             AfterAttempt::DeadLetter => {
                 deliver.give_up(worker, delivery, outcome).await?;
-                Ok(Step::Acknowledge)
+                Ok(Step::Acknowledge(1))
             }
         }
     }
@@ -301,8 +342,8 @@ impl<'a, 'b> Group<'a, 'b> {
             ..worker.clone()
         };
         match self.park(&away, at, 1).await? {
-            Parking::Parked => Ok(Step::AcknowledgeAll),
-            Parking::NotAway => Ok(Step::Return(wait)),
+            Some(parked) => Ok(Step::Acknowledge(parked)),
+            None => Ok(Step::Return(wait)),
         }
     }
 }

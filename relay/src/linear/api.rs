@@ -3,6 +3,7 @@
 //! Invariant: "Linear refuses this token" and "Linear could not be asked" are never confused. Only a `viewer` and an
 //! `organization` in the answer prove a token, because public queries succeed without one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,18 +11,24 @@ use http::StatusCode;
 use protocol::envelope::is_identifier;
 use protocol::messages::Workspace;
 use serde::Deserialize;
+use serde_json::json;
 use url::Url;
 
-use crate::worker::User;
+use crate::subscription::User;
 
 use crate::outbound::{self, ClientError, FailedCall, Network, Outbound};
 
 /// The endpoint of Linear's API.
 pub(crate) const API_URL: &str = "https://api.linear.app/graphql";
 
-const QUERY: &str = r#"{"query":"query { viewer { id name email active guest app } organization { id urlKey name } }"}"#;
-/// How long Linear may take to answer.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// Asks who the viewer is, and for one page of the teams whose issues the viewer can see.
+const QUERY: &str = "query($after: String) { viewer { id name displayName email active guest app } \
+     organization { id urlKey name } \
+     teams(first: 250, after: $after) { nodes { id key } pageInfo { hasNextPage endCursor } } }";
+/// How many pages of teams are read at most.
+const MAX_PAGES: usize = 40;
+/// How long Linear may take to answer, all pages together.
+pub const TIMEOUT: Duration = Duration::from_secs(8);
 const ANSWER_LIMIT: usize = 64 * 1024;
 /// The longest name and e-mail address of a user in bytes. E-mail addresses have at most 254 (RFC 5321, section 4.5.3.1.3).
 const MAX_TEXT: usize = 256;
@@ -66,6 +73,8 @@ pub(crate) struct Member {
     pub(crate) user: User,
     /// The workspace that the token belongs to.
     pub(crate) workspace: Workspace,
+    /// The keys of the teams that the user can see, by id.
+    pub(crate) teams: BTreeMap<String, String>,
 }
 
 /// Linear's GraphQL API.
@@ -89,13 +98,39 @@ struct Data {
     viewer: Option<Viewer>,
     #[serde(default)]
     organization: Option<Workspace>,
+    #[serde(default)]
+    teams: Option<Teams>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Teams {
+    nodes: Vec<Team>,
+    page_info: PageInfo,
+}
+
+#[derive(Deserialize)]
+struct Team {
+    id: String,
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageInfo {
+    has_next_page: bool,
+    #[serde(default)]
+    end_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Viewer {
     id: String,
     #[serde(default)]
     name: Option<String>,
+    #[serde(default)]
+    display_name: Option<String>,
     #[serde(default)]
     email: Option<String>,
     #[serde(default)]
@@ -144,18 +179,41 @@ impl Linear {
         Ok(Self { client, url })
     }
 
-    /// Finds the user and the workspace of a token.
+    /// Finds the user and the workspace of a token, and the teams that the user can see.
     ///
     /// # Errors
     ///
     /// Linear refuses the token, it belongs to a guest or an inactive user, or Linear could not be asked.
     pub(crate) async fn member(&self, token: &str) -> Result<Member, LinearError> {
+        (tokio::time::timeout(TIMEOUT, self.read_pages(token)).await)
+            .unwrap_or_else(|_| Err(unavailable("did not answer in time")))
+    }
+
+    async fn read_pages(&self, token: &str) -> Result<Member, LinearError> {
+        let (mut member, mut after) = self.page(token, None).await?;
+        for _ in 1..MAX_PAGES {
+            if after.is_none() {
+                return Ok(member);
+            }
+            let (more, next) = self.page(token, after.as_deref()).await?;
+            member.teams.extend(more.teams);
+            after = next;
+        }
+        Err(unavailable("names more teams than the relay reads"))
+    }
+
+    /// Reads one page of teams. Returns the cursor of the next one, too, if there is one.
+    async fn page(
+        &self,
+        token: &str,
+        after: Option<&str>,
+    ) -> Result<(Member, Option<String>), LinearError> {
         let headers = outbound::headers([("authorization", authorization(token))])
             .map_err(|_| LinearError::TokenMalformed)?;
-        let query = Bytes::from_static(QUERY.as_bytes());
+        let query = json!({"query": QUERY, "variables": {"after": after}}).to_string();
         let asked = self
             .client
-            .ask(self.url.as_str(), headers, query, ANSWER_LIMIT);
+            .ask(self.url.as_str(), headers, Bytes::from(query), ANSWER_LIMIT);
         let (status, body) = asked.await.map_err(|source| LinearError::Unavailable {
             reason: "could not be reached".to_owned(),
             retry_after: RETRY_AFTER,
@@ -199,7 +257,8 @@ fn unavailable(reason: impl Into<String>) -> LinearError {
     }
 }
 
-fn decide(status: StatusCode, body: &[u8]) -> Result<Member, LinearError> {
+/// What an answer says: the member with the teams of this page, and the cursor of the next page.
+fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), LinearError> {
     let answer: Option<GraphqlResponse> = serde_json::from_slice(body).ok();
     let has_error = |code, kind| answer.as_ref().is_some_and(|a| a.has_error(code, kind));
     if has_error("AUTHENTICATION_ERROR", "authentication error")
@@ -231,9 +290,12 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<Member, LinearError> {
     let Some(Data {
         viewer: Some(viewer),
         organization: Some(workspace),
+        teams: Some(teams),
     }) = answer.data
     else {
-        return Err(unavailable("answered without a viewer and an organization"));
+        return Err(unavailable(
+            "answered without a viewer, an organization and teams",
+        ));
     };
     if !is_identifier(&workspace.id) || !is_identifier(&viewer.id) {
         return Err(unavailable(
@@ -243,15 +305,21 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<Member, LinearError> {
     if viewer.active == Some(false) || viewer.guest == Some(true) {
         return Err(LinearError::UserRefused);
     }
-    Ok(Member {
+    let next = (teams.page_info.end_cursor).filter(|_| teams.page_info.has_next_page);
+    let member = Member {
         user: User {
             id: viewer.id,
             name: shortened(viewer.name),
+            display_name: shortened(viewer.display_name),
             email: shortened(viewer.email),
             is_app: viewer.app == Some(true),
         },
         workspace,
-    })
+        teams: (teams.nodes.into_iter())
+            .map(|team| (team.id, team.key))
+            .collect(),
+    };
+    Ok((member, next))
 }
 
 #[cfg(test)]
@@ -265,7 +333,8 @@ mod tests {
 
     fn valid(viewer: &str) -> String {
         format!(
-            r#"{{"data":{{"viewer":{{"id":"u",{viewer}}},"organization":{{"id":"o","urlKey":"k","name":"n"}}}}}}"#
+            r#"{{"data":{{"viewer":{{"id":"u",{viewer}}},"organization":{{"id":"o","urlKey":"k","name":"n"}},
+            "teams":{{"nodes":[{{"id":"t","key":"ENG"}}],"pageInfo":{{"hasNextPage":true,"endCursor":"c"}}}}}}}}"#
         )
     }
 
@@ -309,6 +378,7 @@ mod tests {
                 r#"{"data":{"viewer":{"id":"u"}}}"#,
                 "linear_unavailable",
             ),
+            (200, &member.replace("teams", "team"), "linear_unavailable"),
             (
                 400,
                 r#"{"errors":[{"message":"It looks like you're trying to use an API key as a Bearer token"}]}"#,
@@ -326,8 +396,9 @@ mod tests {
             ),
         ] {
             let code = match decide(StatusCode::from_u16(status).unwrap(), body.as_bytes()) {
-                Ok(member) => {
+                Ok((member, next)) => {
                     assert_eq!(member.user.id, "u");
+                    assert_eq!((&*member.teams["t"], next.as_deref()), ("ENG", Some("c")));
                     "valid"
                 }
                 Err(error) => Error::from(error).code().as_str(),

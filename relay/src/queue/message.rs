@@ -28,6 +28,8 @@ mod attribute {
     pub(super) const LAST_STATUS: &str = "lastStatus";
     pub(super) const FIRST_ATTEMPT: &str = "firstAttempt";
     pub(super) const LAST_ATTEMPT: &str = "lastAttempt";
+    /// The ids of the event's teams, if it is withheld for the worker.
+    pub(super) const WITHHELD: &str = "withheld";
     /// Tells a request to drain from a delivery: when it is due, in milliseconds since the Unix epoch.
     pub(super) const DRAIN: &str = "drain";
 }
@@ -175,6 +177,9 @@ impl Delivery {
             worker: text(attribute::WORKER)?,
             kind: text(attribute::TYPE)?,
             action: text(attribute::ACTION).unwrap_or_default(),
+            withheld: text(attribute::WITHHELD)
+                .map(|teams| teams.split(' ').map(str::to_owned).collect())
+                .unwrap_or_default(),
             body: decode(&encoding, message.body).ok_or(UnreadablePart(attribute::BODY))?,
         })
     }
@@ -186,6 +191,15 @@ fn string(value: impl Into<String>) -> MessageAttributeValue {
         .string_value(value)
         .build()
         .expect("a data type is given")
+}
+
+/// A worker that gets an event.
+#[derive(Debug, Clone)]
+pub struct Recipient {
+    /// The worker's id.
+    pub worker: String,
+    /// Whether the event is withheld until it is known whether the worker's user may see its teams.
+    pub is_withheld: bool,
 }
 
 /// An event on its way to the queue: what its messages have in common.
@@ -208,8 +222,8 @@ impl<'a> OutgoingEvent<'a> {
     }
 
     /// The message for a worker. Its `id` in the batch is `at`.
-    pub fn entry(&self, worker: &str, at: usize) -> SendMessageBatchRequestEntry {
-        let event = self.event;
+    pub fn entry(&self, recipient: &Recipient, at: usize) -> SendMessageBatchRequestEntry {
+        let (event, worker) = (self.event, &recipient.worker);
         let mut entry = SendMessageBatchRequestEntry::builder()
             .id(at.to_string())
             .message_body(&*self.text)
@@ -222,6 +236,10 @@ impl<'a> OutgoingEvent<'a> {
             .message_attributes(attribute::BODY, string(self.encoding));
         if !event.action.is_empty() {
             entry = entry.message_attributes(attribute::ACTION, string(&event.action));
+        }
+        if recipient.is_withheld {
+            let teams = event.audience.teams.join(" ");
+            entry = entry.message_attributes(attribute::WITHHELD, string(teams));
         }
         entry.build().expect("an id and a body are given")
     }

@@ -3,7 +3,15 @@
 use std::time::Duration;
 
 use super::{Item, Table, TableError, n, s, text};
-use crate::access::KnownBy;
+
+/// By what the relay knows a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownBy {
+    /// A webhook secret belongs to it alone.
+    Secret,
+    /// A webhook of it was accepted, signed with a secret that is valid for all workspaces.
+    Webhook,
+}
 
 /// How long a workspace is known after its last webhook.
 const KNOWN_FOR: Duration = Duration::from_secs(90 * 24 * 3600);

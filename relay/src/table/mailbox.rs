@@ -12,15 +12,14 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::error::SdkError;
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{AttributeValue, Put, Select, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::{AttributeValue, Select, Update};
 use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use protocol::clock::{UnixMillis, UnixSeconds};
 use protocol::messages::WorkerState;
 
+use super::transaction::{self, Transacted};
 use super::worker_state::set_of;
 use super::workers::conditional;
 use super::{Item, Table, TableError, bodies, n, number, s, text, worker_key, worker_partition};
@@ -28,7 +27,7 @@ use crate::delivery::{Body, Delivery};
 use crate::event::{EventId, MAX_BODY_BYTES};
 use crate::worker::Worker;
 
-const PREFIX: &str = "MAIL#";
+pub(super) const PREFIX: &str = "MAIL#";
 /// Instead of it, for an event that fits into no response, or whose item is malformed.
 const ASIDE: &str = "ASIDE#";
 const SET_ASIDE: &str = "set an event aside";
@@ -107,14 +106,15 @@ fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {
             worker: worker.to_owned(),
             kind: text(item, "type")?.to_owned(),
             action: owned("action", ""),
+            withheld: Vec::new(),
             body,
         },
         id,
     })
 }
 
-/// The item of a parked delivery.
-fn item(
+/// The item of a parked delivery, with the number of its next attempt.
+pub(super) fn item(
     partition: &str,
     (delivery, attempt): (&Delivery, u64),
     registered_at: UnixMillis,
@@ -140,16 +140,6 @@ fn item(
         }
     }
     item
-}
-
-/// Whether a transaction was cancelled for a reason of this code.
-fn is_cancelled_by(error: &SdkError<TransactWriteItemsError>, code: &str) -> bool {
-    match error.as_service_error() {
-        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
-            (cancelled.cancellation_reasons().iter()).any(|reason| reason.code() == Some(code))
-        }
-        _ => false,
-    }
 }
 
 impl Table {
@@ -185,26 +175,16 @@ impl Table {
             grow = grow.expression_attribute_values(":registered", n(worker.registered_at));
         }
         let grow = grow.build().expect("a key and an expression are given");
-        let mut writes = vec![TransactWriteItem::builder().update(grow).build()];
+        let mut writes = vec![transaction::update(grow)];
         for (delivery, attempt) in deliveries {
             let (delivery, kept_until) = ((*delivery, *attempt), self.expiry(keep));
-            let item = item(&partition, delivery, worker.registered_at, kept_until);
-            let put = Put::builder().table_name(&self.name).set_item(Some(item));
-            let put = put.build().expect("an item is given");
-            writes.push(TransactWriteItem::builder().put(put).build());
+            writes.push(self.put_of(item(&partition, delivery, worker.registered_at, kept_until)));
         }
         let park = || async {
-            let parked = (self.client.transact_write_items())
-                .set_transact_items(Some(writes.clone()))
-                .send()
-                .await;
-            match parked {
-                Ok(_) => Ok(Parking::Parked),
-                Err(e) if is_cancelled_by(&e, "ConditionalCheckFailed") => Ok(Parking::NotAway),
-                Err(e) if is_cancelled_by(&e, "TransactionConflict") => {
-                    Err(TableError::Conflict { operation })
-                }
-                Err(e) => Err(TableError::call(operation, e)),
+            match self.transact(writes.clone(), operation).await? {
+                Transacted::Done => Ok(Parking::Parked),
+                Transacted::ConditionFailed => Ok(Parking::NotAway),
+                Transacted::Conflict => Err(TableError::Conflict { operation }),
             }
         };
         // A conflict means that other groups of the same worker are being parked. The jitter keeps them apart.

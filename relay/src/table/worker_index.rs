@@ -3,13 +3,14 @@
 //! Invariant: the projected attributes seldom change (the lease is true to a hundredth of its length, a success to the
 //! hour), so the index costs next to no writes. It is eventually consistent: read a worker before acting on it.
 
+use aws_sdk_dynamodb::types::Delete;
 use protocol::clock::UnixMillis;
 use protocol::messages::WorkerState;
 use serde::Deserialize;
 
+use super::transaction::{self, Transacted};
 use super::worker_key::{self, SHARD};
-use super::workers::conditional;
-use super::{Table, TableError, n, s};
+use super::{Table, TableError, n, routes, s};
 
 /// The index's name.
 pub const INDEX: &str = "workers";
@@ -84,16 +85,21 @@ impl Table {
         Ok(ended)
     }
 
-    /// Deletes a worker whose lease has ended, and nothing of its mailbox, which can outlive it. Returns whether it was there
-    /// still: DynamoDB deletes it, too, sooner or later.
+    /// Deletes a worker whose lease has ended and its route, and nothing of its mailbox, which can outlive it. Returns whether
+    /// it was there still: DynamoDB deletes it, too, sooner or later.
     pub(crate) async fn end_lease(&self, worker: &IndexedWorker) -> Result<bool, TableError> {
-        let deleted = (self.client.delete_item())
+        let (workspace, id) = (worker.workspace(), worker.id());
+        let delete = Delete::builder()
             .table_name(&self.name)
-            .set_key(Some(worker_key::key(worker.workspace(), worker.id())))
+            .set_key(Some(worker_key::key(workspace, id)))
             .condition_expression("expires_at <= :now")
             .expression_attribute_values(":now", n(self.clock.seconds()))
-            .send()
-            .await;
-        Ok(conditional(deleted, "end a lease")?.is_some())
+            .build()
+            .expect("a table and a key are given");
+        let writes = vec![
+            transaction::delete(delete),
+            self.delete_of(routes::key(workspace, id)),
+        ];
+        Ok(self.transact(writes, "end a lease").await? == Transacted::Done)
     }
 }

@@ -3,16 +3,20 @@
 //! Invariant: every change requires the state that it was decided from, so that two changes at once never undo each
 //! other. The caller of the one that lost reads the worker again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::builders::UpdateBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
+use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
-use serde::Deserialize;
 
-use super::worker_key::{PREFIX, SHARD, id, key, partition, shard, workspace};
-use super::{Item, Table, TableError, n, s, text, worker_partition};
+use super::transaction::{self, Transacted};
+use super::worker_key::{SHARD, id, key, shard, workspace};
+use super::{Item, Table, TableError, n, routes, s, text, worker_partition};
+use crate::subscription::Subscription;
 use crate::worker::Worker;
 
 /// A worker from its item.
@@ -35,28 +39,15 @@ fn item(worker: &Worker) -> Item {
     item
 }
 
-/// What `ingest` reads of a worker.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Subscriber {
-    sk: String,
-    /// The patterns of the events that it wants; none: all events.
-    pub(crate) capabilities: Option<Vec<String>>,
-}
-
-impl Subscriber {
-    /// The worker's id.
-    pub(crate) fn id(&self) -> &str {
-        id(&self.sk).unwrap_or_default()
-    }
-}
-
 /// What a renewal changes beside the lease.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
     /// A new address, or none from now on.
     pub(crate) url: Option<Option<String>>,
-    /// New patterns, or all events from now on.
-    pub(crate) capabilities: Option<Option<Vec<String>>>,
+    /// What it may see and wants from now on.
+    pub(crate) subscription: Option<Subscription>,
+    /// The keys, by id, of the teams that a check has just found.
+    pub(crate) checked: Option<BTreeMap<String, String>>,
     /// A new state.
     pub(crate) state: Option<WorkerState>,
     /// Whether its answers have receipts from now on.
@@ -67,13 +58,13 @@ pub(crate) struct Change {
 
 /// An update under construction: what it sets and what it removes.
 struct Changes {
-    update: UpdateItemFluentBuilder,
-    set: Vec<&'static str>,
-    remove: Vec<&'static str>,
+    update: UpdateBuilder,
+    set: Vec<String>,
+    remove: Vec<String>,
 }
 
 impl Changes {
-    fn new(update: UpdateItemFluentBuilder) -> Self {
+    fn new(update: UpdateBuilder) -> Self {
         Self {
             update,
             set: Vec::new(),
@@ -81,19 +72,63 @@ impl Changes {
         }
     }
 
-    /// Adds an assignment `name = :value` and the value that it names.
-    fn set(&mut self, assignment: &'static str, value: AttributeValue) {
-        let (_, name) = assignment.split_once(" = ").unwrap_or_default();
-        self.update = self.update.clone().expression_attribute_values(name, value);
-        self.set.push(assignment);
+    fn name(&mut self, attribute: &str) -> String {
+        let name = format!("#{attribute}");
+        self.update = (self.update.clone()).expression_attribute_names(&name, attribute);
+        name
     }
 
-    fn finish(self) -> UpdateItemFluentBuilder {
+    fn set(&mut self, attribute: &str, value: AttributeValue) {
+        self.set_as(attribute, &format!(":{attribute}"), value);
+    }
+
+    /// Sets an attribute by a placeholder of another name.
+    fn set_as(&mut self, attribute: &str, placeholder: &str, value: AttributeValue) {
+        let name = self.name(attribute);
+        self.set.push(format!("{name} = {placeholder}"));
+        self.update = (self.update.clone()).expression_attribute_values(placeholder, value);
+    }
+
+    fn remove(&mut self, attribute: &str) {
+        let name = self.name(attribute);
+        self.remove.push(name);
+    }
+
+    /// Sets an attribute that has a value, and removes one that has none.
+    fn replace(&mut self, attribute: &str, value: Option<AttributeValue>) {
+        match value {
+            Some(value) => self.set(attribute, value),
+            None => self.remove(attribute),
+        }
+    }
+
+    fn set_state(&mut self, state: WorkerState, was: WorkerState, now: UnixMillis) {
+        self.set("state", s(state.as_str()));
+        let is_away = state == WorkerState::Away;
+        self.replace("away_since", is_away.then(|| n(now)));
+        // A pull worker that gets an address is away, too, until its mailbox is empty, but has not gone offline.
+        let is_offline = is_away && was == WorkerState::Live;
+        self.replace(
+            "away_reason",
+            is_offline.then(|| s(AwayReason::Offline.as_str())),
+        );
+    }
+
+    fn finish(self) -> Update {
         let mut expression = format!("SET {}", self.set.join(", "));
         if !self.remove.is_empty() {
             expression.push_str(&format!(" REMOVE {}", self.remove.join(", ")));
         }
-        self.update.update_expression(expression)
+        (self.update.update_expression(expression).build()).expect("a table and a key are given")
+    }
+}
+
+/// The condition that a counter, which is absent while it is zero, is as it was read. Its value is named like it.
+fn is_as_read(counter: &str, read: u64) -> String {
+    if read == 0 {
+        format!(" AND attribute_not_exists({counter})")
+    } else {
+        format!(" AND {counter} = :{counter}")
     }
 }
 
@@ -123,34 +158,6 @@ impl Table {
             .expression_attribute_names("#state", "state")
     }
 
-    /// All workers of a workspace, with their patterns.
-    pub(crate) async fn subscribers(&self, workspace: &str) -> Result<Vec<Subscriber>, TableError> {
-        let operation = "find the workspace's workers";
-        let mut found = Vec::new();
-        let mut pages = (self.client.query())
-            .table_name(&self.name)
-            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-            .expression_attribute_values(":pk", s(partition(workspace)))
-            .expression_attribute_values(":prefix", s(PREFIX))
-            .projection_expression("sk, capabilities, expires_at")
-            .consistent_read(true)
-            .into_paginator()
-            .send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| TableError::call(operation, e))?;
-            for item in page.items.unwrap_or_default() {
-                if self.is_alive(&item) {
-                    // One unreadable item must not keep the event from the other workers.
-                    match serde_dynamo::from_item(item) {
-                        Ok(subscriber) => found.push(subscriber),
-                        Err(_) => tracing::error!(workspace, "a worker's item cannot be read"),
-                    }
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// One worker; none if it is absent or its lease has ended.
     pub(crate) async fn worker(
         &self,
@@ -173,13 +180,13 @@ impl Table {
         }
     }
 
-    /// Writes a registration in the place of `previous`. Returns whether the worker still was `previous`.
+    /// Writes a registration in the place of `previous`, and its route. Returns whether the worker still was `previous`.
     pub(crate) async fn put_worker(
         &self,
         worker: &Worker,
         previous: Option<&Worker>,
     ) -> Result<bool, TableError> {
-        let put = (self.client.put_item())
+        let put = Put::builder()
             .table_name(&self.name)
             .set_item(Some(item(worker)));
         let put = match previous {
@@ -187,92 +194,116 @@ impl Table {
             None => put
                 .condition_expression("attribute_not_exists(pk) OR expires_at <= :now")
                 .expression_attribute_values(":now", n(self.clock.seconds())),
-            // `parked`, too: events that are parked meanwhile must not be forgotten.
+            // The counters, too: events that are parked or withheld meanwhile must not be forgotten.
             Some(previous) => {
-                let put = put
+                let mut condition = "#token = :token AND #state = :state".to_owned();
+                let mut put = put
                     .expression_attribute_names("#token", "token")
                     .expression_attribute_names("#state", "state")
                     .expression_attribute_values(":token", s(&previous.token_hash))
                     .expression_attribute_values(":state", s(previous.state.as_str()));
-                if previous.parked > 0 {
-                    put.condition_expression(
-                        "#token = :token AND #state = :state AND parked = :parked",
-                    )
-                    .expression_attribute_values(":parked", n(previous.parked))
-                } else {
-                    put.condition_expression(
-                        "#token = :token AND #state = :state AND attribute_not_exists(parked)",
-                    )
+                for (name, read) in [("parked", previous.parked), ("withheld", previous.withheld)] {
+                    condition.push_str(&is_as_read(name, read));
+                    if read > 0 {
+                        put = put.expression_attribute_values(format!(":{name}"), n(read));
+                    }
                 }
+                put.condition_expression(condition)
             }
         };
-        Ok(conditional(put.send().await, "write the registration")?.is_some())
+        let put = transaction::put(put.build().expect("a table and an item are given"));
+        self.change_worker(put, worker, "write the registration")
+            .await
     }
 
-    /// Renews the lease and makes a change. Returns whether the worker's registration and state still were as read.
+    /// Changes a worker, and writes its route as it is then. Returns whether both have happened: if not, the worker was not
+    /// as the change requires, or was changed at the same time.
+    async fn change_worker(
+        &self,
+        change: TransactWriteItem,
+        changed: &Worker,
+        operation: &'static str,
+    ) -> Result<bool, TableError> {
+        let writes = vec![change, self.put_of(routes::item(changed))];
+        Ok(self.transact(writes, operation).await? == Transacted::Done)
+    }
+
+    /// Renews the lease and makes a change. Returns whether the worker's registration and state still were as read, and
+    /// nobody has renewed it since.
     pub(crate) async fn renew(
         &self,
         worker: &Worker,
         lease: Duration,
         change: &Change,
     ) -> Result<bool, TableError> {
-        let update = self
-            .update_worker(worker)
-            .condition_expression("#token = :token AND #state = :was")
+        let expires_at = self.expiry(lease);
+        let update = Update::builder()
+            .table_name(&self.name)
+            .set_key(Some(key(&worker.workspace, &worker.id)))
             .expression_attribute_names("#token", "token")
-            .expression_attribute_names("#shard", SHARD)
             .expression_attribute_values(":token", s(&worker.token_hash))
+            .expression_attribute_names("#state", "state")
             .expression_attribute_values(":was", s(worker.state.as_str()));
-        let mut changes = Changes::new(update);
-        changes.set("expires_at = :until", n(self.expiry(lease)));
-        changes.set("#shard = :shard", s(shard(&worker.id)));
-        if let Some(url) = &change.url {
-            changes.update = changes.update.expression_attribute_names("#url", "url");
-            match url {
-                Some(url) => changes.set("#url = :url", s(url)),
-                None => changes.remove.push("#url"),
+        let mut condition = "#token = :token AND #state = :was".to_owned();
+        let mut update = update;
+        let withheld = change.checked.is_some().then_some(worker.withheld);
+        for (name, read) in [("revision", Some(worker.revision)), ("withheld", withheld)] {
+            let Some(read) = read else { continue };
+            condition.push_str(&is_as_read(name, read));
+            if read > 0 {
+                update = update.expression_attribute_values(format!(":{name}"), n(read));
             }
         }
-        match &change.capabilities {
-            None => {}
-            Some(Some(patterns)) => {
-                let patterns = AttributeValue::L(patterns.iter().map(s).collect());
-                changes.set("capabilities = :capabilities", patterns);
+        let update = update.condition_expression(condition);
+        let mut changes = Changes::new(update);
+        if let Some(team_keys) = &change.checked {
+            let keys = team_keys.iter().map(|(id, key)| (id.clone(), s(key)));
+            changes.set("team_keys", AttributeValue::M(keys.collect()));
+            changes.set("checked_at", n(self.clock.millis()));
+            changes.remove("withheld");
+        }
+        changes.set("expires_at", n(expires_at));
+        changes.set_as("revision", ":next_revision", n(worker.revision + 1));
+        changes.set(SHARD, s(shard(&worker.id)));
+        if let Some(url) = &change.url {
+            changes.replace("url", url.as_ref().map(s));
+        }
+        if let Some(subscription) = &change.subscription {
+            let mut item: Item = routes::subscription(subscription);
+            for attribute in routes::SUBSCRIPTION {
+                changes.replace(attribute, item.remove(attribute));
             }
-            Some(None) => changes.remove.push("capabilities"),
         }
         if let Some(receipts) = change.receipts {
-            changes.set("receipts = :receipts", AttributeValue::Bool(receipts));
+            changes.set("receipts", AttributeValue::Bool(receipts));
         }
         if let Some(pulls) = change.pulls {
-            changes.set("pulls = :pulls", AttributeValue::Bool(pulls));
+            changes.set("pulls", AttributeValue::Bool(pulls));
         }
         if let Some(state) = change.state {
-            changes.set("#state = :state", s(state.as_str()));
-            match state {
-                WorkerState::Away => changes.set("away_since = :now", n(self.clock.millis())),
-                WorkerState::Live | WorkerState::Pull => changes.remove.push("away_since"),
-            }
-            // A pull worker that gets an address is away, too, until its mailbox is empty, but has not gone offline.
-            if (worker.state, state) == (WorkerState::Live, WorkerState::Away) {
-                changes.set("away_reason = :reason", s(AwayReason::Offline.as_str()));
-            } else {
-                changes.remove.push("away_reason");
-            }
+            changes.set_state(state, worker.state, self.clock.millis());
         }
         if change.url.is_some() || change.state.is_some() {
             // Attempts at another address say nothing about this one.
-            changes.remove.extend(["failures", "failing_since"]);
+            changes.remove("failures");
+            changes.remove("failing_since");
         }
-        let renewed = changes.finish().send().await;
-        Ok(conditional(renewed, "renew the registration")?.is_some())
+        let changed = Worker {
+            expires_at,
+            subscription: (change.subscription.clone())
+                .unwrap_or_else(|| worker.subscription.clone()),
+            ..worker.clone()
+        };
+        let update = transaction::update(changes.finish());
+        self.change_worker(update, &changed, "renew the registration")
+            .await
     }
 
-    /// Removes a worker, its mailbox and its failed attempts, and nothing of one that registers meanwhile. Returns whether its registration and address still were as
-    /// read.
+    /// Removes a worker, its route, its mailbox and its failed attempts, and nothing of one that registers meanwhile. Returns
+    /// whether its registration and address still were as read.
     pub(crate) async fn remove_worker(&self, worker: &Worker) -> Result<bool, TableError> {
         let operation = "remove the worker";
-        let delete = (self.client.delete_item())
+        let delete = Delete::builder()
             .table_name(&self.name)
             .set_key(Some(key(&worker.workspace, &worker.id)))
             .expression_attribute_names("#token", "token")
@@ -284,7 +315,12 @@ impl Table {
                 .expression_attribute_values(":url", s(url)),
             None => delete.condition_expression("#token = :token AND attribute_not_exists(#url)"),
         };
-        if conditional(delete.send().await, operation)?.is_none() {
+        let delete = delete.build().expect("a table and a key are given");
+        let writes = vec![
+            transaction::delete(delete),
+            self.delete_of(routes::key(&worker.workspace, &worker.id)),
+        ];
+        if self.transact(writes, operation).await? != Transacted::Done {
             return Ok(false);
         }
         let mut pages = (self.client.query())

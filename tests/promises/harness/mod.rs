@@ -178,6 +178,8 @@ pub(crate) fn relay<'a>() -> Start<'a> {
     .set("LINEAR_WEBHOOK_SECRETS", SECRET)
     .set("WORKSPACES", WORKSPACE)
     .set("REGISTRATIONS_PER_MINUTE", 100_000)
+    .set("WORKERS_PER_USER", 100_000)
+    .set("WORKERS_PER_WORKSPACE", 100_000)
 }
 
 impl Relay {

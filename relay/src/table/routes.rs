@@ -1,0 +1,79 @@
+//! Routes: what `ingest` needs to know of a worker, in an item of its own without secrets, so that `ingest` reads little and
+//! may read nothing else.
+//!
+//! Invariant: a route is written and deleted in one transaction with its worker, and says what the worker's item says. So no
+//! worker is without its route.
+
+use serde::Deserialize;
+
+use super::{Item, Table, TableError, n, s};
+use crate::subscription::Subscription;
+use crate::worker::Worker;
+
+/// A worker's route.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Route {
+    /// The worker's id.
+    #[serde(rename = "sk")]
+    pub(crate) worker: String,
+    /// What it may see, and wants.
+    #[serde(flatten)]
+    pub(crate) subscription: Subscription,
+}
+
+/// The partition of a workspace's routes.
+fn partition(workspace: &str) -> String {
+    format!("WS#{workspace}#ROUTES")
+}
+
+/// The key of a worker's route.
+pub(super) fn key(workspace: &str, worker: &str) -> Item {
+    Item::from([
+        ("pk".to_owned(), s(partition(workspace))),
+        ("sk".to_owned(), s(worker)),
+    ])
+}
+
+/// The attributes of a subscription, here and in a worker's item.
+pub(super) const SUBSCRIPTION: [&str; 5] = ["user", "teams", "capabilities", "mine", "only_teams"];
+
+/// The attributes that a subscription has.
+pub(super) fn subscription(subscription: &Subscription) -> Item {
+    serde_dynamo::to_item(subscription).expect("a subscription is texts, flags and lists of them")
+}
+
+/// The route of a worker.
+pub(super) fn item(worker: &Worker) -> Item {
+    let mut item = subscription(&worker.subscription);
+    item.extend(key(&worker.workspace, &worker.id));
+    item.insert("expires_at".to_owned(), n(worker.expires_at));
+    item
+}
+
+impl Table {
+    /// The routes of a workspace.
+    pub(crate) async fn routes(&self, workspace: &str) -> Result<Vec<Route>, TableError> {
+        let operation = "find the workspace's workers";
+        let mut found = Vec::new();
+        let mut pages = (self.client.query())
+            .table_name(&self.name)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", s(partition(workspace)))
+            .consistent_read(true)
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|e| TableError::call(operation, e))?;
+            for item in page.items.unwrap_or_default() {
+                if self.is_alive(&item) {
+                    // One unreadable item must not keep the event from the other workers.
+                    match serde_dynamo::from_item(item) {
+                        Ok(route) => found.push(route),
+                        Err(_) => tracing::error!(workspace, "a worker's route cannot be read"),
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,74 @@
+//! Transactions: all of their writes happen, or none.
+
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{Delete, Put, TransactWriteItem, Update};
+
+use super::{Item, Table, TableError};
+
+/// The result of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transacted {
+    /// All writes have happened.
+    Done,
+    /// A condition did not hold.
+    ConditionFailed,
+    /// Another write changed one of the items at the same time.
+    Conflict,
+}
+
+pub(super) fn put(put: Put) -> TransactWriteItem {
+    TransactWriteItem::builder().put(put).build()
+}
+
+pub(super) fn update(update: Update) -> TransactWriteItem {
+    TransactWriteItem::builder().update(update).build()
+}
+
+pub(super) fn delete(delete: Delete) -> TransactWriteItem {
+    TransactWriteItem::builder().delete(delete).build()
+}
+
+/// Whether a transaction was cancelled for a reason of this code (DynamoDB API reference, `TransactWriteItems`).
+fn is_cancelled_by(error: &SdkError<TransactWriteItemsError>, code: &str) -> bool {
+    match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+            (cancelled.cancellation_reasons().iter()).any(|reason| reason.code() == Some(code))
+        }
+        _ => false,
+    }
+}
+
+impl Table {
+    /// A write of this item, without a condition.
+    pub(super) fn put_of(&self, item: Item) -> TransactWriteItem {
+        let built = Put::builder().table_name(&self.name).set_item(Some(item));
+        put(built.build().expect("a table and an item are given"))
+    }
+
+    /// A deletion of the item with this key, without a condition.
+    pub(super) fn delete_of(&self, key: Item) -> TransactWriteItem {
+        let built = Delete::builder().table_name(&self.name).set_key(Some(key));
+        delete(built.build().expect("a table and a key are given"))
+    }
+
+    /// Writes all or nothing.
+    pub(super) async fn transact(
+        &self,
+        writes: Vec<TransactWriteItem>,
+        operation: &'static str,
+    ) -> Result<Transacted, TableError> {
+        let sent = (self.client.transact_write_items())
+            .set_transact_items(Some(writes))
+            .send()
+            .await;
+        match sent {
+            Ok(_) => Ok(Transacted::Done),
+            Err(e) if is_cancelled_by(&e, "ConditionalCheckFailed") => {
+                Ok(Transacted::ConditionFailed)
+            }
+            Err(e) if is_cancelled_by(&e, "TransactionConflict") => Ok(Transacted::Conflict),
+            Err(e) => Err(TableError::call(operation, e)),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Withheld events: those of teams that a worker's user could not see at the last check. The next check releases them into
+//! the mailbox, or drops them.
+//!
+//! Invariant: an event is withheld only while the worker's subscription is the one that withholds it, and a new subscription
+//! is written only when as many events are withheld as were released or dropped. So none is left behind, and none comes after
+//! one that was sent later.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, Update};
+use protocol::clock::UnixMillis;
+use protocol::messages::{AwayReason, WorkerState};
+
+use super::mailbox::{self, PREFIX as MAIL};
+use super::transaction::{self, Transacted};
+use super::worker_key;
+use super::{Item, Table, TableError, n, s, text, worker_partition};
+use crate::delivery::Delivery;
+use crate::worker::Worker;
+
+const PREFIX: &str = "HELD#";
+
+/// How many events one transaction moves: it has at most 100 writes, and 4 MB (DynamoDB API reference,
+/// `TransactWriteItems`).
+const PAGE: i32 = 10;
+
+/// What became of the withheld events of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Released {
+    /// How many are in the mailbox now.
+    pub(crate) released: usize,
+    /// How many were dropped.
+    pub(crate) dropped: usize,
+}
+
+/// The teams of a withheld event.
+fn teams(item: &Item) -> impl Iterator<Item = &String> {
+    let teams = item.get("teams").and_then(|teams| teams.as_l().ok());
+    teams
+        .into_iter()
+        .flatten()
+        .filter_map(|team| team.as_s().ok())
+}
+
+impl Table {
+    /// Withholds a delivery. Returns whether it is withheld: if not, the worker's registration or subscription is not the one
+    /// that was read.
+    pub(crate) async fn withhold(
+        &self,
+        worker: &Worker,
+        delivery: &Delivery,
+        keep: Duration,
+    ) -> Result<bool, TableError> {
+        let operation = "withhold the event";
+        let partition = worker_partition(&worker.workspace, &worker.id);
+        let kept_until = self.expiry(keep);
+        let mut item = mailbox::item(&partition, (delivery, 1), worker.registered_at, kept_until);
+        let id = text(&item, "sk").and_then(|sk| sk.strip_prefix(MAIL));
+        let held = s(format!("{PREFIX}{}", id.unwrap_or_default()));
+        item.insert("sk".to_owned(), held);
+        let teams = delivery.withheld.iter().map(s).collect();
+        item.insert("teams".to_owned(), AttributeValue::L(teams));
+        let count = Update::builder()
+            .table_name(&self.name)
+            .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
+            .update_expression("ADD withheld :one")
+            .condition_expression("registered_at = :registered AND revision = :revision")
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":registered", n(worker.registered_at))
+            .expression_attribute_values(":revision", n(worker.revision))
+            .build()
+            .expect("a table and a key are given");
+        let writes = vec![transaction::update(count), self.put_of(item)];
+        match self.transact(writes, operation).await? {
+            Transacted::Done => Ok(true),
+            Transacted::ConditionFailed => Ok(false),
+            Transacted::Conflict => Err(TableError::Conflict { operation }),
+        }
+    }
+
+    /// Moves the withheld events of a worker into its mailbox whose teams are among these, and drops the others. A live worker
+    /// is away then, so that what is sent later comes after them. Returns none if the worker was changed meanwhile.
+    pub(crate) async fn release(
+        &self,
+        worker: &Worker,
+        visible: &BTreeMap<String, String>,
+    ) -> Result<Option<Released>, TableError> {
+        let operation = "release withheld events";
+        let mut done = Released::default();
+        let mut state = worker.state;
+        loop {
+            let page = (self.client.query())
+                .table_name(&self.name)
+                .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+                .expression_attribute_values(
+                    ":pk",
+                    s(worker_partition(&worker.workspace, &worker.id)),
+                )
+                .expression_attribute_values(":prefix", s(PREFIX))
+                .consistent_read(true)
+                .limit(PAGE)
+                .send()
+                .await
+                .map_err(|e| TableError::call(operation, e))?;
+            let items = page.items.unwrap_or_default();
+            if items.is_empty() {
+                return Ok(Some(done));
+            }
+            let (released, dropped): (Vec<_>, Vec<_>) = (items.into_iter())
+                .partition(|item| teams(item).any(|team| visible.contains_key(team)));
+            done.dropped += dropped.len();
+            done.released += released.len();
+            let keys = dropped.into_iter().map(|item| key_of(&item)).collect();
+            self.delete_batch(keys, operation).await?;
+            if released.is_empty() {
+                continue;
+            }
+            if !self.release_page(worker, state, released).await? {
+                return Ok(None);
+            }
+            if state == WorkerState::Live {
+                state = WorkerState::Away;
+            }
+        }
+    }
+
+    async fn release_page(
+        &self,
+        worker: &Worker,
+        was: WorkerState,
+        released: Vec<Item>,
+    ) -> Result<bool, TableError> {
+        let grow = Update::builder()
+            .table_name(&self.name)
+            .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
+            .condition_expression("#token = :token AND #state = :was")
+            .expression_attribute_names("#token", "token")
+            .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":token", s(&worker.token_hash))
+            .expression_attribute_values(":was", s(was.as_str()))
+            .expression_attribute_values(":count", n(released.len()))
+            .expression_attribute_values(":yes", AttributeValue::Bool(true));
+        let grow = if was == WorkerState::Live {
+            let now: UnixMillis = self.clock.millis();
+            grow.update_expression(
+                "ADD parked :count SET waiting = :yes, #state = :away, away_since = :now, \
+                 away_reason = :reason REMOVE failures, failing_since",
+            )
+            .expression_attribute_values(":away", s(WorkerState::Away.as_str()))
+            .expression_attribute_values(":reason", s(AwayReason::Withheld.as_str()))
+            .expression_attribute_values(":now", n(now))
+        } else {
+            grow.update_expression("ADD parked :count SET waiting = :yes")
+        };
+        let grow = grow.build().expect("a table and a key are given");
+        let mut writes = vec![transaction::update(grow)];
+        for mut item in released {
+            writes.push(self.delete_of(key_of(&item)));
+            let id = text(&item, "sk").and_then(|sk| sk.strip_prefix(PREFIX));
+            let mail = s(format!("{MAIL}{}", id.unwrap_or_default()));
+            item.insert("sk".to_owned(), mail);
+            item.remove("teams");
+            writes.push(self.put_of(item));
+        }
+        let done = self.transact(writes, "release withheld events").await?;
+        Ok(done == Transacted::Done)
+    }
+}
+
+fn key_of(item: &Item) -> Item {
+    (item.iter())
+        .filter(|(name, _)| matches!(name.as_str(), "pk" | "sk"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}

@@ -1,0 +1,323 @@
+//! A worker gets the events that its user may see and wants: by team, by filter, and by application.
+
+use local::linear_api::Account;
+use local::samples::WORKSPACE;
+use protocol::messages::{Renew, WorkerState};
+use serde_json::{Value, json};
+
+use crate::harness::{Receiver, Registration, Relay, ids, pulled, relay};
+
+const ENG: (&str, &str) = ("team-eng", "ENG");
+const OPS: (&str, &str) = ("team-ops", "OPS");
+const SECRET_TEAM: (&str, &str) = ("team-secret", "SEC");
+
+fn account(user: &str, teams: &[(&str, &str)]) -> Account {
+    Account {
+        teams: (teams.iter())
+            .map(|(id, key)| ((*id).to_owned(), (*key).to_owned()))
+            .collect(),
+        ..Account::member(user, WORKSPACE)
+    }
+}
+
+/// The token of a user of this name.
+fn token(user: &str) -> String {
+    format!("lin_oauth_{user}")
+}
+
+/// Registers a pull worker of a user who sees these teams, with this filter.
+async fn worker(relay: &Relay, user: &str, teams: &[(&str, &str)], filter: Value) -> Registration {
+    let token = token(user);
+    relay.linear.admit_as(&token, account(user, teams));
+    let request = json!({"name": "one", "linearToken": token, "filter": filter});
+    relay.register_as(request).await
+}
+
+/// An event about an issue of this team, with these data beside.
+fn event(number: usize, team: &str, more: Value) -> String {
+    let mut data = json!({"id": format!("i{number}"), "number": number, "teamId": team});
+    data.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    json!({
+        "action": "update", "type": "Issue", "organizationId": WORKSPACE, "data": data,
+        "webhookTimestamp": 0,
+    })
+    .to_string()
+}
+
+/// The numbers of the events in a worker's mailbox, which is empty afterwards.
+async fn got(relay: &Relay, worker: &Registration) -> Vec<usize> {
+    relay.settled().await;
+    let mailbox = relay.pull(worker, &[], None).await;
+    relay.pull(worker, &ids(&mailbox), None).await;
+    let mut numbers = pulled(&mailbox);
+    numbers.sort_unstable();
+    numbers
+}
+
+async fn shows_token(
+    relay: &Relay,
+    worker: &Registration,
+    user: &str,
+) -> protocol::messages::Worker {
+    let renew = Renew {
+        linear_token: Some(token(user)),
+        ..Renew::default()
+    };
+    relay.renew(worker, &renew).await
+}
+
+#[tokio::test]
+async fn an_event_goes_to_those_who_see_its_team_and_without_a_team_to_everybody() {
+    let relay = relay().start().await;
+    let all = worker(&relay, "all", &[ENG, OPS, SECRET_TEAM], json!({})).await;
+    let eng = worker(&relay, "eng", &[ENG], json!({})).await;
+    let none = worker(&relay, "none", &[], json!({})).await;
+    for (number, team) in [(1, ENG.0), (2, OPS.0), (3, SECRET_TEAM.0)] {
+        relay.post(&event(number, team, json!({}))).await;
+    }
+    let project = event(4, "", json!({"teamIds": [OPS.0, ENG.0]}));
+    relay
+        .post(&project.replace("\"Issue\"", "\"Project\""))
+        .await;
+    relay.post(&event(5, "", json!({}))).await;
+    assert_eq!(got(&relay, &all).await, [1, 2, 3, 4, 5]);
+    assert_eq!(got(&relay, &eng).await, [1, 4, 5]);
+    assert_eq!(got(&relay, &none).await, [5]);
+    assert_eq!(relay.read(&eng).await.withheld, 2);
+}
+
+#[tokio::test]
+async fn all_pages_of_teams_are_read() {
+    let relay = relay().start().await;
+    let teams: Vec<_> = (0..8)
+        .map(|at| (format!("team-{at}"), format!("T{at}")))
+        .collect();
+    let teams: Vec<_> = teams
+        .iter()
+        .map(|(id, key)| (id.as_str(), key.as_str()))
+        .collect();
+    let worker = worker(&relay, "ana", &teams, json!({})).await;
+    for at in 0..8 {
+        relay
+            .post(&event(at, &format!("team-{at}"), json!({})))
+            .await;
+    }
+    assert_eq!(got(&relay, &worker).await, (0..8).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_next_check_releases_what_was_withheld_or_drops_it() {
+    let relay = relay().start().await;
+    let worker = worker(&relay, "eng", &[ENG], json!({})).await;
+    for (number, team) in [(1, OPS.0), (2, SECRET_TEAM.0), (3, OPS.0), (4, ENG.0)] {
+        relay.post(&event(number, team, json!({}))).await;
+    }
+    assert_eq!(got(&relay, &worker).await, [4]);
+    assert_eq!(relay.read(&worker).await.withheld, 3);
+    // The user has joined a team.
+    let joined = account("eng", &[ENG, OPS]);
+    relay.linear.admit_as(&token("eng"), joined);
+    assert_eq!(shows_token(&relay, &worker, "eng").await.withheld, 0);
+    relay.post(&event(5, OPS.0, json!({}))).await;
+    assert_eq!(got(&relay, &worker).await, [1, 3, 5]);
+    // What was dropped does not come back with the next team.
+    relay
+        .linear
+        .admit_as(&token("eng"), account("eng", &[SECRET_TEAM]));
+    shows_token(&relay, &worker, "eng").await;
+    assert_eq!(got(&relay, &worker).await, [0; 0]);
+}
+
+#[tokio::test]
+async fn a_live_worker_gets_what_was_released_before_what_was_sent_later() {
+    let relay = relay().start().await;
+    let receiver = Receiver::start().await;
+    relay.linear.admit_as(&token("eng"), account("eng", &[ENG]));
+    let request = json!({"name": "one", "linearToken": token("eng"), "webhookUrl": receiver.url(), "pulls": true});
+    let worker = relay.register_as(request).await;
+    relay.post(&event(1, OPS.0, json!({"id": "i"}))).await;
+    // It is told so, once.
+    relay.post(&event(2, OPS.0, json!({"id": "i"}))).await;
+    relay.settled().await;
+    let pings: Vec<_> = receiver.pinged().iter().map(|ping| ping.json()).collect();
+    assert_eq!(pings.len(), 1, "{pings:?}");
+    assert_eq!(pings[0]["withheld"], true);
+    relay
+        .linear
+        .admit_as(&token("eng"), account("eng", &[ENG, OPS]));
+    let checked = shows_token(&relay, &worker, "eng").await;
+    assert_eq!((checked.state, checked.waiting), (WorkerState::Away, true));
+    relay.post(&event(3, OPS.0, json!({"id": "i"}))).await;
+    relay.settled().await;
+    let mailbox = relay.pull(&worker, &[], None).await;
+    assert_eq!(pulled(&mailbox), [1, 2, 3]);
+    let emptied = relay.pull(&worker, &ids(&mailbox), None).await;
+    assert_eq!(emptied.state, WorkerState::Live);
+    assert_eq!(receiver.count(), 0);
+}
+
+#[tokio::test]
+async fn a_filter_by_team_and_by_what_concerns_the_user() {
+    let relay = relay().start().await;
+    let teams = [ENG, OPS];
+    let mine = worker(&relay, "ana", &teams, json!({"mine": true})).await;
+    let eng = worker(&relay, "bo", &teams, json!({"teams": ["eng"]})).await;
+    let both = worker(
+        &relay,
+        "cy",
+        &teams,
+        json!({"mine": true, "teams": ["OPS"]}),
+    )
+    .await;
+    for (number, team, more) in [
+        (1, ENG.0, json!({"creatorId": "ana"})),
+        (2, OPS.0, json!({"assignee": {"id": "ana"}})),
+        (3, ENG.0, json!({"delegateId": "cy"})),
+        (4, OPS.0, json!({"delegateId": "cy"})),
+        (5, OPS.0, json!({"description": "hello @ana, please"})),
+        (6, "", json!({"subscriberIds": ["ana", "cy"]})),
+    ] {
+        relay.post(&event(number, team, more)).await;
+    }
+    assert_eq!(got(&relay, &mine).await, [1, 2, 5]);
+    assert_eq!(got(&relay, &eng).await, [1, 3]);
+    assert_eq!(got(&relay, &both).await, [4]);
+    // A renewal changes it, and names it.
+    let renew = Renew {
+        filter: Some(None),
+        ..Renew::default()
+    };
+    let before = relay.read(&both).await.filter.unwrap();
+    assert_eq!(
+        (before.mine, before.teams),
+        (true, Some(vec!["OPS".to_owned()]))
+    );
+    assert_eq!(relay.renew(&both, &renew).await.filter, None);
+    relay.post(&event(7, ENG.0, json!({}))).await;
+    assert_eq!(got(&relay, &both).await, [7]);
+}
+
+#[tokio::test]
+async fn a_session_is_mine_if_i_started_it() {
+    let relay = relay().start().await;
+    let ana = worker(&relay, "ana", &[ENG], json!({"mine": true})).await;
+    let bo = worker(&relay, "bo", &[ENG], json!({"mine": true})).await;
+    let session = json!({
+        "action": "created", "type": "AgentSessionEvent", "organizationId": WORKSPACE,
+        "webhookTimestamp": 0, "appUserId": "app", "data": {"number": 1},
+        "agentSession": {"id": "s", "creatorId": "ana", "issue": {"id": "i", "teamId": ENG.0}},
+        "promptContext": "@bo said", "actor": {"id": "bo"},
+    });
+    relay.post(&session.to_string()).await;
+    assert_eq!(got(&relay, &ana).await, [1]);
+    assert_eq!(got(&relay, &bo).await, [0; 0]);
+}
+
+#[tokio::test]
+async fn an_application_gets_what_names_it_and_its_teams_events_alone() {
+    let relay = relay().start().await;
+    let app = Account {
+        is_app: true,
+        ..account("app", &[ENG])
+    };
+    relay.linear.admit_as(&token("app"), app);
+    let request = json!({"name": "one", "linearToken": token("app")});
+    let app = relay.register_as(request).await;
+    let named = |number: usize, team: &str, application: &str| {
+        let body = event(number, team, json!({}));
+        body.replacen('{', &format!("{{\"appUserId\":\"{application}\","), 1)
+    };
+    relay.post(&event(1, ENG.0, json!({}))).await;
+    relay.post(&event(2, OPS.0, json!({}))).await;
+    relay.post(&event(3, "", json!({}))).await;
+    relay.post(&named(4, OPS.0, "app")).await;
+    relay.post(&named(5, "", "app")).await;
+    relay.post(&named(6, ENG.0, "another")).await;
+    assert_eq!(got(&relay, &app).await, [1, 4, 5]);
+    assert_eq!(relay.read(&app).await.withheld, 1);
+}
+
+#[tokio::test]
+async fn a_team_that_the_user_cannot_see_is_named() {
+    let relay = relay().start().await;
+    relay
+        .linear
+        .admit_as(&token("ana"), account("ana", &[ENG, OPS]));
+    let request = |teams: Value| json!({"name": "one", "linearToken": token("ana"), "filter": {"teams": teams}});
+    let expected = (400, "unknown_team");
+    let problem = relay
+        .refuses_registration(&request(json!(["ENG", "SEC"])), expected)
+        .await;
+    assert!(
+        problem.detail.contains("\"SEC\"") && problem.detail.contains("ENG, OPS"),
+        "{problem:?}"
+    );
+    let worker = relay.register_as(request(json!(["ENG"]))).await;
+    let call = (reqwest::Method::PUT, worker.path.as_str());
+    let body = json!({"filter": {"teams": ["SEC\u{7}"]}});
+    let problem = relay
+        .refuses(call, Some(&worker.token), &body, expected)
+        .await;
+    assert!(!problem.detail.contains('\u{7}'), "{problem:?}");
+}
+
+#[tokio::test]
+async fn a_user_and_a_workspace_have_a_bounded_number_of_workers() {
+    let relay = relay()
+        .set("WORKERS_PER_USER", 2)
+        .set("WORKERS_PER_WORKSPACE", 3)
+        .start()
+        .await;
+    for user in ["ana", "bo"] {
+        relay.linear.admit_as(&token(user), account(user, &[ENG]));
+    }
+    let request = |user: &str, name: &str| json!({"name": name, "linearToken": token(user)});
+    let first = relay.register_as(request("ana", "1")).await;
+    relay.register_as(request("ana", "2")).await;
+    let expected = (403, "too_many_workers");
+    let problem = relay
+        .refuses_registration(&request("ana", "3"), expected)
+        .await;
+    assert!(problem.detail.starts_with("this user has 2"), "{problem:?}");
+    // One that exists registers again.
+    let first = Registration {
+        token: relay.register_as(request("ana", "1")).await.token,
+        ..first
+    };
+    relay.register_as(request("bo", "1")).await;
+    let problem = relay
+        .refuses_registration(&request("bo", "2"), expected)
+        .await;
+    assert!(
+        problem.detail.starts_with("this workspace has 3"),
+        "{problem:?}"
+    );
+    relay.remove(&first).await;
+    relay.register_as(request("bo", "2")).await;
+}
+
+#[tokio::test]
+async fn a_check_with_another_users_token_changes_nothing_and_a_refused_one_removes_the_worker() {
+    let relay = relay().start().await;
+    let worker = worker(&relay, "ana", &[ENG], json!({})).await;
+    relay
+        .linear
+        .admit_as(&token("bo"), account("bo", &[ENG, OPS]));
+    let check = async |token: String, expected| {
+        let call = (reqwest::Method::PUT, worker.path.as_str());
+        let body = json!({"linearToken": token});
+        relay
+            .refuses(call, Some(&worker.token), &body, expected)
+            .await;
+    };
+    check(token("bo"), (403, "linear_user_differs")).await;
+    relay.linear.fail(Some((503, "")));
+    check(token("ana"), (503, "linear_unavailable")).await;
+    relay.linear.fail(None);
+    relay.read(&worker).await;
+    relay.linear.revoke(&token("ana"));
+    check(token("ana"), (401, "linear_token_invalid")).await;
+    relay.assert_removed(&worker).await;
+}
