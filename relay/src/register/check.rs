@@ -88,8 +88,8 @@ impl Register {
         tracing::info!(
             worker = worker.id,
             workspace = worker.workspace,
-            Released = released.released,
-            Dropped = released.dropped,
+            released = released.released,
+            dropped = released.dropped,
             "worker {}: {} withheld events are in its mailbox, {} are dropped",
             worker.id,
             released.released,

@@ -3,6 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use local::linear_api::Account;
+use local::samples::{TEAM_KEY, WORKSPACE};
+use protocol::clock::rfc3339;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -212,5 +215,62 @@ async fn a_workspace_that_is_not_served_yet_is_tried_again_within_seconds() {
     assert!(said.contains("trigger any change in Linear"), "{said}");
     relay.post(&issue("i", 1)).await;
     agent.says("ready:").await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_filter_is_registered_and_a_team_that_does_not_exist_is_named() {
+    let (relay, home) = relay_and_home().await;
+    let mut up = Agent::up(&relay, &home);
+    let refused = output(up.args(["--team", "HER,NOPE"])).await.exits(4);
+    refused.warns("NOPE");
+    let filter = ["--mine", "--team", TEAM_KEY];
+    let agent = Agent::start(Agent::up(&relay, &home).args(filter)).await;
+    let filter = relay.read(&worker(&home)).await.filter.unwrap();
+    assert_eq!(
+        (filter.mine, filter.teams),
+        (true, Some(vec![TEAM_KEY.to_owned()]))
+    );
+    agent.stop().await;
+    // Without the flags, it is renewed without them.
+    let agent = Agent::pulling(&relay, &home).await;
+    assert_eq!(relay.read(&worker(&home)).await.filter, None);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn told_that_events_are_withheld_it_shows_its_token_and_gets_them() {
+    let (relay, home, handler) = with_handler().await;
+    let agent = Inside::start(&relay, &home, &[&handler.port()]).await;
+    let withheld = issue("i", 1).replace("\"number\"", "\"teamId\":\"new\",\"number\"");
+    relay.post(&withheld).await;
+    relay.settled().await;
+    assert_eq!(relay.read(&worker(&home)).await.withheld, 1);
+    let mut account = Account::member("ana", WORKSPACE);
+    account.teams.push(("new".to_owned(), "NEW".to_owned()));
+    relay.linear.admit_as(TOKEN, account);
+    // Not more than once in a minute.
+    relay.clock.advance(Duration::from_secs(61));
+    handler.wait_for(1).await;
+    assert_eq!(relay.read(&worker(&home)).await.withheld, 0);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_token_is_shown_daily_and_while_linear_is_down_the_lease_is_renewed_without_it() {
+    let (relay, home, handler) = with_handler().await;
+    let agent = Inside::start(&relay, &home, &[&handler.port()]).await;
+    let asked = relay.linear.calls();
+    relay.linear.fail(Some((503, "")));
+    relay.clock.advance(Duration::from_secs(86_400));
+    until("it is asked for the membership", async || {
+        relay.linear.calls() > asked
+    })
+    .await;
+    until("the lease is renewed", async || {
+        let worker = relay.read(&worker(&home)).await;
+        worker.expires_at > rfc3339(relay.clock.millis() + 6 * 86_400_000 + 86_000_000)
+    })
+    .await;
     agent.stop().await;
 }
