@@ -34,6 +34,10 @@ const RENEWAL_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// The longest wait until it is tried again to register in a workspace that the relay does not serve: somebody triggers a
 /// change in Linear, and looks whether it helps.
 const NOT_SERVED_WAIT: Duration = Duration::from_secs(5);
+/// How long before the membership check is overdue this is reported.
+const MEMBERSHIP_NOTICE: Duration = Duration::from_secs(10 * 24 * 3600);
+/// What is to be done about it.
+pub(crate) const NEEDS_TOKEN: &str = "the relay wants to see a Linear token by then: set `LINEAR_TOKEN`, or use `--linear-token-file`";
 /// How long going offline may take.
 const OFFLINE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -54,6 +58,8 @@ pub(crate) struct Membership {
     pub(crate) checked_at: UnixMillis,
     /// Whether the relay withholds events.
     pub(crate) is_withheld: bool,
+    /// The end of the membership that was reported.
+    pub(crate) due_at: Option<String>,
 }
 
 /// What the relay has to know of the worker. A change is sent at once.
@@ -221,7 +227,11 @@ impl Membership {
         desired: &DesiredState,
     ) -> Result<Worker, CallError> {
         let Some(token) = self.token_to_show() else {
-            return self.renew(registration, sent, desired, None).await;
+            let renewed = self.renew(registration, sent, desired, None).await;
+            if renewed.as_ref().is_err_and(CallError::is_check_due) {
+                self.checked_at = 0;
+            }
+            return renewed;
         };
         self.checked_at = self.state.clock.millis();
         let renewed = (self.renew(registration, sent, desired, Some(token.clone()))).await;
@@ -255,6 +265,7 @@ impl Membership {
                 self.pull(registration).await?;
             }
             self.report_expired(&worker);
+            self.report_membership(&worker);
             let had_problem = self.problem_ends(problem);
             self.report_state(registration, &worker, &desired);
             if is_new || had_problem {
@@ -341,6 +352,19 @@ impl Membership {
             "events lost: {}; they waited at the relay for longer than it keeps them, the first until {}",
             expired.count, expired.since
         ));
+    }
+
+    /// Reports that the membership ends soon, once.
+    fn report_membership(&mut self, worker: &Worker) {
+        let notice_until = rfc3339(self.state.clock.millis() + millis(MEMBERSHIP_NOTICE));
+        // Times of this form compare as texts.
+        let due_at = (worker.membership_due_at.clone()).filter(|due_at| *due_at < notice_until);
+        self.report
+            .change(|status| status.membership_due_at.clone_from(&due_at));
+        if let (true, Some(due_at)) = (due_at != self.due_at, &due_at) {
+            warn(format_args!("membership until {due_at}: {NEEDS_TOKEN}"));
+        }
+        self.due_at = due_at;
     }
 
     fn report_state(&self, registration: &Registration, worker: &Worker, desired: &DesiredState) {

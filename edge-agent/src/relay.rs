@@ -56,6 +56,11 @@ impl CallError {
         matches!(self, Self::Later { .. })
     }
 
+    /// Whether the Linear token has to be shown first.
+    pub(crate) fn is_check_due(&self) -> bool {
+        self.is(Code::MembershipCheckDue)
+    }
+
     /// Whether the relay does not serve the workspace, yet.
     pub(crate) fn is_not_served(&self) -> bool {
         self.is(Code::WorkspaceNotServed)

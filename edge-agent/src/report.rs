@@ -23,6 +23,9 @@ pub(crate) struct Status {
     pub(crate) state: Option<String>,
     /// When the relay last answered, RFC 3339.
     pub(crate) renewed_at: Option<String>,
+    /// When the Linear token has to be shown again at the latest, RFC 3339, if that is soon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) membership_due_at: Option<String>,
     /// The public address, without its query.
     pub(crate) address: Option<String>,
     /// The program that makes the address.

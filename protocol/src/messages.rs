@@ -139,6 +139,8 @@ pub enum AwayReason {
     Offline,
     /// Events that were withheld wait for it, and come first.
     Withheld,
+    /// Its user has to be seen to be a member (`linearToken`).
+    Unchecked,
 }
 
 impl AwayReason {
@@ -149,6 +151,7 @@ impl AwayReason {
             Self::Rejecting => "rejecting",
             Self::Offline => "offline",
             Self::Withheld => "withheld",
+            Self::Unchecked => "unchecked",
         }
     }
 }
@@ -237,6 +240,10 @@ pub struct Worker {
     /// releases or drops them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub withheld: u64,
+    /// Until when its user counts as a member, RFC 3339; absent: for ever. Afterwards its events are parked, and it gets
+    /// `membership_check_due`, until a renewal shows a `linearToken`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership_due_at: Option<String>,
     /// The events that were parked for longer than the relay keeps them, if there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired: Option<Expired>,

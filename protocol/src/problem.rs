@@ -165,6 +165,9 @@ codes! {
     LinearUserRefused = "linear_user_refused", FORBIDDEN, Relay,
         "The token belongs to a guest, or to a user who is not active in the workspace.",
         "Use the token of an active member.";
+    MembershipCheckDue = "membership_check_due", FORBIDDEN, Relay,
+        "The relay has not seen for a long time that the worker's user is a member of the workspace. Its events are parked meanwhile.",
+        "Renew with a `linearToken`: `edge-agent` does so if it has a Linear token.";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, Both,
         "The path does not accept this method.",
         "Use a method that the `Allow` header names.";

@@ -171,6 +171,8 @@ pub struct RegisterConfig {
     pub workspaces: Vec<String>,
     /// The number of registrations, and of challenges, of one user in a minute, and of failed ones from one address.
     pub registrations_per_minute: u64,
+    /// How long after its last check a worker's user counts as a member; none: for ever.
+    pub membership: Option<Duration>,
     /// How many workers a user may have.
     pub workers_per_user: u64,
     /// How many workers a workspace may have.
@@ -186,6 +188,8 @@ pub struct DeliverConfig {
     pub give_up: GiveUp,
     /// How many deliveries of a worker may be in backoff at once. The further ones are parked.
     pub deliveries_in_backoff: u64,
+    /// How long after its last check a worker's user counts as a member; none: for ever.
+    pub membership: Option<Duration>,
     /// How long a parked event is kept.
     pub mailbox_retention: Duration,
     /// The deadline over one attempt, from name resolution to the last byte read.
@@ -252,6 +256,11 @@ fn mailbox_retention(settings: &mut Settings<'_>) -> Duration {
     settings.seconds("MAILBOX_SECONDS", 7 * DAY, HOUR..=30 * DAY)
 }
 
+fn membership(settings: &mut Settings<'_>) -> Option<Duration> {
+    let membership = settings.seconds("MEMBERSHIP_SECONDS", 30 * DAY, 0..=365 * DAY);
+    (!membership.is_zero()).then_some(membership)
+}
+
 fn delivery_timeout(settings: &mut Settings<'_>) -> Duration {
     settings.seconds("DELIVERY_TIMEOUT_SECONDS", 10, 1..=20)
 }
@@ -277,8 +286,8 @@ impl IngestConfig {
 }
 
 impl RegisterConfig {
-    /// `WORKSPACES`, `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`, `WORKERS_PER_USER`,
-    /// `WORKERS_PER_WORKSPACE`
+    /// `WORKSPACES`, `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`, `MEMBERSHIP_SECONDS`,
+    /// `WORKERS_PER_USER`, `WORKERS_PER_WORKSPACE`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let url = settings.url("LINEAR_API_URL", Some(API_URL));
         Self {
@@ -287,6 +296,7 @@ impl RegisterConfig {
             workspaces: settings.words("WORKSPACES"),
             lease: settings.seconds("LEASE_SECONDS", 7 * DAY, HOUR..=30 * DAY),
             registrations_per_minute: settings.number("REGISTRATIONS_PER_MINUTE", 30, 1..=100_000),
+            membership: membership(settings),
             workers_per_user: settings.number("WORKERS_PER_USER", 20, 1..=100_000),
             workers_per_workspace: settings.number("WORKERS_PER_WORKSPACE", 1000, 1..=100_000),
             egress: egress(settings),
@@ -295,7 +305,8 @@ impl RegisterConfig {
 }
 
 impl DeliverConfig {
-    /// `GIVE_UP_SECONDS`, `GIVE_UP_4XX_SECONDS`, `DELIVERIES_IN_BACKOFF`, `DELIVERY_TIMEOUT_SECONDS`, `MAILBOX_SECONDS`
+    /// `GIVE_UP_SECONDS`, `GIVE_UP_4XX_SECONDS`, `DELIVERIES_IN_BACKOFF`, `MEMBERSHIP_SECONDS`, `DELIVERY_TIMEOUT_SECONDS`,
+    /// `MAILBOX_SECONDS`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             give_up: GiveUp {
@@ -303,6 +314,7 @@ impl DeliverConfig {
                 plain_4xx_after: settings.seconds("GIVE_UP_4XX_SECONDS", 300, 1..=3 * DAY),
             },
             deliveries_in_backoff: settings.number("DELIVERIES_IN_BACKOFF", 32, 1..=1000),
+            membership: membership(settings),
             mailbox_retention: mailbox_retention(settings),
             timeout: delivery_timeout(settings),
             egress: egress(settings),

@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use protocol::clock::{UnixMillis, elapsed};
+use protocol::clock::{UnixMillis, elapsed, millis};
 use protocol::messages::WorkerState;
 
 use crate::outcome::Outcome;
@@ -102,15 +102,40 @@ pub(crate) enum OnReceipt {
     Attempt,
     /// It goes into the mailbox: its worker is away or has no address.
     Park,
+    /// Its worker is marked away, and it goes into the mailbox: the membership of the worker's user has to be checked first.
+    MarkAway,
 }
 
-/// What becomes of a delivery for a worker in this state; none if it is removed.
-pub(crate) fn on_receipt(worker: Option<WorkerState>) -> OnReceipt {
+/// What becomes of a delivery for a worker in this state, whose membership check may be overdue; none if the worker is
+/// removed. Whoever has left the workspace must not go on receiving for as long as the worker is renewed; and Linear being
+/// down for a while must not cost anybody an event.
+pub(crate) fn on_receipt(worker: Option<(WorkerState, bool)>) -> OnReceipt {
     match worker {
         None => OnReceipt::Drop,
-        Some(WorkerState::Live) => OnReceipt::Attempt,
-        Some(WorkerState::Away | WorkerState::Pull) => OnReceipt::Park,
+        Some((WorkerState::Live, false)) => OnReceipt::Attempt,
+        Some((WorkerState::Live, true)) => OnReceipt::MarkAway,
+        Some((WorkerState::Away | WorkerState::Pull, _)) => OnReceipt::Park,
     }
+}
+
+/// Until when a worker's user, last checked then, counts as a member; none: for ever. A worker of a version that did not
+/// record checks has none.
+pub(crate) fn membership_due_at(
+    checked_at: UnixMillis,
+    membership: Option<Duration>,
+) -> Option<UnixMillis> {
+    membership
+        .filter(|_| checked_at > 0)
+        .map(|membership| checked_at + millis(membership))
+}
+
+/// Whether the check of a worker's user is overdue.
+pub(crate) fn is_membership_overdue(
+    checked_at: UnixMillis,
+    membership: Option<Duration>,
+    now: UnixMillis,
+) -> bool {
+    membership_due_at(checked_at, membership).is_some_and(|due_at| now >= due_at)
 }
 
 /// An attempt at a delivery.
@@ -368,9 +393,10 @@ mod tests {
     fn a_delivery_is_attempted_parked_or_dropped_by_its_workers_state() {
         for (state, expected) in [
             (None, OnReceipt::Drop),
-            (Some(WorkerState::Live), OnReceipt::Attempt),
-            (Some(WorkerState::Away), OnReceipt::Park),
-            (Some(WorkerState::Pull), OnReceipt::Park),
+            (Some((WorkerState::Live, false)), OnReceipt::Attempt),
+            (Some((WorkerState::Live, true)), OnReceipt::MarkAway),
+            (Some((WorkerState::Away, true)), OnReceipt::Park),
+            (Some((WorkerState::Pull, false)), OnReceipt::Park),
         ] {
             assert_eq!(on_receipt(state), expected);
         }
@@ -432,6 +458,20 @@ mod tests {
             tried_for += backoff(tried_for, None, -1.0);
         }
         assert!(attempts < 40, "{attempts}");
+    }
+
+    #[test]
+    fn a_membership_is_overdue_so_long_after_its_last_check() {
+        let day = Some(Duration::from_secs(86_400));
+        for (checked_at, membership, now, expected) in [
+            (1, day, 86_400_000, false),
+            (1, day, 86_400_001, true),
+            (1, None, i64::MAX, false),
+            (0, day, i64::MAX, false),
+        ] {
+            let found = is_membership_overdue(checked_at, membership, now);
+            assert_eq!(found, expected, "{checked_at} {now}");
+        }
     }
 
     #[test]

@@ -382,6 +382,7 @@ impl Register {
             validate_token(token)?;
             worker = self.check(worker, token, caller).await?;
         }
+        self.verify_membership(&worker)?;
         let url = match &request.webhook_url {
             Some(Some(url)) => Some(Some(parse_webhook_url(url, self.config.egress)?)),
             Some(None) => Some(None),
@@ -445,7 +446,8 @@ impl Register {
     /// AWS failed.
     pub async fn read(&self, worker: Worker) -> Result<messages::Worker, Error> {
         let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
-        Ok(worker.view(waiting))
+        let due_at = policy::membership_due_at(worker.checked_at, self.config.membership);
+        Ok(worker.view(waiting, due_at))
     }
 
     /// Removes a worker and its mailbox.
@@ -494,6 +496,7 @@ impl Register {
     ///
     /// The request is malformed, other calls kept changing the worker, or AWS failed.
     pub async fn pull(&self, worker: Worker, pull: &Pull) -> Result<Mailbox, Error> {
+        self.verify_membership(&worker)?;
         mailbox::pull(&self.table, &self.clock, worker, pull).await
     }
 }

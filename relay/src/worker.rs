@@ -256,8 +256,12 @@ impl Worker {
         visible.is_none_or(|visible| teams.iter().any(|team| visible.contains(team)))
     }
 
-    /// The worker as the HTTP interface shows it.
-    pub(crate) fn view(&self, waiting: bool) -> messages::Worker {
+    /// The worker as the HTTP interface shows it: whether anything waits for it, and until when its user counts as a member.
+    pub(crate) fn view(
+        &self,
+        waiting: bool,
+        membership_due_at: Option<UnixMillis>,
+    ) -> messages::Worker {
         messages::Worker {
             worker_id: self.id.clone(),
             name: self.name.clone(),
@@ -269,6 +273,7 @@ impl Worker {
             capabilities: self.subscription.capabilities.clone(),
             filter: self.filter(),
             withheld: self.withheld,
+            membership_due_at: membership_due_at.map(rfc3339),
             state: self.state,
             away_reason: self.away_reason,
             waiting,

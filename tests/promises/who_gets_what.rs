@@ -1,8 +1,11 @@
 //! A worker gets the events that its user may see and wants: by team, by filter, and by application.
 
+use std::time::Duration;
+
 use local::linear_api::Account;
 use local::samples::WORKSPACE;
-use protocol::messages::{Renew, WorkerState};
+use protocol::messages::{AwayReason, Renew, WorkerState};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Receiver, Registration, Relay, ids, pulled, relay};
@@ -255,7 +258,7 @@ async fn a_team_that_the_user_cannot_see_is_named() {
         "{problem:?}"
     );
     let worker = relay.register_as(request(json!(["ENG"]))).await;
-    let call = (reqwest::Method::PUT, worker.path.as_str());
+    let call = (Method::PUT, worker.path.as_str());
     let body = json!({"filter": {"teams": ["SEC\u{7}"]}});
     let problem = relay
         .refuses(call, Some(&worker.token), &body, expected)
@@ -306,7 +309,7 @@ async fn a_check_with_another_users_token_changes_nothing_and_a_refused_one_remo
         .linear
         .admit_as(&token("bo"), account("bo", &[ENG, OPS]));
     let check = async |token: String, expected| {
-        let call = (reqwest::Method::PUT, worker.path.as_str());
+        let call = (Method::PUT, worker.path.as_str());
         let body = json!({"linearToken": token});
         relay
             .refuses(call, Some(&worker.token), &body, expected)
@@ -320,4 +323,65 @@ async fn a_check_with_another_users_token_changes_nothing_and_a_refused_one_remo
     relay.linear.revoke(&token("ana"));
     check(token("ana"), (401, "linear_token_invalid")).await;
     relay.assert_removed(&worker).await;
+}
+
+#[tokio::test]
+async fn an_overdue_membership_parks_events_until_the_token_is_shown() {
+    const DAY: u64 = 86_400;
+    let relay = relay()
+        .set("MEMBERSHIP_SECONDS", 30 * DAY)
+        .set("LEASE_SECONDS", 30 * DAY)
+        .start()
+        .await;
+    let receiver = Receiver::start().await;
+    relay.linear.admit_as(&token("ana"), account("ana", &[ENG]));
+    let request = json!({"name": "one", "linearToken": token("ana"), "webhookUrl": receiver.url(), "pulls": true});
+    let worker = relay.register_as(request).await;
+    assert!(relay.read(&worker).await.membership_due_at.is_some());
+    relay.clock.advance(Duration::from_secs(29 * DAY));
+    relay.renew(&worker, &Renew::default()).await;
+    relay.post(&event(1, ENG.0, json!({"id": "i"}))).await;
+    receiver.wait_for(1).await;
+    relay.clock.advance(Duration::from_secs(DAY));
+    relay.post(&event(2, ENG.0, json!({"id": "i"}))).await;
+    let away = relay.becomes(&worker, WorkerState::Away).await;
+    assert_eq!(away.away_reason, Some(AwayReason::Unchecked));
+    relay.settled().await;
+    assert_eq!(receiver.count(), 1);
+    let expected = (403, "membership_check_due");
+    let token_of = worker.token.clone();
+    let (renew, mailbox) = (worker.path.clone(), format!("{}/mailbox", worker.path));
+    relay
+        .refuses_worker((Method::PUT, &renew), &token_of, expected)
+        .await;
+    relay
+        .refuses_worker((Method::POST, &mailbox), &token_of, expected)
+        .await;
+    // Linear being down costs nothing.
+    relay.linear.fail(Some((500, "")));
+    let body = json!({"linearToken": token("ana")});
+    let call = (Method::PUT, renew.as_str());
+    relay
+        .refuses(call, Some(&token_of), &body, (503, "linear_unavailable"))
+        .await;
+    relay.linear.fail(None);
+    shows_token(&relay, &worker, "ana").await;
+    assert_eq!(got(&relay, &worker).await, [2]);
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
+}
+
+#[tokio::test]
+async fn without_a_limit_a_membership_lasts_as_long_as_the_lease() {
+    let relay = relay().set("MEMBERSHIP_SECONDS", 0).start().await;
+    let worker = worker(&relay, "ana", &[ENG], json!({})).await;
+    for _ in 0..10 {
+        relay.clock.advance(Duration::from_secs(6 * 86_400));
+        assert_eq!(
+            relay
+                .renew(&worker, &Renew::default())
+                .await
+                .membership_due_at,
+            None
+        );
+    }
 }

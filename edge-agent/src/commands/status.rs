@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{print, print_json};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::membership::NEEDS_TOKEN;
 use crate::report::{self, Status};
 use crate::store::Counts;
 
@@ -85,6 +86,9 @@ fn text(facts: &StatusFacts) -> String {
                 "relay",
                 &format!("{}, last answered {renewed}", status.relay),
             );
+            if let Some(due_at) = &status.membership_due_at {
+                line("member", &format!("until {due_at}: {NEEDS_TOKEN}"));
+            }
             if let Some(address) = &status.address {
                 let tunnel = status.tunnel.as_deref().unwrap_or("your own");
                 line("address", &format!("{address} ({tunnel})"));

@@ -141,8 +141,13 @@ impl Deliver {
         let Some(worker) = found.filter(|w| policy::is_drained(w.state, w.pulls)) else {
             return Ok(End::Done);
         };
-        if request.due_at > self.clock.millis() {
+        let now = self.clock.millis();
+        if request.due_at > now {
             return Ok(End::NotDue);
+        }
+        if policy::is_membership_overdue(worker.checked_at, self.config.membership, now) {
+            let away_for = elapsed(worker.away_since.unwrap_or(now), now);
+            return Ok(End::Wait(policy::drain_wait(away_for)));
         }
         let mut drain = Drain {
             deliver: self,

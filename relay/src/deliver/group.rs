@@ -116,10 +116,13 @@ impl<'a, 'b> Group<'a, 'b> {
         }
         for _ in 0..TRIES {
             let worker = self.worker.clone();
-            match (
-                policy::on_receipt(worker.as_deref().map(|w| w.state)),
-                worker,
-            ) {
+            let is_overdue = |w: &Worker| {
+                let (membership, now) =
+                    (self.deliver.config.membership, self.deliver.clock.millis());
+                policy::is_membership_overdue(w.checked_at, membership, now)
+            };
+            let known = worker.as_deref().map(|w| (w.state, is_overdue(w)));
+            match (policy::on_receipt(known), worker) {
                 (OnReceipt::Drop, _) | (_, None) => {
                     tracing::info!(
                         event = %delivery.event,
@@ -134,6 +137,10 @@ impl<'a, 'b> Group<'a, 'b> {
                     if self.withhold(&worker, delivery).await? {
                         return Ok(Step::Acknowledge(1));
                     }
+                }
+                (OnReceipt::MarkAway, Some(worker)) => {
+                    let reason = AwayReason::Unchecked;
+                    return self.away(&worker, at, 0, reason, policy::SHORTEST).await;
                 }
                 (OnReceipt::Attempt, Some(worker)) => return self.attempt(&worker, at).await,
                 (OnReceipt::Park, Some(worker)) => {
@@ -288,7 +295,8 @@ impl<'a, 'b> Group<'a, 'b> {
             // Another batch has marked it away, or it has another address.
             None => Ok(Step::Return(policy::SHORTEST)),
             Some(attempts) if attempts.are_enough() || attempts.exceed(limit) || is_overdue => {
-                self.away(worker, at, AwayReason::Unreachable, wait).await
+                self.away(worker, at, 1, AwayReason::Unreachable, wait)
+                    .await
             }
             Some(_) => Ok(Step::Return(wait)),
         }
@@ -311,15 +319,17 @@ impl<'a, 'b> Group<'a, 'b> {
         if has_room {
             return Ok(Step::Return(wait));
         }
-        self.away(worker, at, AwayReason::Rejecting, policy::SHORTEST)
+        self.away(worker, at, 1, AwayReason::Rejecting, policy::SHORTEST)
             .await
     }
 
-    /// Marks the worker away and parks its deliveries. If it has changed meanwhile, they return after `wait`.
+    /// Marks the worker away and parks its deliveries, of which the first was just attempted so often. If it has changed
+    /// meanwhile, they return after `wait`.
     async fn away(
         &self,
         worker: &Worker,
         at: usize,
+        attempted: u64,
         reason: AwayReason,
         wait: Duration,
     ) -> Result<Step, Error> {
@@ -341,7 +351,7 @@ impl<'a, 'b> Group<'a, 'b> {
             waiting: false,
             ..worker.clone()
         };
-        match self.park(&away, at, 1).await? {
+        match self.park(&away, at, attempted).await? {
             Some(parked) => Ok(Step::Acknowledge(parked)),
             None => Ok(Step::Return(wait)),
         }

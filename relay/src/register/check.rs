@@ -7,10 +7,24 @@ use super::{Register, TRIES};
 use crate::access;
 use crate::error::Error;
 use crate::linear::api::{LinearError, Member};
+use crate::policy;
 use crate::table::Change;
 use crate::worker::{self, Worker};
 
 impl Register {
+    /// Refuses a worker whose user has to be checked first.
+    pub(super) fn verify_membership(&self, worker: &Worker) -> Result<(), Error> {
+        let now = self.clock.millis();
+        if policy::is_membership_overdue(worker.checked_at, self.config.membership, now) {
+            return Err(Error::refused(
+                Code::MembershipCheckDue,
+                "it has to be seen again that the worker's user is a member of the workspace: renew with a `linearToken`; \
+                 events are parked meanwhile",
+            ));
+        }
+        Ok(())
+    }
+
     /// Checks the membership of a worker's user, and releases or drops what was withheld. Returns the worker as it is then.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::harness::agent::{Agent, Home, Inside, deliver, free_port, in_time, kept, output};
 use crate::harness::agent::{reached_at, relay_and_home, run, signed, with_handler, worker};
-use crate::harness::{TOKEN, issue, relay, until};
+use crate::harness::{Receiver, TOKEN, issue, relay, until};
 
 #[tokio::test]
 async fn it_waits_for_a_relay_that_is_down_and_reports_it_once() {
@@ -272,5 +272,38 @@ async fn the_token_is_shown_daily_and_while_linear_is_down_the_lease_is_renewed_
         worker.expires_at > rfc3339(relay.clock.millis() + 6 * 86_400_000 + 86_000_000)
     })
     .await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_membership_that_ends_soon_is_reported_and_renewed_once_there_is_a_token() {
+    let relay = relay()
+        .set("MEMBERSHIP_SECONDS", 8 * 86_400)
+        .set("LEASE_SECONDS", 30 * 86_400)
+        .start()
+        .await;
+    let (home, handler) = (Home::new(), Receiver::start().await);
+    let agent = Inside::start(&relay, &home, &[&handler.port()]).await;
+    // The token is gone, and the membership is overdue.
+    std::fs::remove_file(home.join("linear-token")).unwrap();
+    relay.clock.advance(Duration::from_secs(7 * 86_400));
+    let is_reported = |name: &'static str, part: &'static str| {
+        let status = agent.status().unwrap_or_default();
+        status[name]
+            .as_str()
+            .is_some_and(|text| text.contains(part))
+    };
+    until("it is reported", async || {
+        is_reported("membershipDueAt", "T")
+    })
+    .await;
+    relay.clock.advance(Duration::from_secs(2 * 86_400));
+    until("it is refused", async || {
+        is_reported("problem", "seen again")
+    })
+    .await;
+    relay.post(&issue("i", 1)).await;
+    home.write("linear-token", TOKEN);
+    handler.wait_for(1).await;
     agent.stop().await;
 }
