@@ -122,6 +122,18 @@ impl EnvelopeError {
     }
 }
 
+impl EndedAccess<'_> {
+    /// The same, without the body that it was read from.
+    pub fn into_owned(self) -> EndedAccess<'static> {
+        let owned = |id: Cow<'_, str>| Cow::Owned(id.into_owned());
+        match self {
+            Self::User(id) => EndedAccess::User(owned(id)),
+            Self::Authorization(id) => EndedAccess::Authorization(owned(id)),
+            Self::Application(id) => EndedAccess::Application(owned(id)),
+        }
+    }
+}
+
 /// The top-level fields that are read, as far as they are present.
 #[derive(Default)]
 struct Fields<'a> {

@@ -6,6 +6,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::capability;
+use protocol::envelope::EndedAccess;
 use protocol::mention::Mentions;
 use protocol::messages::{Filter, Renew, Workspace};
 use protocol::problem::Code;
@@ -33,6 +34,7 @@ pub(crate) fn subscription(
 ) -> Result<Subscription, Error> {
     let subscription = Subscription {
         user: Some(member.user.clone()),
+        is_oauth: member.is_oauth,
         teams: Some(member.teams.keys().cloned().collect()),
         capabilities,
         ..Subscription::default()
@@ -44,6 +46,7 @@ pub(crate) fn subscription(
 pub(crate) fn checked(subscription: &Subscription, member: &Member) -> Subscription {
     Subscription {
         user: Some(member.user.clone()),
+        is_oauth: member.is_oauth,
         teams: Some(member.teams.keys().cloned().collect()),
         ..subscription.clone()
     }
@@ -126,6 +129,23 @@ pub(crate) enum Reason {
     Mine,
     /// The worker wants the events of other teams.
     Team,
+}
+
+/// Whether a worker's access has ended. An application is named by the user that it is in the workspace, if that is known.
+pub(crate) fn has_ended(
+    subscription: &Subscription,
+    ended: &EndedAccess<'_>,
+    application: Option<&str>,
+) -> bool {
+    let Some(user) = &subscription.user else {
+        return false;
+    };
+    match ended {
+        EndedAccess::User(id) => user.id == *id,
+        // A personal API key is not affected.
+        EndedAccess::Authorization(id) => subscription.is_oauth && user.id == *id,
+        EndedAccess::Application(_) => application == Some(user.id.as_str()),
+    }
 }
 
 /// The workers that get an event, of those with these ids and subscriptions.

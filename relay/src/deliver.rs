@@ -9,6 +9,7 @@ mod attempt;
 mod drain;
 mod group;
 mod report;
+mod revoke;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

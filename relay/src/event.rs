@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use protocol::clock::UnixMillis;
-use protocol::envelope::{Audience, is_identifier};
+use protocol::envelope::{Audience, EndedAccess, is_identifier};
 
 /// The largest body in bytes: a Lambda function cannot receive more in one request.
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
@@ -62,6 +62,8 @@ pub struct Event {
     pub sent_at: UnixMillis,
     /// Whom it concerns.
     pub audience: Audience<'static>,
+    /// Whose access has ended by it.
+    pub ended: Option<EndedAccess<'static>>,
     /// Whether the secret that signed it is valid for its workspace alone.
     pub is_bound: bool,
     /// The raw body.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{join, join_all, try_join};
+use futures::future::{join_all, join3, try_join};
 use parking_lot::Mutex;
 use protocol::clock::{Clock, UnixMillis, elapsed};
-use protocol::envelope::{self, digest};
+use protocol::envelope::{self, EndedAccess, digest, is_identifier};
 use protocol::problem::Code;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
 use crate::queue::{INLINE_LIMIT, Queue};
-use crate::table::{KnownBy, Table, TableError};
+use crate::table::{KnownBy, Route, Table, TableError};
 
 /// The time for a webhook, from its first byte to the answer. Linear waits five seconds and tries again (Linear's
 /// documentation, "Webhooks"), so an answer that comes later is none.
@@ -88,7 +88,7 @@ pub struct Ingest {
     table: Table,
     queue: Queue,
     clock: Clock,
-    /// When this instance recorded that a workspace is known.
+    /// When this instance recorded what is known, workspaces and applications.
     known: Arc<Mutex<HashMap<String, UnixMillis>>>,
 }
 
@@ -136,9 +136,10 @@ impl Ingest {
                 } else {
                     KnownBy::Webhook
                 };
-                let marked = join(
+                let marked = join3(
                     self.mark_accepted(&event),
                     self.mark_known(&event.workspace, known),
+                    self.mark_application(&event),
                 );
                 if tokio::time::timeout_at(deadline, marked).await.is_err() {
                     tracing::warn!(event = %event.id, "event {} was accepted without a marker: no time was left", event.id);
@@ -173,6 +174,7 @@ impl Ingest {
             };
             return Ok((duplicate, None));
         }
+        let routes = self.revoke(&event, routes).await?;
         let subscribers = routes.iter().map(|r| (r.worker.as_str(), &r.subscription));
         let recipients = access::recipients(&event, subscribers);
         if !recipients.is_empty() {
@@ -195,6 +197,28 @@ impl Ingest {
             ..Accepted::without_deliveries(&event.id)
         };
         Ok((accepted, Some(event)))
+    }
+
+    /// Has the workers removed whose access has ended by an event. Returns the routes of the others: who is removed does not get
+    /// the event about it.
+    async fn revoke(&self, event: &Event, routes: Vec<Route>) -> Result<Vec<Route>, Error> {
+        let Some(ended) = &event.ended else {
+            return Ok(routes);
+        };
+        let application = match ended {
+            EndedAccess::Application(client) if is_identifier(client) => {
+                self.table.application(&event.workspace, client).await?
+            }
+            _ => None,
+        };
+        let (gone, others): (Vec<_>, Vec<_>) = (routes.into_iter()).partition(|route| {
+            access::has_ended(&route.subscription, ended, application.as_deref())
+        });
+        let now = self.clock.millis();
+        for route in gone {
+            self.queue.revoke(event, &route.worker, now).await?;
+        }
+        Ok(others)
     }
 
     /// Verifies that Linear sent the webhook. Nothing is parsed before its signature is verified.
@@ -256,6 +280,7 @@ impl Ingest {
             action: envelope.action.into_owned(),
             ordering_key: envelope.ordering_key,
             audience: envelope.audience.into_owned(),
+            ended: envelope.ended.map(EndedAccess::into_owned),
             is_bound: signer.is_bound(),
             digest: digest(&body),
             #[expect(
@@ -323,19 +348,43 @@ impl Ingest {
 
     /// Records that a workspace is known, unless this instance did so today.
     async fn mark_known(&self, workspace: &str, by: KnownBy) {
+        let marked = || self.table.mark_known(workspace, by);
+        self.mark_daily(workspace.to_owned(), marked).await;
+    }
+
+    /// Records which user an application is that an event names, unless this instance did so today.
+    async fn mark_application(&self, event: &Event) {
+        let Event {
+            workspace,
+            audience,
+            ..
+        } = event;
+        let (Some(user), Some(client)) = (&audience.application, &audience.oauth_client) else {
+            return;
+        };
+        if !is_identifier(client) {
+            return;
+        }
+        let marked = || self.table.mark_application(workspace, client, user);
+        self.mark_daily(format!("{workspace}/{client}"), marked)
+            .await;
+    }
+
+    /// Writes a mark of this name, unless this instance did so today.
+    async fn mark_daily<W>(&self, name: String, write: impl FnOnce() -> W)
+    where
+        W: Future<Output = Result<(), TableError>>,
+    {
         let now = self.clock.millis();
-        let marked_at = self.known.lock().get(workspace).copied();
+        let marked_at = self.known.lock().get(&name).copied();
         if marked_at.is_some_and(|at| elapsed(at, now) < MARK_KNOWN_AFTER) {
             return;
         }
-        match self.table.mark_known(workspace, by).await {
+        match write().await {
             Ok(()) => {
-                self.known.lock().insert(workspace.to_owned(), now);
+                self.known.lock().insert(name, now);
             }
-            Err(error) => {
-                let error = chain(&error);
-                tracing::warn!(workspace, error, "workspace {workspace} was not recorded");
-            }
+            Err(error) => tracing::warn!(error = chain(&error), "{name} was not recorded"),
         }
     }
 }

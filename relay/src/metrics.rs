@@ -67,6 +67,8 @@ const fn latency(name: &'static str) -> Metric {
 /// | `Attempts` | deliver | POSTs of a delivery, by outcome: `delivered`, `gone`, `unreachable`, `rejected` |
 /// | `Deliveries` | deliver | deliveries that ended: `delivered`, `gone`, `dead_lettered` |
 /// | `Parked` | deliver | deliveries that were parked |
+/// | `Withheld` | deliver | deliveries that were withheld until the worker's user is checked |
+/// | `Revoked` | deliver, register | workers that were removed because the access of their users has ended |
 /// | `DeliveryLatency` | deliver | from acceptance to the worker's 2xx |
 /// | `Registered` | register | registrations |
 /// | `Pulled` | register | events in the responses to pulls |
@@ -75,7 +77,7 @@ const fn latency(name: &'static str) -> Metric {
 /// | `Live`, `Away`, `Pull` | health | workers, by state |
 /// | `Waiting` | health | workers with a mailbox that is not empty |
 /// | `Probes` | health | probes, by outcome |
-pub const METRICS: [Metric; 19] = [
+pub const METRICS: [Metric; 21] = [
     count("Accepted", None),
     count("Duplicate", None),
     count("Dropped", None),
@@ -85,6 +87,8 @@ pub const METRICS: [Metric; 19] = [
     count("Attempts", Some("Outcome")),
     count("Deliveries", Some("Outcome")),
     count("Parked", None),
+    count("Withheld", None),
+    count("Revoked", None),
     latency("DeliveryLatency"),
     count("Registered", None),
     count("Pulled", None),

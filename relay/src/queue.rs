@@ -14,7 +14,8 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::clock::UnixMillis;
 
 pub use message::{
-    DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, Recipient, UnreadablePart,
+    DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, Recipient, Revocation,
+    UnreadablePart,
 };
 
 use crate::cause::{Cause, chain};
@@ -198,6 +199,20 @@ impl Queue {
         }
     }
 
+    /// Puts a message on the queue that has a worker removed, because the access of its user has ended by this event.
+    pub(crate) async fn revoke(
+        &self,
+        event: &Event,
+        worker: &str,
+        ended_at: UnixMillis,
+    ) -> Result<(), QueueError> {
+        let call = self.client.send_message().queue_url(&self.url);
+        match (message::revocation(call, event, worker, ended_at).send()).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(QueueError::call("have a worker removed", error)),
+        }
+    }
+
     /// Puts a request on the queue to drain the mailbox of a worker that is away, once for each time that it is.
     pub(crate) async fn request_drain(
         &self,
@@ -341,6 +356,7 @@ mod tests {
         let body = Bytes::from("{}");
         let event = Event {
             audience: protocol::envelope::Audience::default(),
+            ended: None,
             is_bound: false,
             sent_at: 0,
             id: EventId::from_delivery("x").unwrap(),

@@ -26,6 +26,9 @@ pub struct Subscription {
     /// Whose worker it is; none for one that registered with a version that did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
+    /// Whether it was registered with an OAuth access token, which ends with what the user has authorised.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_oauth: bool,
     /// The ids of the teams that its user could see at the last check; none: not known, and then it sees all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teams: Option<BTreeSet<String>>,

@@ -13,6 +13,7 @@
 //! | `RATE#<caller>` | `<minute>`, `slot-<n>` | calls of a caller; challenges under way |
 //! | `TOKEN#<sha256>` | `TOKEN` | a Linear token that was accepted |
 //! | `KNOWN#<workspace>` | `KNOWN` | a workspace that has a webhook here |
+//! | `KNOWN#<workspace>` | `APP#<oauthClientId>` | the user that an application is in the workspace |
 //!
 //! One sparse index, [`worker_index`], holds the workers alone, with the attributes that `health` reads.
 //!

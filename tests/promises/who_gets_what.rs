@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use local::linear_api::Account;
+use local::local_relay::QUEUE;
 use local::samples::WORKSPACE;
 use protocol::messages::{AwayReason, Renew, WorkerState};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Receiver, Registration, Relay, ids, pulled, relay};
+use crate::harness::{Receiver, Registration, Relay, ids, pulled, relay, until};
 
 const ENG: (&str, &str) = ("team-eng", "ENG");
 const OPS: (&str, &str) = ("team-ops", "OPS");
@@ -384,4 +385,117 @@ async fn without_a_limit_a_membership_lasts_as_long_as_the_lease() {
             None
         );
     }
+}
+
+/// A payload of this type and action, with these fields.
+fn payload(kind: &str, action: &str, more: Value) -> String {
+    let mut payload = json!({
+        "type": kind, "action": action, "organizationId": WORKSPACE, "webhookTimestamp": 0,
+    });
+    payload
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    payload.to_string()
+}
+
+/// Waits until a worker is removed.
+async fn is_removed(relay: &Relay, worker: &Registration) {
+    until("the worker is removed", async || {
+        let (token, none) = (Some(worker.token.as_str()), json!({}));
+        let read = relay.call(Method::GET, &worker.path, token, &none).await;
+        read.status() == 401
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_user_who_is_deactivated_or_removed_loses_workers_and_mailboxes_at_once() {
+    let relay = relay().start().await;
+    let stays = worker(&relay, "stays", &[ENG], json!({})).await;
+    for (number, action, data) in [
+        (1, "update", json!({"id": "ana", "active": false})),
+        (2, "remove", json!({"id": "ana", "active": true})),
+    ] {
+        let ana = worker(&relay, "ana", &[ENG], json!({})).await;
+        relay.post(&event(number, ENG.0, json!({}))).await;
+        relay.settled().await;
+        let posted = relay
+            .post(&payload("User", action, json!({"data": data})))
+            .await;
+        assert_eq!(posted.answer["deliveries"], 1, "the other worker alone");
+        is_removed(&relay, &ana).await;
+        relay.clock.advance(Duration::from_secs(1));
+        let again = worker(&relay, "ana", &[ENG], json!({})).await;
+        assert_eq!(got(&relay, &again).await, [0; 0]);
+    }
+    let harmless = json!({"data": {"id": "stays", "active": true}});
+    relay.post(&payload("User", "update", harmless)).await;
+    relay.settled().await;
+    relay.read(&stays).await;
+}
+
+#[tokio::test]
+async fn whoever_was_seen_to_be_a_member_after_the_event_stays() {
+    let relay = relay().start().await;
+    let ana = worker(&relay, "ana", &[ENG], json!({})).await;
+    let [workspace, id] = ana.names();
+    let text = |value: &str| json!({"DataType": "String", "StringValue": value});
+    let revoke = |ended_at: i64| {
+        json!({
+            "QueueUrl": relay.local.sqs.url(QUEUE), "MessageBody": "revoke", "MessageGroupId": id,
+            "MessageDeduplicationId": ended_at.to_string(), "MessageAttributes": {
+                "revoke": text(&ended_at.to_string()), "workspace": text(&workspace),
+                "worker": text(&id),
+            },
+        })
+    };
+    let now = relay.clock.millis();
+    relay.sqs("SendMessage", &revoke(now - 60_000)).await;
+    relay.settled().await;
+    relay.read(&ana).await;
+    relay.sqs("SendMessage", &revoke(now + 60_000)).await;
+    is_removed(&relay, &ana).await;
+}
+
+#[tokio::test]
+async fn a_revoked_authorization_ends_workers_with_oauth_tokens_and_not_those_with_keys() {
+    let relay = relay().start().await;
+    let oauth = worker(&relay, "ana", &[ENG], json!({})).await;
+    relay.linear.admit_as("lin_api_ana", account("ana", &[ENG]));
+    let key = json!({"name": "two", "linearToken": "lin_api_ana"});
+    let key = relay.register_as(key).await;
+    let other = worker(&relay, "bo", &[ENG], json!({})).await;
+    let revoked = json!({"userId": "ana", "oauthClientId": "client", "activeTokensForUser": 0});
+    relay
+        .post(&payload("OAuthAuthorization", "revoked", revoked))
+        .await;
+    is_removed(&relay, &oauth).await;
+    relay.settled().await;
+    relay.read(&key).await;
+    relay.read(&other).await;
+}
+
+#[tokio::test]
+async fn a_revoked_application_loses_its_workers_and_no_other_does() {
+    let relay = relay().start().await;
+    let mut workers = Vec::new();
+    for user in ["app", "another"] {
+        let app = Account {
+            is_app: true,
+            ..account(user, &[ENG])
+        };
+        relay.linear.admit_as(&token(user), app);
+        let request = json!({"name": "one", "linearToken": token(user)});
+        workers.push(relay.register_as(request).await);
+        let own = json!({"appUserId": user, "oauthClientId": format!("client-{user}")});
+        relay
+            .post(&payload("AppUserNotification", "issueMention", own))
+            .await;
+    }
+    let revoked = json!({"oauthClientId": "client-app"});
+    relay.post(&payload("OAuthApp", "revoked", revoked)).await;
+    is_removed(&relay, &workers[0]).await;
+    relay.settled().await;
+    relay.read(&workers[1]).await;
 }

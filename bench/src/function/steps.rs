@@ -38,6 +38,7 @@ fn accept(text: &Bytes, signature: &str, secrets: &[WebhookSecret]) -> Option<Ev
         action: envelope.action.into_owned(),
         ordering_key: envelope.ordering_key,
         audience: envelope.audience.into_owned(),
+        ended: None,
         is_bound: false,
         sent_at: 0,
         digest: digest(text),

@@ -11,7 +11,7 @@ use relay::aws::Clients;
 use relay::config::{DeliverConfig, Deployment, Resources, Settings, verify_access};
 use relay::deliver::Deliver;
 use relay::delivery::Delivery;
-use relay::queue::{DrainRequest, Message, Queue, Received, UnreadablePart};
+use relay::queue::{DrainRequest, Message, Queue, Received, Revocation, UnreadablePart};
 use relay::table::Table;
 use serde::Deserialize;
 
@@ -104,7 +104,13 @@ pub async fn handle(
     event: LambdaEvent<SqsBatch>,
 ) -> Result<SqsBatchResponse, Error> {
     let mut response = SqsBatchResponse::default();
-    let (deliveries, drains) = read(event.payload.records, &mut response);
+    let (deliveries, revocations, drains) = read(event.payload.records, &mut response);
+    // First, because nothing may be delivered to who has no access any more.
+    for revocation in &revocations {
+        if !deliver.revoke(revocation).await {
+            response.add_failure(revocation.message_id.clone());
+        }
+    }
     let drains = drains.values().map(|request| async {
         let is_settled = deliver.drain(request).await;
         (!is_settled).then(|| request.message_id.clone())
@@ -124,12 +130,17 @@ pub async fn handle(
     Ok(response)
 }
 
-/// The deliveries of a batch, and one request to drain for each worker. What cannot be read has failed.
+/// The deliveries and revocations of a batch, and one request to drain for each worker. What cannot be read has failed.
 fn read(
     records: Vec<Record>,
     response: &mut SqsBatchResponse,
-) -> (Vec<Delivery>, BTreeMap<String, DrainRequest>) {
+) -> (
+    Vec<Delivery>,
+    Vec<Revocation>,
+    BTreeMap<String, DrainRequest>,
+) {
     let mut deliveries = Vec::with_capacity(records.len());
+    let mut revocations = Vec::new();
     let (mut drains, mut blocked) = (BTreeMap::new(), HashSet::new());
     for record in records {
         let (message_id, group) = (
@@ -143,6 +154,7 @@ fn read(
         }
         match parse(record) {
             Ok(Received::Delivery(delivery)) => deliveries.push(delivery),
+            Ok(Received::Revocation(revocation)) => revocations.push(revocation),
             // One drain of a worker is enough, and the others are acknowledged. It is the newest: it may have replaced an
             // older one, which could then not be replaced again.
             Ok(Received::Drain(request)) => drop(drains.insert(group, request)),
@@ -157,7 +169,7 @@ fn read(
             }
         }
     }
-    (deliveries, drains)
+    (deliveries, revocations, drains)
 }
 
 fn parse(record: Record) -> Result<Received, UnreadablePart> {
@@ -199,7 +211,7 @@ mod tests {
             json!({"Records": [record("old", "a"), record("other", "b"), record("new", "a")]});
         let batch: SqsBatch = serde_json::from_value(batch).unwrap();
         let mut response = SqsBatchResponse::default();
-        let (deliveries, drains) = read(batch.records, &mut response);
+        let (deliveries, _, drains) = read(batch.records, &mut response);
         let ids: Vec<_> = drains.values().map(|d| d.message_id.as_str()).collect();
         assert_eq!(ids, ["new", "other"]);
         assert!(deliveries.is_empty() && response.batch_item_failures.is_empty());

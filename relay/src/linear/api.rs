@@ -71,6 +71,8 @@ pub enum LinearError {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) user: User,
+    /// Whether the token is an OAuth access token, and not a personal API key.
+    pub(crate) is_oauth: bool,
     /// The workspace that the token belongs to.
     pub(crate) workspace: Workspace,
     /// The keys of the teams that the user can see, by id.
@@ -219,7 +221,9 @@ impl Linear {
             retry_after: RETRY_AFTER,
             source: Some(source),
         })?;
-        decide(status, &body)
+        let (member, next) = decide(status, &body)?;
+        let is_oauth = !is_key(bare_token(token));
+        Ok((Member { is_oauth, ..member }, next))
     }
 }
 
@@ -232,10 +236,15 @@ pub(crate) fn bare_token(token: &str) -> &str {
     }
 }
 
+/// Whether a token is a personal API key.
+fn is_key(token: &str) -> bool {
+    token.starts_with("lin_api_")
+}
+
 /// The value of `Authorization`: a personal key as it is, every other token as a bearer token.
 fn authorization(token: &str) -> String {
     let bare = bare_token(token);
-    if bare.starts_with("lin_api_") {
+    if is_key(bare) {
         bare.to_owned()
     } else {
         format!("Bearer {bare}")
@@ -314,6 +323,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
             email: shortened(viewer.email),
             is_app: viewer.app == Some(true),
         },
+        is_oauth: false,
         workspace,
         teams: (teams.nodes.into_iter())
             .map(|team| (team.id, team.key))

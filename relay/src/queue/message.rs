@@ -30,6 +30,8 @@ mod attribute {
     pub(super) const LAST_ATTEMPT: &str = "lastAttempt";
     /// The ids of the event's teams, if it is withheld for the worker.
     pub(super) const WITHHELD: &str = "withheld";
+    /// Tells that the access of a worker has ended: when, in milliseconds since the Unix epoch.
+    pub(super) const REVOKE: &str = "revoke";
     /// Tells a request to drain from a delivery: when it is due, in milliseconds since the Unix epoch.
     pub(super) const DRAIN: &str = "drain";
 }
@@ -112,11 +114,26 @@ pub struct DrainRequest {
     pub worker: String,
 }
 
+/// The access of a worker's user has ended.
+#[derive(Debug, Clone)]
+pub struct Revocation {
+    /// SQS's id of the message, which names it in a partial batch response.
+    pub message_id: String,
+    /// When it ended.
+    pub ended_at: UnixMillis,
+    /// Linear's `organizationId`.
+    pub workspace: String,
+    /// The worker's id.
+    pub worker: String,
+}
+
 /// What a message is.
 #[derive(Debug)]
 pub enum Received {
     /// One event for one worker.
     Delivery(Delivery),
+    /// The access of a worker's user has ended.
+    Revocation(Revocation),
     /// A request of the relay to itself.
     Drain(DrainRequest),
 }
@@ -131,6 +148,17 @@ impl Received {
         message: Message,
         mut take: impl FnMut(&str) -> Option<String>,
     ) -> Result<Self, UnreadablePart> {
+        if let Some(ended_at) = take(attribute::REVOKE) {
+            let mut text = |name: &'static str| take(name).ok_or(UnreadablePart(name));
+            return Ok(Self::Revocation(Revocation {
+                message_id: message.id,
+                ended_at: ended_at
+                    .parse()
+                    .map_err(|_| UnreadablePart(attribute::REVOKE))?,
+                workspace: text(attribute::WORKSPACE)?,
+                worker: text(attribute::WORKER)?,
+            }));
+        }
         let Some(due_at) = take(attribute::DRAIN) else {
             return Delivery::parse(message, take).map(Self::Delivery);
         };
@@ -243,6 +271,22 @@ impl<'a> OutgoingEvent<'a> {
         }
         entry.build().expect("an id and a body are given")
     }
+}
+
+/// Adds to a call that sends it to the queue that the access of a worker's user has ended. Its group has no ordering key, so
+/// that it waits behind no delivery.
+pub(super) fn revocation(
+    call: SendMessageFluentBuilder,
+    event: &Event,
+    worker: &str,
+    ended_at: UnixMillis,
+) -> SendMessageFluentBuilder {
+    call.message_body(attribute::REVOKE)
+        .message_group_id(worker)
+        .message_deduplication_id(format!("revoke:{}:{worker}", event.id))
+        .message_attributes(attribute::REVOKE, string(ended_at.to_string()))
+        .message_attributes(attribute::WORKSPACE, string(&event.workspace))
+        .message_attributes(attribute::WORKER, string(worker))
 }
 
 /// Adds a request to drain a mailbox to a call that sends it to the queue. Its group has no ordering key, so that it is

@@ -1,4 +1,5 @@
-//! The workspaces from which a webhook with a valid signature was accepted, or which a webhook secret belongs to.
+//! The workspaces from which a webhook with a valid signature was accepted, or which a webhook secret belongs to; and the
+//! applications that their webhooks name.
 
 use std::time::Duration;
 
@@ -26,7 +27,48 @@ fn key(workspace: &str) -> Item {
     ])
 }
 
+/// The key of an application: Linear's `oauthClientId`, the same in all workspaces.
+fn application_key(workspace: &str, client: &str) -> Item {
+    let mut key = key(workspace);
+    key.insert("sk".to_owned(), s(format!("APP#{client}")));
+    key
+}
+
 impl Table {
+    /// Records which user an application is in a workspace, by which its workers are found when it is removed.
+    pub(crate) async fn mark_application(
+        &self,
+        workspace: &str,
+        client: &str,
+        user: &str,
+    ) -> Result<(), TableError> {
+        (self.client.put_item())
+            .table_name(&self.name)
+            .set_item(Some(application_key(workspace, client)))
+            .item("user", s(user))
+            .item("expires_at", n(self.expiry(KNOWN_FOR)))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| TableError::call("record the application", e))
+    }
+
+    /// The user that an application is in a workspace, if that is known.
+    pub(crate) async fn application(
+        &self,
+        workspace: &str,
+        client: &str,
+    ) -> Result<Option<String>, TableError> {
+        let found = (self.client.get_item())
+            .table_name(&self.name)
+            .set_key(Some(application_key(workspace, client)))
+            .send()
+            .await
+            .map_err(|e| TableError::call("look for the application", e))?;
+        let known = found.item.filter(|item| self.is_alive(item));
+        Ok(known.and_then(|item| text(&item, "user").map(str::to_owned)))
+    }
+
     /// Records by what a workspace is known.
     pub(crate) async fn mark_known(
         &self,

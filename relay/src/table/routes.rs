@@ -35,7 +35,14 @@ pub(super) fn key(workspace: &str, worker: &str) -> Item {
 }
 
 /// The attributes of a subscription, here and in a worker's item.
-pub(super) const SUBSCRIPTION: [&str; 5] = ["user", "teams", "capabilities", "mine", "only_teams"];
+pub(super) const SUBSCRIPTION: [&str; 6] = [
+    "user",
+    "is_oauth",
+    "teams",
+    "capabilities",
+    "mine",
+    "only_teams",
+];
 
 /// The attributes that a subscription has.
 pub(super) fn subscription(subscription: &Subscription) -> Item {

@@ -1,0 +1,48 @@
+//! Removes the workers of users and applications whose access to a workspace has ended.
+
+use super::Deliver;
+use crate::cause::chain;
+use crate::queue::Revocation;
+use crate::table::TableError;
+
+impl Deliver {
+    /// Removes the worker of a revocation, and its mailbox. Returns whether that is settled.
+    pub async fn revoke(&self, revocation: &Revocation) -> bool {
+        let (workspace, worker) = (&revocation.workspace, &revocation.worker);
+        match self.try_to_revoke(revocation).await {
+            Ok(is_settled) => is_settled,
+            Err(error) => {
+                let error = chain(&error);
+                tracing::error!(
+                    workspace,
+                    worker,
+                    error,
+                    "worker {worker} could not be removed"
+                );
+                false
+            }
+        }
+    }
+
+    async fn try_to_revoke(&self, revocation: &Revocation) -> Result<bool, TableError> {
+        let (workspace, worker) = (&revocation.workspace, &revocation.worker);
+        // Whoever was seen to be a member since then has access again.
+        let found = (self.table.worker(workspace, worker).await?)
+            .filter(|worker| worker.checked_at <= revocation.ended_at);
+        let Some(found) = found else {
+            return Ok(true);
+        };
+        if !self.table.remove_worker(&found).await? {
+            return Ok(false);
+        }
+        let user = found.subscription.user.as_ref();
+        tracing::warn!(
+            workspace,
+            worker,
+            user = user.map(|user| user.id.as_str()),
+            Revoked = 1,
+            "worker {worker} and its mailbox are removed: the access of its user has ended"
+        );
+        Ok(true)
+    }
+}
