@@ -73,6 +73,7 @@ pub(crate) async fn register(
             name: format!("worker-{worker}"),
             capabilities: None,
             filter: None,
+            group: None,
             receipts: false,
             pulls: false,
             nonce: None,

@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::envelope::is_identifier;
 use protocol::messages::Filter;
 use serde::Deserialize;
 use url::Url;
@@ -70,6 +71,7 @@ pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) types: Option<Vec<String>>,
     pub(crate) filter: Option<Filter>,
+    pub(crate) group: Option<String>,
     pub(crate) route: Route,
     pub(crate) poll: Duration,
     pub(crate) listen: SocketAddr,
@@ -106,6 +108,11 @@ impl Settings {
         if let Some(types) = &self.types {
             protocol::capability::validate(types).map_err(|error| wrong(error.message("type")))?;
         }
+        if (self.group.as_deref()).is_some_and(|group| !is_identifier(group)) {
+            return Err(wrong(
+                "`group` has to be 1 to 64 of A-Z a-z 0-9 _ -".to_owned(),
+            ));
+        }
         let concurrency = self.concurrency.unwrap_or(4);
         if !(1..=64).contains(&concurrency) {
             return Err(wrong("`concurrency` has to be 1 to 64".to_owned()));
@@ -116,6 +123,7 @@ impl Settings {
             relay: relay.0,
             name,
             types: self.types,
+            group: self.group,
             filter: (self.mine == Some(true) || self.teams.is_some()).then(|| Filter {
                 mine: self.mine == Some(true),
                 teams: self.teams,

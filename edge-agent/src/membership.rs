@@ -68,6 +68,7 @@ struct DesiredState {
     address: Option<Url>,
     types: Option<Vec<String>>,
     filter: Option<Filter>,
+    group: Option<String>,
 }
 
 impl Membership {
@@ -150,6 +151,7 @@ impl Membership {
             address: self.address.borrow_and_update().clone(),
             types: config.types.clone(),
             filter: config.filter.clone(),
+            group: config.group.clone(),
         }
     }
 
@@ -165,6 +167,7 @@ impl Membership {
             name: config.name.clone(),
             capabilities: desired.types,
             filter: desired.filter,
+            group: desired.group,
             receipts: true,
             pulls: true,
             nonce: Some(expected.nonce()),
@@ -328,6 +331,8 @@ impl Membership {
                 .then(|| desired.types.clone()),
             filter: (sent.is_none_or(|sent| sent.filter != desired.filter))
                 .then(|| desired.filter.clone()),
+            group: (sent.is_none_or(|sent| sent.group != desired.group))
+                .then(|| desired.group.clone()),
             linear_token,
             state: None,
             // A registration of an earlier version has said nothing of them.

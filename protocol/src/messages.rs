@@ -40,6 +40,9 @@ pub struct Register {
     /// Which of these it wants; none means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
+    /// Of the workers of a workspace with the same group, one gets each event: 1 to 64 of `A-Z a-z 0-9 _ -`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Whether the worker puts a receipt on every answer, so that any other answer counts as unreachable.
     #[serde(default)]
     pub receipts: bool,
@@ -181,6 +184,13 @@ pub struct Renew {
         skip_serializing_if = "Option::is_none"
     )]
     pub filter: Option<Option<Filter>>,
+    /// Absent: as it was. `null`: none.
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub group: Option<Option<String>>,
     /// Only `away` is accepted: the worker goes offline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<WorkerState>,
@@ -229,6 +239,9 @@ pub struct Worker {
     /// As registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
+    /// As registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Whether its events are POSTed or parked.
     pub state: WorkerState,
     /// Why it is away, if it is.
@@ -415,6 +428,7 @@ mod tests {
             name: "laptop".into(),
             capabilities: None,
             filter: None,
+            group: None,
             receipts: true,
             pulls: true,
             nonce: None,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::capability;
 use protocol::envelope::EndedAccess;
 use protocol::mention::Mentions;
-use protocol::messages::{Filter, Renew, Workspace};
+use protocol::messages::{Filter, Register, Renew, Workspace};
 use protocol::problem::Code;
 
 use crate::error::Error;
@@ -27,19 +27,16 @@ const MAX_TEAM_KEY: usize = 32;
 /// # Errors
 ///
 /// The filter names a team that the member cannot see.
-pub(crate) fn subscription(
-    member: &Member,
-    capabilities: Option<Vec<String>>,
-    filter: Option<&Filter>,
-) -> Result<Subscription, Error> {
+pub(crate) fn subscription(member: &Member, request: &Register) -> Result<Subscription, Error> {
     let subscription = Subscription {
         user: Some(member.user.clone()),
         is_oauth: member.is_oauth,
         teams: Some(member.teams.keys().cloned().collect()),
-        capabilities,
+        capabilities: request.capabilities.clone(),
+        group: request.group.clone(),
         ..Subscription::default()
     };
-    filtered(subscription, filter, &member.teams)
+    filtered(subscription, request.filter.as_ref(), &member.teams)
 }
 
 /// A subscription after its user was seen to be this member.
@@ -61,6 +58,9 @@ pub(crate) fn changed(worker: &Worker, request: &Renew) -> Result<Option<Subscri
     let mut changed = worker.subscription.clone();
     if let Some(capabilities) = &request.capabilities {
         changed.capabilities.clone_from(capabilities);
+    }
+    if let Some(group) = &request.group {
+        changed.group.clone_from(group);
     }
     if let Some(filter) = &request.filter {
         changed = filtered(changed, filter.as_ref(), &worker.team_keys)?;
@@ -148,7 +148,7 @@ pub(crate) fn has_ended(
     }
 }
 
-/// The workers that get an event, of those with these ids and subscriptions.
+/// The workers that may see an event and want it, of those with these ids and subscriptions.
 pub fn recipients<'a>(
     event: &Event,
     subscribers: impl IntoIterator<Item = (&'a str, &'a Subscription)>,
@@ -164,6 +164,7 @@ pub fn recipients<'a>(
             Some(Recipient {
                 worker: worker.to_owned(),
                 is_withheld,
+                group: subscription.group.clone(),
             })
         })
         .collect()

@@ -158,6 +158,8 @@ pub struct IngestConfig {
     pub accepted_age: Duration,
     /// How long a parked event and its stored body are kept.
     pub mailbox_retention: Duration,
+    /// How long a group's worker may be away until its keys go to another one; none: for ever.
+    pub group_failover: Option<Duration>,
 }
 
 /// The settings of `register`.
@@ -276,9 +278,11 @@ pub fn webhook_secrets(settings: &mut Settings<'_>) -> String {
 }
 
 impl IngestConfig {
-    /// `ACCEPTED_AGE_SECONDS`, `MAILBOX_SECONDS`
+    /// `ACCEPTED_AGE_SECONDS`, `MAILBOX_SECONDS`, `GROUP_FAILOVER_SECONDS`
     pub fn read(settings: &mut Settings<'_>) -> Self {
+        let failover = settings.seconds("GROUP_FAILOVER_SECONDS", 0, 0..=30 * DAY);
         Self {
+            group_failover: (!failover.is_zero()).then_some(failover),
             accepted_age: settings.seconds("ACCEPTED_AGE_SECONDS", 8 * HOUR, 60..=7 * DAY),
             mailbox_retention: mailbox_retention(settings),
         }

@@ -4,6 +4,8 @@
 //! marker against replays is written after that. So Linear's retry completes a fan-out that was interrupted, and the
 //! queue's deduplication keeps the messages from before from being sent twice.
 
+mod groups;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -177,6 +179,7 @@ impl Ingest {
         let routes = self.revoke(&event, routes).await?;
         let subscribers = routes.iter().map(|r| (r.worker.as_str(), &r.subscription));
         let recipients = access::recipients(&event, subscribers);
+        let recipients = (self.one_of_each_group(&event, recipients, &routes)).await?;
         if !recipients.is_empty() {
             let body = self.store_body(&event).await?;
             self.queue.send(&event, &body, &recipients).await?;

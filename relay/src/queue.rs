@@ -370,6 +370,7 @@ mod tests {
         let recipients = ["a", "b", "c"].map(|worker| Recipient {
             worker: worker.to_owned(),
             is_withheld: false,
+            group: None,
         });
         let done = queue.send(&event, &Body::Inline(body), &recipients).await;
         let sent = scripted.sent.lock().unwrap();

@@ -75,16 +75,20 @@ fn validate(request: &messages::Register) -> Result<(), Error> {
             "`name` has to be 1 to {MAX_NAME} printable characters, without spaces at its ends"
         )));
     }
-    validate_nonce(request.nonce.as_deref())?;
+    validate_identifier("nonce", request.nonce.as_deref())?;
+    validate_identifier("group", request.group.as_deref())?;
     match &request.capabilities {
         Some(patterns) => capability::validate(patterns).map_err(Error::capabilities),
         None => Ok(()),
     }
 }
 
-fn validate_nonce(nonce: Option<&str>) -> Result<(), Error> {
-    if nonce.is_some_and(|nonce| !is_identifier(nonce)) {
-        return Err(invalid("`nonce` has to be 1 to 64 of A-Z a-z 0-9 _ -"));
+/// Validates an optional field that is an identifier.
+fn validate_identifier(field: &str, value: Option<&str>) -> Result<(), Error> {
+    if value.is_some_and(|value| !is_identifier(value)) {
+        return Err(invalid(format!(
+            "`{field}` has to be 1 to 64 of A-Z a-z 0-9 _ -"
+        )));
     }
     Ok(())
 }
@@ -131,11 +135,7 @@ impl Register {
         self.verify_served(workspace).await?;
         let user_key = format!("{}-{}", workspace.id, user.id);
         self.limit(&format!("registrations-{user_key}")).await?;
-        let subscription = access::subscription(
-            &member,
-            request.capabilities.clone(),
-            request.filter.as_ref(),
-        )?;
+        let subscription = access::subscription(&member, &request)?;
         if let Some(url) = &url {
             self.challenge(&user_key, caller, url, request.nonce.as_deref())
                 .await?;
@@ -377,7 +377,8 @@ impl Register {
                  `webhookUrl` makes it a pull worker",
             ));
         }
-        validate_nonce(request.nonce.as_deref())?;
+        validate_identifier("nonce", request.nonce.as_deref())?;
+        validate_identifier("group", request.group.as_ref().and_then(Option::as_deref))?;
         if let Some(token) = &request.linear_token {
             validate_token(token)?;
             worker = self.check(worker, token, caller).await?;

@@ -41,4 +41,7 @@ pub struct Subscription {
     /// The ids of the teams whose events it wants alone; none: of all teams, and those of no team.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only_teams: Option<BTreeSet<String>>,
+    /// Of the workers with the same group, one gets each event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }

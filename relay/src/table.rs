@@ -8,6 +8,7 @@
 //! | `WS#<workspace>#WORKER#<worker>` | `ASIDE#<sequence>-<event>` | a parked event that fits into no response to a pull, or is malformed |
 //! | `WS#<workspace>#WORKER#<worker>` | `HELD#<sequence>-<event>` | an event of a team that the worker's user could not see at the last check |
 //! | `WS#<workspace>#WORKER#<worker>` | `TRY#<event>` | the failed attempts of a delivery |
+//! | `WS#<workspace>#GROUP#<group>` | `<ordering key>` | which of a group's workers gets the events of the key |
 //! | `WS#<workspace>#SEEN#<sha256>` | `SEEN` | the marker against replays |
 //! | `WS#<workspace>#BODY#<sha256>` | `<chunk>` | a part of a large body, compressed |
 //! | `RATE#<caller>` | `<minute>`, `slot-<n>` | calls of a caller; challenges under way |
@@ -23,6 +24,7 @@
 mod batch;
 mod batch_context;
 mod bodies;
+mod groups;
 mod known;
 mod mailbox;
 mod marker;
@@ -43,6 +45,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use protocol::clock::{Clock, UnixSeconds};
 
 pub(crate) use batch_context::BatchContext;
+pub(crate) use groups::Owner;
 pub(crate) use known::KnownBy;
 pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
 pub(crate) use rate::Counted;

@@ -272,6 +272,7 @@ impl Worker {
             }),
             capabilities: self.subscription.capabilities.clone(),
             filter: self.filter(),
+            group: self.subscription.group.clone(),
             withheld: self.withheld,
             membership_due_at: membership_due_at.map(rfc3339),
             state: self.state,

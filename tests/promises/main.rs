@@ -15,6 +15,7 @@ mod deployed;
 mod drain;
 mod durability;
 mod gone;
+mod groups;
 mod health;
 mod isolation;
 mod no_duplicate_effect;

@@ -306,6 +306,7 @@ impl Machine {
                 name: self.name(),
                 capabilities: None,
                 filter: None,
+                group: None,
                 receipts,
                 pulls: kind.pulls(),
                 nonce: None,

@@ -42,6 +42,9 @@ pub(crate) struct Settings {
     #[arg(long = "team", value_name = "KEY", value_delimiter = ',')]
     #[serde(rename = "team")]
     pub(crate) teams: Option<Vec<String>>,
+    /// The group of this worker: of the workers with the same one, a single one gets each event, issue by issue
+    #[arg(long, value_name = "NAME")]
+    pub(crate) group: Option<String>,
     /// Open a tunnel, so that events are POSTed here at once [default: none]
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["public_url", "pull"])]
     pub(crate) tunnel: Option<TunnelChoice>,
@@ -146,6 +149,7 @@ impl Settings {
             types: self.types.or(file.types),
             mine: self.mine.or(file.mine),
             teams: self.teams.or(file.teams),
+            group: self.group.or(file.group),
             poll: self.poll.or(file.poll),
             listen: self.listen.or(file.listen),
             concurrency: self.concurrency.or(file.concurrency),

@@ -228,6 +228,8 @@ pub struct Recipient {
     pub worker: String,
     /// Whether the event is withheld until it is known whether the worker's user may see its teams.
     pub is_withheld: bool,
+    /// Its group, of which one worker gets the event.
+    pub group: Option<String>,
 }
 
 /// An event on its way to the queue: what its messages have in common.

@@ -4,6 +4,8 @@
 //! Invariant: a route is written and deleted in one transaction with its worker, and says what the worker's item says. So no
 //! worker is without its route.
 
+use protocol::clock::UnixMillis;
+use protocol::messages::WorkerState;
 use serde::Deserialize;
 
 use super::{Item, Table, TableError, n, s};
@@ -19,6 +21,9 @@ pub(crate) struct Route {
     /// What it may see, and wants.
     #[serde(flatten)]
     pub(crate) subscription: Subscription,
+    /// Since when it is away; recorded for a worker with a group alone.
+    #[serde(default)]
+    pub(crate) away_since: Option<UnixMillis>,
 }
 
 /// The partition of a workspace's routes.
@@ -35,13 +40,14 @@ pub(super) fn key(workspace: &str, worker: &str) -> Item {
 }
 
 /// The attributes of a subscription, here and in a worker's item.
-pub(super) const SUBSCRIPTION: [&str; 6] = [
+pub(super) const SUBSCRIPTION: [&str; 7] = [
     "user",
     "is_oauth",
     "teams",
     "capabilities",
     "mine",
     "only_teams",
+    "group",
 ];
 
 /// The attributes that a subscription has.
@@ -54,6 +60,10 @@ pub(super) fn item(worker: &Worker) -> Item {
     let mut item = subscription(&worker.subscription);
     item.extend(key(&worker.workspace, &worker.id));
     item.insert("expires_at".to_owned(), n(worker.expires_at));
+    let is_away = worker.state == WorkerState::Away && worker.subscription.group.is_some();
+    if let Some(since) = worker.away_since.filter(|_| is_away) {
+        item.insert("away_since".to_owned(), n(since));
+    }
     item
 }
 

@@ -49,7 +49,11 @@ impl Table {
         } else {
             update.condition_expression("#state = :away AND attribute_not_exists(parked)")
         };
-        Ok(conditional(update.send().await, "mark the worker live")?.is_some())
+        let is_live = conditional(update.send().await, "mark the worker live")?.is_some();
+        if is_live && worker.subscription.group.is_some() {
+            self.route_away(&worker.workspace, &worker.id, None).await;
+        }
+        Ok(is_live)
     }
 
     /// Marks a live worker away, if its address still is the one that was tried. Returns since when, if
@@ -74,6 +78,10 @@ impl Table {
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":url", s(worker.url.as_deref().unwrap_or_default()));
         let marked = conditional(update.send().await, "mark the worker away")?;
+        if marked.is_some() && worker.subscription.group.is_some() {
+            self.route_away(&worker.workspace, &worker.id, Some(now))
+                .await;
+        }
         Ok(marked.map(|_| now))
     }
 

@@ -290,6 +290,8 @@ impl Table {
         }
         let changed = Worker {
             expires_at,
+            state: change.state.unwrap_or(worker.state),
+            away_since: worker.away_since.or(Some(self.clock.millis())),
             subscription: (change.subscription.clone())
                 .unwrap_or_else(|| worker.subscription.clone()),
             ..worker.clone()

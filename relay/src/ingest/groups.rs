@@ -1,0 +1,188 @@
+//! Groups: of the workers of a workspace with the same group, one gets each event, by ordering key.
+//!
+//! A key stays with its worker, which keeps what belongs together on one machine. A new key prefers workers that are not away,
+//! and is spread evenly over them by a hash. It moves only when its worker is removed or its lease has ended, or, if the
+//! operator wants that, when its worker has been away for long.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use protocol::clock::{UnixMillis, elapsed};
+use sha2::{Digest as _, Sha256};
+
+use super::Ingest;
+use crate::event::Event;
+use crate::queue::Recipient;
+use crate::table::{Owner, Route, TableError};
+
+/// How often a key is given again because another event of it was faster.
+const TRIES: u32 = 3;
+
+/// What becomes of a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice<'a> {
+    /// It stays with its worker, which gets the event.
+    Owner(&'a str),
+    /// It stays with its worker, which does not want this event or may not see it. Another one gets it.
+    Instead(&'a str),
+    /// It is given to this worker, which gets the event.
+    Give(&'a str),
+}
+
+/// The worker that comes first for a key: the one with the highest hash (rendezvous hashing), so that keys are spread evenly
+/// and the choice is the same wherever it is made.
+fn first<'a>(candidates: impl Iterator<Item = &'a str>, ordering_key: &str) -> Option<&'a str> {
+    candidates.max_by_key(|worker| Sha256::digest(format!("{worker}/{ordering_key}")))
+}
+
+/// Chooses among a group's workers that may see an event and want it, of which there is at least one.
+fn choose<'a>(
+    candidates: &[&'a str],
+    members: &BTreeMap<&str, Option<UnixMillis>>,
+    owner: Option<&str>,
+    ordering_key: &str,
+    failover: Option<Duration>,
+    now: UnixMillis,
+) -> Option<Choice<'a>> {
+    let away_since = |worker: &str| members.get(worker).copied().flatten();
+    let mut live = (candidates.iter().copied())
+        .filter(|worker| away_since(worker).is_none())
+        .peekable();
+    let has_live = live.peek().is_some();
+    let preferred = if has_live {
+        first(live, ordering_key)
+    } else {
+        first(candidates.iter().copied(), ordering_key)
+    }?;
+    let Some(owner) = owner.filter(|owner| members.contains_key(owner)) else {
+        return Some(Choice::Give(preferred));
+    };
+    let is_gone_for_long = away_since(owner)
+        .zip(failover)
+        .is_some_and(|(since, failover)| elapsed(since, now) >= failover);
+    if is_gone_for_long && has_live {
+        return Some(Choice::Give(preferred));
+    }
+    Some(match candidates.iter().find(|worker| **worker == owner) {
+        Some(owner) => Choice::Owner(owner),
+        None => Choice::Instead(preferred),
+    })
+}
+
+impl Ingest {
+    /// Leaves one recipient of each group. Asks the table nothing if there is no group.
+    pub(super) async fn one_of_each_group(
+        &self,
+        event: &Event,
+        recipients: Vec<Recipient>,
+        routes: &[Route],
+    ) -> Result<Vec<Recipient>, TableError> {
+        let mut groups: BTreeMap<String, Vec<Recipient>> = BTreeMap::new();
+        let mut chosen = Vec::with_capacity(recipients.len());
+        for recipient in recipients {
+            match &recipient.group {
+                None => chosen.push(recipient),
+                Some(group) => groups.entry(group.clone()).or_default().push(recipient),
+            }
+        }
+        for (group, mut candidates) in groups {
+            // Only if nobody may see it, it is withheld.
+            if candidates.iter().any(|candidate| !candidate.is_withheld) {
+                candidates.retain(|candidate| !candidate.is_withheld);
+            }
+            let worker = self.choose(event, &group, &candidates, routes).await?;
+            chosen.extend(candidates.into_iter().find(|c| c.worker == worker));
+        }
+        Ok(chosen)
+    }
+
+    /// The worker of a group that gets an event.
+    async fn choose(
+        &self,
+        event: &Event,
+        group: &str,
+        candidates: &[Recipient],
+        routes: &[Route],
+    ) -> Result<String, TableError> {
+        let members: BTreeMap<_, _> = (routes.iter())
+            .filter(|route| route.subscription.group.as_deref() == Some(group))
+            .map(|route| (route.worker.as_str(), route.away_since))
+            .collect();
+        let candidates: Vec<_> = candidates.iter().map(|c| c.worker.as_str()).collect();
+        let place = (event.workspace.as_str(), group, event.ordering_key.as_str());
+        for _ in 0..TRIES {
+            let owner: Option<Owner> = self.table.owner(place).await?;
+            let choice = choose(
+                &candidates,
+                &members,
+                owner.as_ref().map(|owner| owner.worker.as_str()),
+                place.2,
+                self.config.group_failover,
+                self.clock.millis(),
+            );
+            let (worker, is_given) = match choice {
+                None => break,
+                Some(Choice::Instead(worker)) => return Ok(worker.to_owned()),
+                Some(Choice::Owner(worker)) => {
+                    let is_kept = owner.as_ref().is_none_or(|o| !self.table.is_to_be_kept(o));
+                    (worker, !is_kept)
+                }
+                Some(Choice::Give(worker)) => (worker, true),
+            };
+            if !is_given || self.table.give_key(place, worker, owner.as_ref()).await? {
+                return Ok(worker.to_owned());
+            }
+        }
+        // Others were faster each time, and what they chose is read by Linear's retry.
+        Err(TableError::Conflict {
+            operation: "give a key to a worker",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stays_with_its_worker_and_moves_when_it_is_gone() {
+        let hour = Some(Duration::from_secs(3600));
+        let members = BTreeMap::from([("a", Some(1)), ("b", None), ("c", None)]);
+        let chosen = |candidates: &[&'static str], owner, failover, now| {
+            choose(candidates, &members, owner, "key", failover, now).unwrap()
+        };
+        let all = ["a", "b", "c"];
+        // Away, and still the owner.
+        assert_eq!(chosen(&all, Some("a"), None, i64::MAX), Choice::Owner("a"));
+        assert_eq!(chosen(&all, Some("a"), hour, 3_600_000), Choice::Owner("a"));
+        let moved = chosen(&all, Some("a"), hour, 3_600_001);
+        assert!(matches!(moved, Choice::Give("b" | "c")), "{moved:?}");
+        // Nobody else is there.
+        assert_eq!(
+            chosen(&["a"], Some("a"), hour, i64::MAX),
+            Choice::Owner("a")
+        );
+        // Removed, or never given.
+        for owner in [Some("removed"), None] {
+            let given = chosen(&all, owner, None, 0);
+            assert!(matches!(given, Choice::Give("b" | "c")), "{given:?}");
+        }
+        assert_eq!(chosen(&["a"], None, None, 0), Choice::Give("a"));
+        // It does not want this one.
+        assert_eq!(chosen(&["b"], Some("c"), None, 0), Choice::Instead("b"));
+    }
+
+    #[test]
+    fn keys_are_spread_evenly() {
+        let workers = ["a", "b", "c", "d"];
+        let mut counts = BTreeMap::new();
+        for key in 0..4000 {
+            let worker = first(workers.into_iter(), &format!("issue-{key}")).unwrap();
+            *counts.entry(worker).or_insert(0) += 1;
+        }
+        assert!(
+            counts.values().all(|count| (900..1100).contains(count)),
+            "{counts:?}"
+        );
+    }
+}
