@@ -39,6 +39,27 @@ impl<'a> Mentions<'a> {
         mentions
     }
 
+    /// Those with these ids and display names.
+    pub fn new(
+        ids: impl IntoIterator<Item = &'a str>,
+        names: impl IntoIterator<Item = String>,
+    ) -> Self {
+        Self {
+            ids: ids.into_iter().collect(),
+            names: names.into_iter().collect(),
+        }
+    }
+
+    /// The ids, as far as they are known.
+    pub fn ids(&self) -> impl Iterator<Item = &'a str> {
+        self.ids.iter().copied()
+    }
+
+    /// The display names, in lower case, as far as they are known.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
     /// Whether a user with this id and display name is among them.
     pub fn contains(&self, id: &str, display_name: &str) -> bool {
         self.ids.contains(id) || self.names.contains(&display_name.to_lowercase())

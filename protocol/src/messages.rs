@@ -257,6 +257,10 @@ pub struct Worker {
     /// `membership_check_due`, until a renewal shows a `linearToken`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership_due_at: Option<String>,
+    /// How many events of the last day were not for it, by reason: `type`, `team`, `mine`, `application`, `group` (another worker of
+    /// its group got them), `withheld`. In the response to `GET` alone, and by what the worker wants and may see now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_delivered: BTreeMap<String, u64>,
     /// The events that were parked for longer than the relay keeps them, if there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expired: Option<Expired>,

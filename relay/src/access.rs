@@ -2,11 +2,12 @@
 //!
 //! Invariant: nothing here does I/O, awaits, or reads a clock. What is known is an argument.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::capability;
-use protocol::envelope::EndedAccess;
+use protocol::envelope::{Audience, EndedAccess};
 use protocol::mention::Mentions;
 use protocol::messages::{Filter, Register, Renew, Workspace};
 use protocol::problem::Code;
@@ -16,9 +17,11 @@ use crate::event::Event;
 use crate::linear::api::Member;
 use crate::queue::Recipient;
 use crate::subscription::{Subscription, User};
-use crate::table::KnownBy;
+use crate::table::{KnownBy, RoutedEvent};
 use crate::worker::Worker;
 
+/// How many of those who are mentioned in an event are recorded.
+const MAX_MENTIONS: usize = 50;
 /// How much of the key of an unknown team is repeated.
 const MAX_TEAM_KEY: usize = 32;
 
@@ -129,6 +132,24 @@ pub(crate) enum Reason {
     Mine,
     /// The worker wants the events of other teams.
     Team,
+    /// Another worker of its group got it.
+    Group,
+    /// The worker's user could not see its team at the last check.
+    Withheld,
+}
+
+impl Reason {
+    /// The word on the wire.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Application => "application",
+            Self::Mine => "mine",
+            Self::Team => "team",
+            Self::Group => "group",
+            Self::Withheld => "withheld",
+        }
+    }
 }
 
 /// Whether a worker's access has ended. An application is named by the user that it is in the workspace, if that is known.
@@ -153,26 +174,15 @@ pub fn recipients<'a>(
     event: &Event,
     subscribers: impl IntoIterator<Item = (&'a str, &'a Subscription)>,
 ) -> Vec<Recipient> {
-    let routing = Routing::new(event);
-    (subscribers.into_iter())
-        .filter_map(|(worker, subscription)| {
-            let is_withheld = match routing.verdict(subscription) {
-                Verdict::Deliver => false,
-                Verdict::Withhold => true,
-                Verdict::Skip(_) => return None,
-            };
-            Some(Recipient {
-                worker: worker.to_owned(),
-                is_withheld,
-                group: subscription.group.clone(),
-            })
-        })
-        .collect()
+    Routing::new(event).recipients(subscribers)
 }
 
 /// An event on its way to the workers that may see it and want it.
 pub(crate) struct Routing<'a> {
-    event: &'a Event,
+    kind: &'a str,
+    action: &'a str,
+    audience: Cow<'a, Audience<'a>>,
+    body: &'a [u8],
     /// Searched for only if a worker wants to know.
     mentions: OnceCell<Mentions<'a>>,
 }
@@ -180,21 +190,77 @@ pub(crate) struct Routing<'a> {
 impl<'a> Routing<'a> {
     pub(crate) fn new(event: &'a Event) -> Self {
         Self {
-            event,
+            kind: &event.kind,
+            action: &event.action,
+            audience: Cow::Borrowed(&event.audience),
+            body: &event.body,
             mentions: OnceCell::new(),
         }
     }
 
+    /// An event of the last day.
+    pub(crate) fn of(routed: &'a RoutedEvent) -> Self {
+        let ids = routed.mentioned_ids.iter().map(String::as_str);
+        let names = routed.mentioned_names.iter().cloned();
+        Self {
+            kind: &routed.kind,
+            action: &routed.action,
+            audience: Cow::Owned(routed.audience()),
+            body: &[],
+            mentions: Mentions::new(ids, names).into(),
+        }
+    }
+
+    /// What decides who gets the event, but for groups, for whoever looks back at it. Those who are mentioned are among it if
+    /// that was asked for.
+    pub(crate) fn routed(&self) -> RoutedEvent {
+        let owned = |ids: &[Cow<'_, str>]| ids.iter().map(|id| id.clone().into_owned()).collect();
+        let mentions = self.mentions.get();
+        RoutedEvent {
+            kind: self.kind.to_owned(),
+            action: self.action.to_owned(),
+            teams: owned(&self.audience.teams),
+            people: owned(&self.audience.people),
+            application: self.audience.application.as_deref().map(str::to_owned),
+            mentioned_ids: (mentions.into_iter().flat_map(Mentions::ids))
+                .map(str::to_owned)
+                .take(MAX_MENTIONS)
+                .collect(),
+            mentioned_names: (mentions.into_iter().flat_map(Mentions::names))
+                .map(str::to_owned)
+                .take(MAX_MENTIONS)
+                .collect(),
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// The workers that may see the event and want it, of those with these ids and subscriptions.
+    pub(crate) fn recipients<'s>(
+        &self,
+        subscribers: impl IntoIterator<Item = (&'s str, &'s Subscription)>,
+    ) -> Vec<Recipient> {
+        (subscribers.into_iter())
+            .filter_map(|(worker, subscription)| {
+                let is_withheld = match self.verdict(subscription) {
+                    Verdict::Deliver => false,
+                    Verdict::Withhold => true,
+                    Verdict::Skip(_) => return None,
+                };
+                Some(Recipient {
+                    worker: worker.to_owned(),
+                    is_withheld,
+                    group: subscription.group.clone(),
+                })
+            })
+            .collect()
+    }
+
     /// What becomes of the event for a worker with this subscription.
     pub(crate) fn verdict(&self, subscription: &Subscription) -> Verdict {
-        let Event {
-            kind,
-            action,
-            audience,
-            ..
-        } = self.event;
+        let audience = &self.audience;
         let user = subscription.user.as_ref();
-        if !capability::wanted(subscription.capabilities.as_deref(), kind, action) {
+        let patterns = subscription.capabilities.as_deref();
+        if !capability::wanted(patterns, self.kind, self.action) {
             return Verdict::Skip(Reason::Type);
         }
         if let Some(user) = user.filter(|user| user.is_app) {
@@ -225,14 +291,30 @@ impl<'a> Routing<'a> {
     /// Whether the event concerns a user: created, has assigned or delegated, wrote, acted, is notified or mentioned. For an
     /// event of an agent session: started the session.
     fn concerns(&self, user: &User) -> bool {
-        let event = self.event;
-        if event.audience.people.iter().any(|id| *id == user.id) {
+        if self.audience.people.iter().any(|id| *id == user.id) {
             return true;
         }
-        let body = || std::str::from_utf8(&event.body).unwrap_or_default();
-        event.kind != "AgentSessionEvent"
+        let body = || std::str::from_utf8(self.body).unwrap_or_default();
+        self.kind != "AgentSessionEvent"
             && (self.mentions.get_or_init(|| Mentions::of(body())))
                 .contains(&user.id, &user.display_name)
+    }
+}
+
+/// Why a worker with this id and subscription did not get an event of the last day; none if it did.
+pub(crate) fn reason(
+    routed: &RoutedEvent,
+    worker: &str,
+    subscription: &Subscription,
+) -> Option<Reason> {
+    match Routing::of(routed).verdict(subscription) {
+        Verdict::Skip(reason) => Some(reason),
+        Verdict::Withhold => Some(Reason::Withheld),
+        Verdict::Deliver => {
+            let group = subscription.group.as_ref()?;
+            let chosen = routed.groups.get(group)?;
+            (chosen != worker).then_some(Reason::Group)
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{join_all, join3, try_join};
+use futures::future::{join_all, join4, try_join};
 use parking_lot::Mutex;
 use protocol::clock::{Clock, UnixMillis, elapsed};
 use protocol::envelope::{self, EndedAccess, digest, is_identifier};
@@ -19,15 +19,15 @@ use protocol::problem::Code;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::access;
+use crate::access::{self, Routing};
 use crate::cause::chain;
 use crate::config::IngestConfig;
 use crate::delivery::Body;
 use crate::error::Error;
 use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
-use crate::queue::{INLINE_LIMIT, Queue};
-use crate::table::{KnownBy, Route, Table, TableError};
+use crate::queue::{INLINE_LIMIT, Queue, Recipient};
+use crate::table::{KnownBy, Route, RoutedEvent, Table, TableError};
 
 /// The time for a webhook, from its first byte to the answer. Linear waits five seconds and tries again (Linear's
 /// documentation, "Webhooks"), so an answer that comes later is none.
@@ -63,6 +63,9 @@ impl Accepted {
         }
     }
 }
+
+/// An event, and, if not all workers of its workspace get it, what decided that.
+type Routed = (Event, Option<RoutedEvent>);
 
 /// A webhook that Linear sent.
 enum Verified {
@@ -132,16 +135,17 @@ impl Ingest {
             Err(_) => Err(Error::OutOfTime),
             Ok(Err(error)) => Err(error),
             Ok(Ok((accepted, None))) => Ok(accepted),
-            Ok(Ok((accepted, Some(event)))) => {
+            Ok(Ok((accepted, Some((event, routed))))) => {
                 let known = if event.is_bound {
                     KnownBy::Secret
                 } else {
                     KnownBy::Webhook
                 };
-                let marked = join3(
+                let marked = join4(
                     self.mark_accepted(&event),
                     self.mark_known(&event.workspace, known),
                     self.mark_application(&event),
+                    self.record_routed(&event, routed),
                 );
                 if tokio::time::timeout_at(deadline, marked).await.is_err() {
                     tracing::warn!(event = %event.id, "event {} was accepted without a marker: no time was left", event.id);
@@ -151,8 +155,9 @@ impl Ingest {
         }
     }
 
-    /// Verifies a webhook and puts its messages on the queue. Returns the event, too, if it was not accepted before.
-    async fn queue_all(&self, webhook: Webhook<'_>) -> Result<(Accepted, Option<Event>), Error> {
+    /// Verifies a webhook and puts its messages on the queue. Returns the event, too, if it was not accepted before, and what
+    /// decided who gets it.
+    async fn queue_all(&self, webhook: Webhook<'_>) -> Result<(Accepted, Option<Routed>), Error> {
         let event = match self.verify(webhook).await? {
             Verified::Event(event) => event,
             Verified::Undeliverable(id) => return Ok((Accepted::without_deliveries(&id), None)),
@@ -177,9 +182,7 @@ impl Ingest {
             return Ok((duplicate, None));
         }
         let routes = self.revoke(&event, routes).await?;
-        let subscribers = routes.iter().map(|r| (r.worker.as_str(), &r.subscription));
-        let recipients = access::recipients(&event, subscribers);
-        let recipients = (self.one_of_each_group(&event, recipients, &routes)).await?;
+        let (recipients, routed) = self.route(&event, &routes).await?;
         if !recipients.is_empty() {
             let body = self.store_body(&event).await?;
             self.queue.send(&event, &body, &recipients).await?;
@@ -199,7 +202,28 @@ impl Ingest {
             deliveries: recipients.len(),
             ..Accepted::without_deliveries(&event.id)
         };
-        Ok((accepted, Some(event)))
+        Ok((accepted, Some((event, routed))))
+    }
+
+    /// The workers that get an event, and, if others do not, what decided that.
+    async fn route(
+        &self,
+        event: &Event,
+        routes: &[Route],
+    ) -> Result<(Vec<Recipient>, Option<RoutedEvent>), TableError> {
+        let (recipients, mut routed) = {
+            let routing = Routing::new(event);
+            let subscribers = routes.iter().map(|r| (r.worker.as_str(), &r.subscription));
+            let recipients = routing.recipients(subscribers);
+            (recipients, routing.routed())
+        };
+        let recipients = self.one_of_each_group(event, recipients, routes).await?;
+        let is_for_all =
+            recipients.len() == routes.len() && recipients.iter().all(|r| !r.is_withheld);
+        routed.groups = (recipients.iter())
+            .filter_map(|r| Some((r.group.clone()?, r.worker.clone())))
+            .collect();
+        Ok((recipients, (!is_for_all).then_some(routed)))
     }
 
     /// Has the workers removed whose access has ended by an event. Returns the routes of the others: who is removed does not get
@@ -344,6 +368,22 @@ impl Ingest {
                 event = %event.id,
                 error = chain(&error),
                 "event {} was accepted without a marker against replays",
+                event.id
+            );
+        }
+    }
+
+    /// Records what decided who gets an event, if not all workers do.
+    async fn record_routed(&self, event: &Event, routed: Option<RoutedEvent>) {
+        let Some(routed) = routed else { return };
+        let recorded = self
+            .table
+            .record_routed(&event.workspace, &event.id, &routed);
+        if let Err(error) = recorded.await {
+            tracing::warn!(
+                event = %event.id,
+                error = chain(&error),
+                "who got event {} was not recorded",
                 event.id
             );
         }

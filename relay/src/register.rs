@@ -7,6 +7,8 @@ mod challenge;
 mod check;
 mod limits;
 
+use std::collections::BTreeMap;
+
 use protocol::capability;
 use protocol::clock::{Clock, rfc3339};
 use protocol::envelope::is_identifier;
@@ -29,7 +31,7 @@ use crate::mailbox;
 use crate::outbound::{ClientError, Network, Outbound};
 use crate::policy;
 use crate::subscription::Subscription;
-use crate::table::{Change, Route, Table};
+use crate::table::{Change, Route, RoutedEvent, Table};
 use crate::worker::{self, MAX_NAME, Token, Worker};
 
 /// The largest body of a request, webhooks aside.
@@ -416,12 +418,12 @@ impl Register {
                 pulls: request.pulls.filter(|wanted| *wanted != worker.pulls),
             };
             if change == Change::default() && self.is_fresh(&worker) {
-                return self.read(worker).await;
+                return self.view(&worker).await;
             }
             let renewed = (self.table.renew(&worker, self.config.lease, &change)).await?;
             worker = self.read_again(&worker).await?;
             if renewed {
-                return self.read(worker).await;
+                return self.view(&worker).await;
             }
         }
         Err(Error::worker_changed())
@@ -440,12 +442,27 @@ impl Register {
         worker.revision > 0 && worker.expires_at - self.clock.seconds() > lease - lease / 100
     }
 
-    /// The worker's state, lease, last delivery and last error.
+    /// The worker's state, lease, last delivery and last error, and how many events of the last day were not for it.
     ///
     /// # Errors
     ///
     /// AWS failed.
     pub async fn read(&self, worker: Worker) -> Result<messages::Worker, Error> {
+        let mut counts = BTreeMap::new();
+        let count = |routed: RoutedEvent| {
+            if let Some(reason) = access::reason(&routed, &worker.id, &worker.subscription) {
+                *counts.entry(reason.as_str().to_owned()).or_insert(0) += 1;
+            }
+        };
+        let since = worker.registered_at;
+        (self.table.routed(&worker.workspace, since, count)).await?;
+        Ok(messages::Worker {
+            not_delivered: counts,
+            ..self.view(&worker).await?
+        })
+    }
+
+    async fn view(&self, worker: &Worker) -> Result<messages::Worker, Error> {
         let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
         let due_at = policy::membership_due_at(worker.checked_at, self.config.membership);
         Ok(worker.view(waiting, due_at))

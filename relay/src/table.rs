@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `WS#<workspace>` | `WORKER#<worker>` | a worker |
 //! | `WS#<workspace>#ROUTES` | `<worker>` | a worker's route: what `ingest` needs to know of it |
+//! | `WS#<workspace>#ROUTED` | `<milliseconds>-<event>` | what decided who got an event of the last day |
 //! | `WS#<workspace>#WORKER#<worker>` | `MAIL#<sequence>-<event>` | a parked event |
 //! | `WS#<workspace>#WORKER#<worker>` | `ASIDE#<sequence>-<event>` | a parked event that fits into no response to a pull, or is malformed |
 //! | `WS#<workspace>#WORKER#<worker>` | `HELD#<sequence>-<event>` | an event of a team that the worker's user could not see at the last check |
@@ -29,6 +30,7 @@ mod known;
 mod mailbox;
 mod marker;
 mod rate;
+mod routed;
 mod routes;
 mod transaction;
 mod withheld;
@@ -49,6 +51,7 @@ pub(crate) use groups::Owner;
 pub(crate) use known::KnownBy;
 pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
 pub(crate) use rate::Counted;
+pub(crate) use routed::RoutedEvent;
 pub(crate) use routes::Route;
 pub(crate) use worker_index::IndexedWorker;
 pub(crate) use worker_index::SHARDS;

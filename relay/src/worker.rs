@@ -275,6 +275,7 @@ impl Worker {
             group: self.subscription.group.clone(),
             withheld: self.withheld,
             membership_due_at: membership_due_at.map(rfc3339),
+            not_delivered: BTreeMap::new(),
             state: self.state,
             away_reason: self.away_reason,
             waiting,

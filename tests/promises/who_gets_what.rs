@@ -499,3 +499,71 @@ async fn a_revoked_application_loses_its_workers_and_no_other_does() {
     relay.settled().await;
     relay.read(&workers[1]).await;
 }
+
+#[tokio::test]
+async fn what_was_not_delivered_is_counted_by_reason() {
+    let relay = relay().start().await;
+    let filter = json!({"mine": true, "teams": ["ENG", "SEC"]});
+    let teams = [ENG, OPS, SECRET_TEAM];
+    relay.linear.admit_as(&token("ana"), account("ana", &teams));
+    let request = json!({
+        "name": "one", "linearToken": token("ana"), "filter": filter, "capabilities": ["Issue"],
+        "group": "g",
+    });
+    let ana = relay.register_as(request).await;
+    assert!(relay.read(&ana).await.not_delivered.is_empty());
+    let mine = json!({"assigneeId": "ana"});
+    relay.post(&event(1, ENG.0, mine.clone())).await;
+    relay
+        .post(&event(2, ENG.0, json!({"description": "for @ana"})))
+        .await;
+    for (body, _reason) in [
+        (event(3, ENG.0, json!({})), "mine"),
+        (event(4, OPS.0, mine.clone()), "team"),
+        (event(5, OPS.0, mine.clone()), "team"),
+        (
+            event(6, ENG.0, mine.clone()).replace("\"Issue\"", "\"Comment\""),
+            "type",
+        ),
+    ] {
+        relay.post(&body).await;
+    }
+    // Another worker of the group has the issue.
+    let second = worker(&relay, "bo", &teams, json!({})).await;
+    let join = Renew {
+        group: Some(Some("g".to_owned())),
+        ..Renew::default()
+    };
+    relay.renew(&second, &join).await;
+    relay
+        .renew(
+            &ana,
+            &Renew {
+                group: Some(None),
+                ..Renew::default()
+            },
+        )
+        .await;
+    relay.post(&event(7, ENG.0, mine.clone())).await;
+    relay.renew(&ana, &join).await;
+    relay.post(&event(7, ENG.0, mine)).await;
+    relay.settled().await;
+    let counts = |worker: protocol::messages::Worker| {
+        let counts = worker.not_delivered.into_iter();
+        counts
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect::<Vec<_>>()
+    };
+    let not_delivered = counts(relay.read(&ana).await);
+    assert_eq!(not_delivered, ["1 group", "1 mine", "2 team", "1 type"]);
+    // Those that it may not see any more count as withheld.
+    relay.linear.admit_as(&token("ana"), account("ana", &[OPS]));
+    shows_token(&relay, &ana, "ana").await;
+    relay
+        .post(&event(8, ENG.0, json!({"assigneeId": "ana"})))
+        .await;
+    relay.settled().await;
+    assert!(relay.read(&ana).await.not_delivered["withheld"] > 0);
+    relay.clock.advance(Duration::from_secs(86_401));
+    assert!(relay.read(&ana).await.not_delivered.is_empty());
+}
