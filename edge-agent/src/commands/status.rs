@@ -1,12 +1,17 @@
 //! `status`: shows whether the agent runs, is registered and reachable, and what waits.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use protocol::clock::rfc3339;
+use protocol::messages::Worker;
 use serde::Serialize;
 
 use super::{print, print_json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::membership::NEEDS_TOKEN;
+use crate::relay::Relay;
 use crate::report::{self, Status};
 use crate::store::Counts;
 
@@ -20,7 +25,14 @@ struct StatusFacts {
     events: Counts,
     /// When the last event was received, RFC 3339.
     last_event: Option<String>,
+    /// How many events of the last day were not for this worker, by reason.
+    not_delivered: BTreeMap<String, u64>,
+    /// How many are withheld until the membership is checked.
+    withheld: u64,
 }
+
+/// How long the relay may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let running = context.directory.is_in_use();
@@ -31,12 +43,17 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         Err(failure) => return Err(failure),
     };
     let unhealthy = unhealthy(status.as_ref());
+    let worker = worker(context).await;
     let facts = StatusFacts {
         running,
         healthy: unhealthy.is_none(),
         status,
         events,
         last_event: last_event.map(rfc3339),
+        withheld: worker.as_ref().map_or(0, |worker| worker.withheld),
+        not_delivered: worker
+            .map(|worker| worker.not_delivered)
+            .unwrap_or_default(),
     };
     if context.json {
         print_json(&facts)?;
@@ -44,6 +61,15 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         print(text(&facts).as_bytes())?;
     }
     unhealthy.map_or(Ok(()), |why| Err(Failure::Unhealthy(why)))
+}
+
+/// The worker as the relay knows it; none if it cannot be asked, which the running agent reports.
+async fn worker(context: &Context) -> Option<Worker> {
+    let registration = context.registration().ok()?;
+    let relay = Relay::new(registration.relay.parse().ok()?).ok()?;
+    let read = tokio::time::timeout(TIMEOUT, relay.read(&registration)).await;
+    let (worker, _) = read.ok()?.ok()?;
+    Some(worker)
 }
 
 /// Why events are not handled, if they are not.
@@ -117,6 +143,22 @@ fn text(facts: &StatusFacts) -> String {
     );
     if let Some(last) = &facts.last_event {
         line("last", last);
+    }
+    let reasons: Vec<_> = (facts.not_delivered.iter())
+        .map(|(reason, count)| format!("{count} {}", reason.escape_debug()))
+        .collect();
+    if !reasons.is_empty() {
+        line(
+            "not for it",
+            &format!("{} in the last day", reasons.join(", ")),
+        );
+    }
+    if facts.withheld > 0 {
+        let count = facts.withheld;
+        line(
+            "withheld",
+            &format!("{count} until the Linear token is shown again"),
+        );
     }
     text
 }
