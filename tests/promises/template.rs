@@ -290,13 +290,14 @@ fn allowed(template: &Template, role: &str) -> BTreeSet<(String, String)> {
 }
 
 /// The promises that together make every function use and emit all that it can.
-const COVERING: [&str; 14] = [
+const COVERING: [&str; 16] = [
     "bad_input",
     "bodies_are_bytes",
     "calls",
     "drain",
     "durability",
     "gone",
+    "groups",
     "health",
     "no_duplicate_effect",
     "nothing_is_lost",
@@ -305,6 +306,7 @@ const COVERING: [&str; 14] = [
     "signatures",
     "sleeping_laptops",
     "tokens",
+    "who_gets_what",
 ];
 
 /// What the functions used or emitted while those promises were tested, in a process that is started once for it.
