@@ -8,6 +8,7 @@ use std::sync::Arc;
 use protocol::clock::Clock;
 use relay::config::{DeliverConfig, HealthConfig, IngestConfig, RegisterConfig, Resources};
 use relay::deliver::Deliver;
+use relay::egress::EgressPolicy;
 use relay::health::Health;
 use relay::ingest::Ingest;
 use relay::outbound::Network;
@@ -43,6 +44,15 @@ pub struct Configs {
     pub deliver: DeliverConfig,
     /// Those of `health`.
     pub health: HealthConfig,
+}
+
+impl Configs {
+    /// Sets which addresses workers may have.
+    pub fn set_egress(&mut self, egress: EgressPolicy) {
+        self.register.egress = egress;
+        self.deliver.egress = egress;
+        self.health.egress = egress;
+    }
 }
 
 async fn create_queues(sqs: &Sqs) -> anyhow::Result<()> {

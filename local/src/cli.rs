@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use edge_agent::signal::Signals;
 use relay::config::{ConfigError, environment};
+use relay::egress::EgressPolicy;
 use relay::logging;
 use relay::metrics::TARGET;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -52,6 +53,10 @@ struct Serve {
     /// Store nothing on disk
     #[arg(long)]
     in_memory: bool,
+    /// Let workers have addresses on this machine and in private networks, too; any member of a served workspace can then
+    /// have requests made there
+    #[arg(long)]
+    allow_private_workers: bool,
     /// Where SQS, DynamoDB and Secrets Manager listen for other clients
     #[arg(long, default_value = "127.0.0.1:8478", value_parser = loopback)]
     aws_listen: SocketAddr,
@@ -101,7 +106,14 @@ fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Res
 }
 
 async fn serve(arguments: Serve) -> anyhow::Result<()> {
-    let options = Options::read(&environment)?;
+    let mut options = Options::read(&environment)?;
+    options
+        .configs
+        .set_egress(if arguments.allow_private_workers {
+            EgressPolicy::Private
+        } else {
+            EgressPolicy::Public
+        });
     let storage = match (arguments.in_memory, arguments.data) {
         (true, _) => Storage::Memory,
         (false, Some(directory)) => Storage::Directory(directory),

@@ -9,14 +9,16 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
 use lambda_http::request::LambdaRequest;
 use lambda_http::tower::ServiceExt as _;
 use lambda_http::{Adapter, Context, IntoResponse, LambdaEvent, service_fn};
@@ -25,12 +27,15 @@ use protocol::problem::Code;
 use relay::Error;
 use relay::event::MAX_BODY_BYTES;
 use relay::ingest::Ingest;
-use relay::register::Register;
+use relay::register::{self as verbs, Register};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-/// The largest payload of an HTTP API (its quota "Payload size").
-const PAYLOAD_LIMIT: usize = 10 * 1000 * 1000;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many bytes unfinished bodies may hold together; more waits to be read.
+const BODIES_LIMIT: usize = 128 * 1024 * 1024;
 /// The largest request and response of a Lambda function, as JSON (its quota "Invocation payload").
 const INVOCATION_LIMIT: usize = 6 * 1024 * 1024;
 /// By how much a request may exceed that here, so that the largest body of `ingest` arrives whatever it holds.
@@ -46,6 +51,57 @@ pub(crate) struct Gateway {
     pub(crate) clock: Clock,
     /// What is running. As on Lambda, a function finishes what it has begun, also when its caller hangs up.
     pub(crate) running: TaskTracker,
+    /// The room for bodies that are being read.
+    pub(crate) bodies: Arc<Semaphore>,
+}
+
+/// The room for bodies that are being read.
+pub(crate) fn bodies() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(BODIES_LIMIT))
+}
+
+/// The largest body that a function accepts.
+fn body_limit(function: &str) -> usize {
+    if function == "ingest" {
+        MAX_BODY_BYTES
+    } else {
+        verbs::BODY_LIMIT
+    }
+}
+
+impl Gateway {
+    /// Reads a body of at most this many bytes, within its time. What all unfinished bodies hold is bounded.
+    async fn read_body(&self, body: Body, limit: usize) -> Result<Bytes, Error> {
+        if body.size_hint().lower() > limit as u64 {
+            return Err(Error::body_too_large(limit));
+        }
+        (tokio::time::timeout(BODY_TIMEOUT, self.read_frames(body, limit)).await).unwrap_or_else(
+            |_| {
+                Err(Error::refused(
+                    Code::BodyTooSlow,
+                    format!("a body may take {} s", BODY_TIMEOUT.as_secs()),
+                ))
+            },
+        )
+    }
+
+    async fn read_frames(&self, mut body: Body, limit: usize) -> Result<Bytes, Error> {
+        let mut read = BytesMut::new();
+        let mut room = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let incomplete = |_| Error::refused(Code::BodyIncomplete, "the body ended early");
+            let Ok(data) = frame.map_err(incomplete)?.into_data() else {
+                continue;
+            };
+            if read.len() + data.len() > limit {
+                return Err(Error::body_too_large(limit));
+            }
+            let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            room.push(self.bodies.acquire_many(size).await);
+            read.extend_from_slice(&data);
+        }
+        Ok(read.freeze())
+    }
 }
 
 /// The routes of the template.
@@ -100,14 +156,9 @@ async fn route(
         return Error::not_found().into_response();
     };
     let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, PAYLOAD_LIMIT).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return Error::body_too_large(PAYLOAD_LIMIT).into_response();
-        }
-        Err(_) => {
-            return Error::refused(Code::BodyIncomplete, "the body ended early").into_response();
-        }
+    let body = match gateway.read_body(body, body_limit(function)).await {
+        Ok(body) => body,
+        Err(error) => return error.into_response(),
     };
     let event = event(&gateway.clock, route_key, &parts, peer, &body);
     drop(body);

@@ -11,6 +11,7 @@ pub mod dynamodb;
 mod event_source;
 pub mod gateway;
 pub mod linear_api;
+mod listener;
 pub mod local_relay;
 mod loopback;
 pub mod samples;

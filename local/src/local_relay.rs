@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::serve::ListenerExt as _;
 use protocol::clock::Clock;
 use relay::config::{
     ConfigError, DeliverConfig, HealthConfig, IngestConfig, RegisterConfig, Settings,
@@ -27,7 +26,7 @@ use crate::backend::{Files, Functions};
 use crate::gateway::{self, Gateway};
 use crate::sqs::Sqs;
 use crate::testing::calls::Calls;
-use crate::{event_source, schedule};
+use crate::{event_source, listener, schedule};
 
 pub use crate::backend::{
     Configs, DEAD_LETTERS, MAX_RECEIVE_COUNT, QUEUE, RETENTION_SECONDS, VISIBILITY_SECONDS,
@@ -64,7 +63,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Options with the settings from `lookup`, on free ports of loopback and in memory.
+    /// Options with the settings from `lookup`, on free ports of loopback and in memory, for workers on the internet and on
+    /// loopback.
     ///
     /// # Errors
     ///
@@ -86,9 +86,7 @@ impl Options {
                 health: HealthConfig::read(&mut settings),
             },
         };
-        options.configs.register.egress = EgressPolicy::Loopback;
-        options.configs.deliver.egress = EgressPolicy::Loopback;
-        options.configs.health.egress = EgressPolicy::Loopback;
+        options.configs.set_egress(EgressPolicy::Loopback);
         settings.finish(options)
     }
 }
@@ -182,13 +180,14 @@ impl LocalRelay {
         let (shutdown, serving) = (CancellationToken::new(), TaskTracker::new());
 
         let health_runs = Arc::default();
-        serving.spawn(serve(
+        serving.spawn(listener::serve(
             listener,
             gateway::router(Gateway {
                 ingest: functions.ingest,
                 register: functions.register,
                 clock: clock.clone(),
                 running: serving.clone(),
+                bodies: gateway::bodies(),
             }),
             shutdown.clone(),
         ));
@@ -205,7 +204,7 @@ impl LocalRelay {
             Arc::clone(&health_runs),
             shutdown.clone(),
         ));
-        let aws_server = serve(aws_listener, aws::router(servers), shutdown.clone());
+        let aws_server = listener::serve(aws_listener, aws::router(servers), shutdown.clone());
         Ok(Self {
             address,
             aws_address,
@@ -257,19 +256,5 @@ impl LocalRelay {
         for task in self.background {
             task.abort();
         }
-    }
-}
-
-async fn serve(listener: TcpListener, router: axum::Router, shutdown: CancellationToken) {
-    let listener = listener.tap_io(|stream| {
-        // Responses are small. Waiting to fill a packet would only delay them.
-        let _ = stream.set_nodelay(true);
-    });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    if let Err(error) = axum::serve(listener, service)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-    {
-        tracing::error!(%error, "a listener stopped");
     }
 }

@@ -117,7 +117,7 @@ codes! {
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, Both,
         "The body is larger than this path accepts.",
         "Send less; `detail` has the limit in bytes.";
-    BodyTooSlow = "body_too_slow", REQUEST_TIMEOUT, Agent,
+    BodyTooSlow = "body_too_slow", REQUEST_TIMEOUT, Both,
         "The body was not received in time.",
         "Send the request again over a faster connection.";
     ChallengeFailed = "challenge_failed", BAD_REQUEST, Relay,

@@ -20,6 +20,36 @@ pub enum EgressPolicy {
     Public,
     /// Also on the loopback interface of this machine, by http or https.
     Loopback,
+    /// Also there and in private networks, by http or https.
+    Private,
+}
+
+/// The networks for private use: RFC 1918, RFC 4193, and RFC 6598, which VPNs such as Tailscale use.
+static PRIVATE: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
+    "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 fc00::/7"
+        .split_whitespace()
+        .map(|net| net.parse().expect("the list holds networks"))
+        .collect()
+});
+
+/// An address that only some policies allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inner {
+    Loopback,
+    Private,
+}
+
+impl Inner {
+    fn of(address: IpAddr) -> Option<Self> {
+        let address = innermost(address);
+        if address.is_loopback() {
+            Some(Self::Loopback)
+        } else if PRIVATE.iter().any(|net| net.contains(&address)) {
+            Some(Self::Private)
+        } else {
+            None
+        }
+    }
 }
 
 /// Networks that are not the public internet: the IANA IPv4 and IPv6 Special-Purpose Address Registries,
@@ -39,11 +69,19 @@ static GLOBAL_UNICAST: LazyLock<IpNet> =
     LazyLock::new(|| "2000::/3".parse().expect("this is a network"));
 
 impl EgressPolicy {
-    pub(crate) fn allows_ip(self, address: IpAddr) -> bool {
-        let address = innermost(address);
-        if address.is_loopback() {
-            return self == Self::Loopback;
+    /// Whether the policy allows an inner address.
+    fn allows_inner(self, inner: Inner) -> bool {
+        match inner {
+            Inner::Loopback => self != Self::Public,
+            Inner::Private => self == Self::Private,
         }
+    }
+
+    pub(crate) fn allows_ip(self, address: IpAddr) -> bool {
+        if let Some(inner) = Inner::of(address) {
+            return self.allows_inner(inner);
+        }
+        let address = innermost(address);
         (address.is_ipv4() || GLOBAL_UNICAST.contains(&address))
             && !SPECIAL.iter().any(|net| net.contains(&address))
     }
@@ -52,15 +90,14 @@ impl EgressPolicy {
     pub(crate) fn allows_uri(self, uri: &Uri) -> bool {
         let host = uri.host().unwrap_or_default();
         let literal: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-        let on_loopback = host == "localhost" || literal.is_some_and(is_loopback);
+        let inner = match literal {
+            None => (host == "localhost").then_some(Inner::Loopback),
+            Some(literal) => Inner::of(literal),
+        };
         let is_https = uri.scheme() == Some(&Scheme::HTTPS);
-        (is_https || (self == Self::Loopback && on_loopback))
+        (is_https || inner.is_some_and(|inner| self.allows_inner(inner)))
             && literal.is_none_or(|address| self.allows_ip(address))
     }
-}
-
-fn is_loopback(address: IpAddr) -> bool {
-    innermost(address).is_loopback()
 }
 
 /// The IPv4 address inside a v4-mapped (RFC 4291) or NAT64 (RFC 6052) one.
@@ -132,11 +169,11 @@ pub(crate) fn parse_webhook_url(text: &str, policy: EgressPolicy) -> Result<Stri
         Some(Host::Domain(_)) => None,
         None => return Err(UrlError::NoHost),
     };
-    let on_loopback = literal.is_some_and(is_loopback);
+    let inner = literal.and_then(Inner::of);
     match url.scheme() {
         "https" => {}
-        "http" if policy == EgressPolicy::Loopback && on_loopback => {}
-        "http" if on_loopback => return Err(UrlError::Blocked),
+        "http" if inner.is_some_and(|inner| policy.allows_inner(inner)) => {}
+        "http" if inner == Some(Inner::Loopback) => return Err(UrlError::Blocked),
         _ => return Err(UrlError::NotHttps),
     }
     if !url.username().is_empty() || url.password().is_some() {
@@ -145,7 +182,7 @@ pub(crate) fn parse_webhook_url(text: &str, policy: EgressPolicy) -> Result<Stri
     if url.fragment().is_some() {
         return Err(UrlError::Fragment);
     }
-    if url.port().is_some_and(|port| port < 1024) && !on_loopback {
+    if url.port().is_some_and(|port| port < 1024) && inner.is_none() {
         return Err(UrlError::Port);
     }
     if literal.is_some_and(|address| !policy.allows_ip(address)) {
@@ -229,6 +266,41 @@ mod tests {
         }
         assert!(parse_webhook_url("http://10.0.0.1/", EgressPolicy::Loopback).is_err());
         assert!(parse_webhook_url("https://10.0.0.1/", EgressPolicy::Loopback).is_err());
+    }
+
+    #[test]
+    fn private_networks_are_for_those_who_allow_them() {
+        for host in [
+            "10.1.2.3",
+            "192.168.0.7:8080",
+            "100.100.1.1",
+            "[fd00::1]",
+            "127.0.0.1",
+        ] {
+            for scheme in ["http", "https"] {
+                let url = format!("{scheme}://{host}/");
+                let uri = url.parse().unwrap();
+                assert!(EgressPolicy::Private.allows_uri(&uri), "{url}");
+                assert!(
+                    parse_webhook_url(&url, EgressPolicy::Private).is_ok(),
+                    "{url}"
+                );
+                assert!(
+                    parse_webhook_url(&url, EgressPolicy::Public).is_err(),
+                    "{url}"
+                );
+            }
+        }
+        for url in [
+            "http://169.254.169.254/",
+            "https://169.254.169.254/",
+            "http://example.com/",
+        ] {
+            assert!(
+                parse_webhook_url(url, EgressPolicy::Private).is_err(),
+                "{url}"
+            );
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ type Routed = (Event, Option<RoutedEvent>);
 
 /// A webhook that Linear sent.
 enum Verified {
-    Event(Event),
+    Event(Box<Event>),
     /// No worker can get it.
     Undeliverable(EventId),
 }
@@ -159,7 +159,7 @@ impl Ingest {
     /// decided who gets it.
     async fn queue_all(&self, webhook: Webhook<'_>) -> Result<(Accepted, Option<Routed>), Error> {
         let event = match self.verify(webhook).await? {
-            Verified::Event(event) => event,
+            Verified::Event(event) => *event,
             Verified::Undeliverable(id) => return Ok((Accepted::without_deliveries(&id), None)),
         };
         let (is_seen, routes) = try_join(
@@ -300,7 +300,7 @@ impl Ingest {
         if let Some(sent_at_ms) = envelope.sent_at_ms {
             self.verify_age(sent_at_ms)?;
         }
-        Ok(Verified::Event(Event {
+        Ok(Verified::Event(Box::new(Event {
             id,
             workspace: envelope.workspace.into_owned(),
             kind: envelope.kind.into_owned(),
@@ -317,7 +317,7 @@ impl Ingest {
             sent_at: (envelope.sent_at_ms)
                 .map_or_else(|| self.clock.millis(), |ms| ms as UnixMillis),
             body,
-        }))
+        })))
     }
 
     fn verify_age(&self, sent_at_ms: f64) -> Result<(), Error> {

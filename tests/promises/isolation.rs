@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use local::local_relay::QUEUE;
 use protocol::messages::{AwayReason, WorkerState};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::harness::{Answer, Receiver, eventually, issue, relay, until};
 
@@ -92,5 +94,33 @@ async fn an_answer_with_odd_header_fields_is_a_delivery_and_interim_answers_with
             "{name}: {ended:?}"
         );
         relay.remove(&worker).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_that_send_nothing_are_closed_and_a_body_that_is_too_large_is_refused_unread() {
+    let relay = relay().start().await;
+    let address = relay.local.address;
+    let mut idle = Vec::new();
+    for _ in 0..50 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    for (path, limit) in [("/webhooks/linear", 6 << 20), ("/edge/register", 64 << 10)] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            limit + 1
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 512];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.starts_with("HTTP/1.1 413"), "{path}: {answer}");
+    }
+    for mut stream in idle {
+        let mut answer = [0; 1024];
+        let closed = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut answer));
+        // Whether it is told why or not: the connection ends.
+        let _ = closed.await.expect("the connection is kept open");
     }
 }

@@ -144,6 +144,14 @@ fn text(facts: &StatusFacts) -> String {
     if let Some(last) = &facts.last_event {
         line("last", last);
     }
+    text.push_str(&not_delivered(facts));
+    text
+}
+
+/// What the relay did not deliver, and why.
+fn not_delivered(facts: &StatusFacts) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<10} {value}\n"));
     let reasons: Vec<_> = (facts.not_delivered.iter())
         .map(|(reason, count)| format!("{count} {}", reason.escape_debug()))
         .collect();

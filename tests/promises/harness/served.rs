@@ -28,7 +28,12 @@ impl Served {
     /// With more in its environment.
     pub(crate) fn start_with(directory: &Path, linear: &str, more: &[(&str, &Path)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args([
+                "serve",
+                "--allow-private-workers",
+                "--listen",
+                "127.0.0.1:0",
+            ])
             .args(["--aws-listen", "127.0.0.1:0", "--data"])
             .arg(directory)
             .env("LINEAR_WEBHOOK_SECRETS", SECRET)
