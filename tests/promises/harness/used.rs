@@ -3,7 +3,7 @@
 //!
 //! One JSON object a line, in `USED` and `EMITTED`, each once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -62,6 +62,13 @@ pub(crate) fn watcher() -> Observer {
             let entry = json!({"function": function, "action": action, "resource": resource});
             SHARED.note(&entry);
         }
+        let mut keys = BTreeSet::new();
+        if service.starts_with("DynamoDB") && request["IndexName"].is_null() {
+            partitions(&request, &mut keys);
+        }
+        for partition in keys {
+            SHARED.note(&json!({"function": function, "partition": partition}));
+        }
     })
 }
 
@@ -100,6 +107,33 @@ fn permissions(service: &str, action: &str, request: &Value) -> Vec<(String, Str
     (tables.into_iter())
         .map(|table| (format!("dynamodb:{action}"), table))
         .collect()
+}
+
+/// Collects the partition keys in a request, with a star in the place of what differs from workspace to workspace.
+fn partitions(request: &Value, found: &mut BTreeSet<String>) {
+    match request {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value["S"]
+                    .as_str()
+                    .filter(|_| matches!(name.as_str(), "pk" | ":pk"))
+                {
+                    Some(key) => drop(found.insert(pattern(key))),
+                    None => partitions(value, found),
+                }
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|e| partitions(e, found)),
+        _ => {}
+    }
+}
+
+/// `WS#<workspace>#SEEN#<sha256>` as `WS#*#SEEN#*`.
+fn pattern(key: &str) -> String {
+    let parts: Vec<_> = (key.split('#').enumerate())
+        .map(|(at, part)| if at % 2 == 0 { part } else { "*" })
+        .collect();
+    parts.join("#")
 }
 
 /// Writes down each metric in the log of this process.
