@@ -211,19 +211,27 @@ impl Ingest {
         event: &Event,
         routes: &[Route],
     ) -> Result<(Vec<Recipient>, Option<RoutedEvent>), TableError> {
-        let (recipients, mut routed) = {
+        let is_for_all = |recipients: &[Recipient]| {
+            recipients.len() == routes.len() && recipients.iter().all(|r| !r.is_withheld)
+        };
+        let (recipients, routed) = {
             let routing = Routing::new(event);
             let subscribers = routes.iter().map(|r| (r.worker.as_str(), &r.subscription));
             let recipients = routing.recipients(subscribers);
-            (recipients, routing.routed())
+            let has_groups = recipients.iter().any(|r| r.group.is_some());
+            let routed = (has_groups || !is_for_all(&recipients)).then(|| routing.routed());
+            (recipients, routed)
         };
         let recipients = self.one_of_each_group(event, recipients, routes).await?;
-        let is_for_all =
-            recipients.len() == routes.len() && recipients.iter().all(|r| !r.is_withheld);
-        routed.groups = (recipients.iter())
-            .filter_map(|r| Some((r.group.clone()?, r.worker.clone())))
-            .collect();
-        Ok((recipients, (!is_for_all).then_some(routed)))
+        let routed = routed
+            .filter(|_| !is_for_all(&recipients))
+            .map(|routed| RoutedEvent {
+                groups: (recipients.iter())
+                    .filter_map(|r| Some((r.group.clone()?, r.worker.clone())))
+                    .collect(),
+                ..routed
+            });
+        Ok((recipients, routed))
     }
 
     /// Has the workers removed whose access has ended by an event. Returns the routes of the others: who is removed does not get

@@ -180,6 +180,14 @@ async fn a_user_is_limited_however_the_token_is_written() {
 #[tokio::test]
 async fn junk_is_refused_before_linear_is_asked_and_does_not_lock_out_who_is_known() {
     let relay = relay().set("REGISTRATIONS_PER_MINUTE", 3).start().await;
+    // Linear being down is nobody's junk.
+    relay.linear.fail(Some((503, "")));
+    for _ in 0..5 {
+        let request = json!({"name": "one", "linearToken": TOKEN});
+        let expected = (503, "linear_unavailable");
+        relay.refuses_registration(&request, expected).await;
+    }
+    relay.linear.fail(None);
     relay.register_pull("one").await;
     let junk = |at: usize| json!({"name": "junk", "linearToken": format!("lin_oauth_junk{at}")});
     for at in 0..3 {

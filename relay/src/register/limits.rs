@@ -32,8 +32,12 @@ impl Register {
             return Ok(asked?);
         }
         let counted = self.limit(&format!("failed-{caller}")).await?;
-        let member = self.linear.member(token).await?;
-        self.table.uncount_call(counted).await?;
+        let asked = self.linear.member(token).await;
+        // Linear being down says nothing of the caller.
+        if matches!(asked, Ok(_) | Err(LinearError::Unavailable { .. })) {
+            self.table.uncount_call(counted).await?;
+        }
+        let member = asked?;
         self.table.remember_token(&digest).await?;
         Ok(member)
     }
