@@ -27,6 +27,8 @@ use super::eventually;
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Status(u16),
+    /// A status for what has this in its body, and 200 for everything else.
+    To(&'static str, u16),
     /// A status and one header.
     With(u16, &'static str, String),
     /// A status, with a receipt made with this secret.
@@ -261,6 +263,7 @@ async fn receive(
     let signed = ["webhook-id", "webhook-timestamp"]
         .map(|name| headers.get(name).map(|v| v.to_str().unwrap().to_owned()));
     let is_signed = headers.contains_key("webhook-signature");
+    let sent = body.clone();
     let answer = {
         let mut orders = orders.lock().unwrap();
         let received = Received {
@@ -295,6 +298,11 @@ async fn receive(
     let mut answer_with = |status| *response.status_mut() = StatusCode::from_u16(status).unwrap();
     match answer.unwrap_or(Answer::Status(200)) {
         Answer::Status(status) => answer_with(status),
+        Answer::To(text, status) => {
+            if String::from_utf8_lossy(&sent).contains(text) {
+                answer_with(status);
+            }
+        }
         Answer::With(status, "x-body", body) => {
             answer_with(status);
             *response.body_mut() = Body::from(body);
