@@ -16,7 +16,8 @@ use axum::http::StatusCode;
 use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::{get, post};
 use indicatif::ProgressBar;
-use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE};
+use local::access_key::AccessKey;
+use local::local_relay::{DEAD_LETTERS, FREE_PORT, LocalRelay, Options, QUEUE};
 use local::samples::{ONE_ISSUE, Webhook};
 use protocol::clock::{Clock, rfc3339};
 use serde::{Deserialize, Serialize};
@@ -109,13 +110,15 @@ struct Aws {
     local: LocalRelay,
     plain: String,
     tls: String,
+    key: AccessKey,
     authority: tempfile::NamedTempFile,
 }
 
 impl Aws {
     async fn start() -> anyhow::Result<Self> {
-        let options =
+        let mut options =
             Options::read(&|name| (name == "LINEAR_WEBHOOK_SECRETS").then(|| SECRET.to_owned()))?;
+        options.aws_listen = Some(FREE_PORT);
         let local = LocalRelay::start(options).await?;
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         let authority = tempfile::NamedTempFile::new()?;
@@ -130,7 +133,8 @@ impl Aws {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let inner = local.aws_address;
+        let aws = local.aws.as_ref().context("there is no endpoint")?;
+        let inner = aws.address;
         tokio::spawn(async move {
             while let Ok((outer, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
@@ -144,7 +148,8 @@ impl Aws {
             }
         });
         Ok(Self {
-            plain: format!("http://{}", local.aws_address),
+            plain: aws.url(),
+            key: aws.key.clone(),
             tls: format!("https://localhost:{port}"),
             local,
             authority,
@@ -190,8 +195,8 @@ async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> any
         .env_clear()
         .envs([
             ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", "bench"),
-            ("AWS_SECRET_ACCESS_KEY", "bench"),
+            ("AWS_ACCESS_KEY_ID", &aws.key.id),
+            ("AWS_SECRET_ACCESS_KEY", &aws.key.secret),
             ("AWS_ENDPOINT_URL", endpoint),
             ("AWS_LAMBDA_RUNTIME_API", &sandbox.address.to_string()),
             ("AWS_LAMBDA_FUNCTION_NAME", function),

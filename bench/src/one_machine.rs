@@ -17,9 +17,7 @@ pub(crate) const TOKEN: &str = "lin_api_bench";
 /// Starts a relay as a separate process; answers with its address too.
 pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
     let mut command = Command::new(programs::path("edge-relay")?);
-    command.args(
-        "serve --allow-private-workers --listen 127.0.0.1:0 --aws-listen 127.0.0.1:0".split(' '),
-    );
+    command.args("serve --allow-private-workers --listen 127.0.0.1:0".split(' '));
     let data = in_files.then(tempfile::tempdir).transpose()?;
     match &data {
         Some(data) => command.arg("--data").arg(data.path()),

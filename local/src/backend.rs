@@ -103,14 +103,15 @@ pub(crate) struct Files<'a> {
 }
 
 impl Servers {
-    /// Opens the servers, with the queues and the table. `endpoint` is the address of the queues for other clients.
+    /// Opens the servers, with the queues and the table. `endpoint` is where the queues' addresses point: where other clients find them.
     pub(crate) async fn open(
         files: Files<'_>,
-        endpoint: String,
+        endpoint: Option<String>,
         webhook_secrets: String,
         clock: &Clock,
     ) -> anyhow::Result<Self> {
         let dynamodb = DynamoDb::open(files.table, clock.clone())?;
+        let endpoint = endpoint.unwrap_or_else(|| sdk::ENDPOINT.to_owned());
         let sqs = Sqs::open(files.queues, endpoint, clock.clone())?;
         create_queues(&sqs).await?;
         Ok(Self {

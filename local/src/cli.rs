@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use edge_agent::signal::Signals;
+use ipnet::IpNet;
 use relay::config::{ConfigError, environment};
 use relay::egress::EgressPolicy;
 use relay::logging;
@@ -14,8 +15,10 @@ use relay::metrics::TARGET;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::access_key::AccessKey;
 use crate::demo;
 use crate::local_relay::{LocalRelay, Options, Storage};
+use crate::trusted_proxies::{TrustedProxies, parse_network};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -57,9 +60,13 @@ struct Serve {
     /// have requests made there
     #[arg(long)]
     allow_private_workers: bool,
-    /// Where SQS, DynamoDB and Secrets Manager listen for other clients
-    #[arg(long, default_value = "127.0.0.1:8478", value_parser = loopback)]
-    aws_listen: SocketAddr,
+    /// A reverse proxy, or a network of them, in front of this: the client is the one that its `X-Forwarded-For` names last
+    /// [repeatable]
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
+    trusted_proxy: Vec<IpNet>,
+    /// Let other clients on this machine use SQS, DynamoDB and Secrets Manager, with an access key that is printed
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:8478", value_parser = loopback)]
+    aws_listen: Option<SocketAddr>,
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {
@@ -69,7 +76,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     if address.ip().is_loopback() {
         Ok(address)
     } else {
-        Err("has to be a loopback address: every client of this endpoint may read and change everything".to_owned())
+        Err("has to be a loopback address: what this endpoint answers is not encrypted".to_owned())
     }
 }
 
@@ -125,6 +132,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     };
     let relay = LocalRelay::start(Options {
         listen: arguments.listen,
+        trusted_proxies: TrustedProxies::new(arguments.trusted_proxy),
         aws_listen: arguments.aws_listen,
         storage,
         ..options
@@ -133,7 +141,14 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
     eprintln!("edge-relay {}", env!("CARGO_PKG_VERSION"));
     eprintln!("  webhooks  {}/webhooks/linear", relay.url());
     eprintln!("  agents    {}", relay.url());
-    eprintln!("  AWS       http://{}", relay.aws_address);
+    if let Some(aws) = &relay.aws {
+        eprintln!(
+            "  AWS       AWS_ENDPOINT_URL={} AWS_REGION=us-east-1",
+            aws.url()
+        );
+        let AccessKey { id, secret } = &aws.key;
+        eprintln!("            AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret}");
+    }
     eprintln!("  kept      {kept}");
     let mut signals = Signals::listen()?;
     signals.shutdown().await;

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::trusted_proxies::TrustedProxies;
+
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many bytes unfinished bodies may hold together; more waits to be read.
@@ -51,6 +53,8 @@ pub(crate) struct Gateway {
     pub(crate) clock: Clock,
     /// What is running. As on Lambda, a function finishes what it has begun, also when its caller hangs up.
     pub(crate) running: TaskTracker,
+    /// Who is believed about a client's address.
+    pub(crate) proxies: Arc<TrustedProxies>,
     /// The room for bodies that are being read.
     pub(crate) bodies: Arc<Semaphore>,
 }
@@ -160,7 +164,8 @@ async fn route(
         Ok(body) => body,
         Err(error) => return error.into_response(),
     };
-    let event = event(&gateway.clock, route_key, &parts, peer, &body);
+    let client = gateway.proxies.client(peer.ip(), &parts.headers);
+    let event = event(&gateway.clock, route_key, &parts, client, &body);
     drop(body);
     let Ok(event) = event else {
         return internal("the request could not be written as an event");
@@ -229,7 +234,7 @@ fn event(
     clock: &Clock,
     route_key: &str,
     parts: &axum::http::request::Parts,
-    peer: SocketAddr,
+    client: IpAddr,
     body: &[u8],
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut headers: BTreeMap<&str, Cow<'_, str>> = BTreeMap::new();
@@ -246,7 +251,7 @@ fn event(
             .or_insert(value);
     }
     headers.insert("host", DOMAIN.into());
-    headers.insert("x-forwarded-for", peer.ip().to_string().into());
+    headers.insert("x-forwarded-for", client.to_string().into());
     headers.insert("x-forwarded-proto", "https".into());
     let text = std::str::from_utf8(body)
         .ok()
@@ -264,7 +269,7 @@ fn event(
                 method: parts.method.as_str(),
                 path: parts.uri.path(),
                 protocol: "HTTP/1.1",
-                source_ip: peer.ip().to_string(),
+                source_ip: client.to_string(),
                 user_agent: (parts.headers.get(header::USER_AGENT))
                     .and_then(|value| value.to_str().ok())
                     .unwrap_or_default(),

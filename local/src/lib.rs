@@ -3,6 +3,7 @@
 //! ([`dynamodb`]), our own SQS ([`sqs`]) and one secret ([`secrets`]), through the same SDK calls ([`sdk`]), and
 //! every five minutes the schedule of `health` ([`schedule`]).
 
+pub mod access_key;
 mod aws;
 mod backend;
 pub mod cli;
@@ -13,10 +14,10 @@ pub mod gateway;
 pub mod linear_api;
 mod listener;
 pub mod local_relay;
-mod loopback;
 pub mod samples;
 mod schedule;
 mod sdk;
 pub mod secrets;
 pub mod sqs;
 pub mod testing;
+pub mod trusted_proxies;

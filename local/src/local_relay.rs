@@ -1,7 +1,7 @@
 //! The whole relay in one process: everything is started, wired as the template wires it, and stopped.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,17 +21,21 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access_key::AccessKey;
 use crate::aws::{self, Servers};
 use crate::backend::{Files, Functions};
 use crate::gateway::{self, Gateway};
 use crate::sqs::Sqs;
 use crate::testing::calls::Calls;
+use crate::trusted_proxies::TrustedProxies;
 use crate::{event_source, listener, schedule};
 
 pub use crate::backend::{
     Configs, DEAD_LETTERS, MAX_RECEIVE_COUNT, QUEUE, RETENTION_SECONDS, VISIBILITY_SECONDS,
 };
 
+/// A port of loopback that nothing uses.
+pub const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Longer than a batch takes.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(45);
 /// Where the queues and the table are stored.
@@ -48,8 +52,10 @@ pub enum Storage {
 pub struct Options {
     /// Where the HTTP API listens.
     pub listen: SocketAddr,
-    /// Where SQS, DynamoDB and Secrets Manager listen for other clients.
-    pub aws_listen: SocketAddr,
+    /// The proxies in front of the HTTP API.
+    pub trusted_proxies: TrustedProxies,
+    /// Where SQS, DynamoDB and Secrets Manager listen for other clients, if they do.
+    pub aws_listen: Option<SocketAddr>,
     /// Where the queues and the table are stored.
     pub storage: Storage,
     /// The clock.
@@ -63,18 +69,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// Options with the settings from `lookup`, on free ports of loopback and in memory, for workers on the internet and on
-    /// loopback.
+    /// Options with the settings from `lookup`, on a free port of loopback and in memory, for workers on the internet and on
+    /// loopback, and without an endpoint for AWS clients.
     ///
     /// # Errors
     ///
     /// The names of all invalid settings.
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = Settings::new(lookup);
         let mut options = Self {
-            listen: anywhere,
-            aws_listen: anywhere,
+            listen: FREE_PORT,
+            trusted_proxies: TrustedProxies::default(),
+            aws_listen: None,
             storage: Storage::Memory,
             clock: Clock::system(),
             calls: Calls::default(),
@@ -91,13 +97,30 @@ impl Options {
     }
 }
 
+/// Where the embedded AWS listens, and for whom.
+#[derive(Debug, Clone)]
+pub struct AwsEndpoint {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The key that its clients sign with.
+    pub key: AccessKey,
+}
+
+impl AwsEndpoint {
+    /// What clients call `endpoint_url`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
 /// A running relay.
 #[derive(Debug)]
 pub struct LocalRelay {
     /// Where the HTTP API listens.
     pub address: SocketAddr,
-    /// Where SQS, DynamoDB and Secrets Manager listen.
-    pub aws_address: SocketAddr,
+    /// Where SQS, DynamoDB and Secrets Manager listen for other clients, if they do.
+    pub aws: Option<AwsEndpoint>,
+    pub(crate) servers: Servers,
     /// The queues.
     pub sqs: Sqs,
     /// The calls to the embedded servers.
@@ -165,12 +188,15 @@ impl LocalRelay {
         };
         let (clock, calls) = (options.clock, options.calls);
         let (listener, address) = listen(options.listen).await?;
-        let (aws_listener, aws_address) = listen(options.aws_listen).await?;
+        let aws = match options.aws_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let files = Files {
             queues: queues.as_deref(),
             table: table.as_deref(),
         };
-        let endpoint = format!("http://{aws_address}");
+        let endpoint = aws.as_ref().map(|(_, address)| format!("http://{address}"));
         let servers = Servers::open(files, endpoint, options.webhook_secrets, &clock).await?;
         let (sqs, dynamodb) = (servers.sqs.clone(), servers.dynamodb.clone());
         let network = Network::Internet;
@@ -187,6 +213,7 @@ impl LocalRelay {
                 register: functions.register,
                 clock: clock.clone(),
                 running: serving.clone(),
+                proxies: Arc::new(options.trusted_proxies),
                 bodies: gateway::bodies(),
             }),
             shutdown.clone(),
@@ -204,10 +231,21 @@ impl LocalRelay {
             Arc::clone(&health_runs),
             shutdown.clone(),
         ));
-        let aws_server = listener::serve(aws_listener, aws::router(servers), shutdown.clone());
+        let mut background = vec![tokio::spawn(dynamodb.sweep())];
+        let aws = aws.map(|(listener, address)| {
+            let key = AccessKey::generate();
+            let router = aws::router(servers.clone(), key.clone());
+            background.push(tokio::spawn(listener::serve(
+                listener,
+                router,
+                shutdown.clone(),
+            )));
+            AwsEndpoint { address, key }
+        });
         Ok(Self {
             address,
-            aws_address,
+            aws,
+            servers,
             sqs,
             calls,
             health,
@@ -215,7 +253,7 @@ impl LocalRelay {
             health_runs,
             shutdown,
             serving,
-            background: vec![tokio::spawn(aws_server), tokio::spawn(dynamodb.sweep())],
+            background,
             _lock: lock,
         })
     }

@@ -137,6 +137,9 @@ pub(crate) fn clients(
     }
 }
 
+/// Where the clients think that they call.
+pub(crate) const ENDPOINT: &str = "http://aws.local";
+
 /// Clients whose requests go to this connector.
 pub(crate) fn clients_over(connector: impl HttpConnector + 'static) -> Clients {
     let connector = SharedHttpConnector::new(connector);
@@ -154,7 +157,7 @@ pub(crate) fn clients_over(connector: impl HttpConnector + 'static) -> Clients {
                     .region(Region::from_static("us-east-1"))
                     .credentials_provider(credentials.clone())
                     .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-                    .endpoint_url("http://aws.local")
+                    .endpoint_url(ENDPOINT)
                     .http_client(http.clone())
                     .retry_partition(retries.clone())
                     .build(),

@@ -5,7 +5,14 @@ pub mod bare;
 pub mod calls;
 pub mod prepared;
 
+use std::time::SystemTime;
+
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningError};
+use axum::http::Response;
+
+use crate::access_key::AccessKey;
 use crate::linear_api::LinearApi;
+use crate::local_relay::LocalRelay;
 use crate::sqs::{Message, Sqs, SqsError};
 
 impl LinearApi {
@@ -17,6 +24,36 @@ impl LinearApi {
     /// The number of calls so far.
     pub fn calls(&self) -> u64 {
         self.shared().calls
+    }
+}
+
+impl AccessKey {
+    /// The header fields that sign a POST of this body with these fields, now.
+    ///
+    /// # Errors
+    ///
+    /// The request is not one of HTTP.
+    pub fn fields(
+        &self,
+        service: &str,
+        url: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Vec<(String, String)>, SigningError> {
+        let body = SignableBody::Bytes(body);
+        let request = SignableRequest::new("POST", url, fields.iter().copied(), body)?;
+        let signed = self.sign(("us-east-1", service), SystemTime::now(), request)?;
+        let fields = signed.output().headers();
+        Ok(fields
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect())
+    }
+}
+
+impl LocalRelay {
+    /// Calls SQS, DynamoDB or Secrets Manager: `X-Amz-Target` and the body.
+    pub async fn call_aws(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
+        self.servers.answer(target, body).await
     }
 }
 

@@ -201,14 +201,15 @@ async fn the_bootstraps_as_the_template_wires_them_keep_the_promises_on_an_emula
 #[ignore = "needs the release bootstraps: .ci/run"]
 async fn a_setting_that_cannot_be_used_is_named_once_and_nothing_is_taken() {
     let relay = crate::harness::relay().start().await;
-    let aws = relay.aws_url();
+    let aws = relay.aws_endpoint();
+    let url = aws.url();
     let queue = relay.local.sqs.url(QUEUE);
     let dead_letters = relay.local.sqs.url(DEAD_LETTERS);
     let right = HashMap::from([
         ("AWS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_ENDPOINT_URL", &aws),
+        ("AWS_ACCESS_KEY_ID", &aws.key.id),
+        ("AWS_SECRET_ACCESS_KEY", &aws.key.secret),
+        ("AWS_ENDPOINT_URL", &url),
         ("STACK_NAME", "edge-relay"),
         ("TABLE_NAME", local::dynamodb::TABLE),
         ("QUEUE_URL", &queue),

@@ -7,6 +7,7 @@ mod harness;
 mod addresses;
 mod agent;
 mod audience;
+mod aws_endpoint;
 mod bad_input;
 mod bodies_are_bytes;
 mod calls;

@@ -24,7 +24,6 @@ async fn no_token_secret_body_or_query_is_in_the_log_at_its_most_talkative() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
         .args(["serve", "--in-memory", "--allow-private-workers"])
         .args(["--listen", "127.0.0.1:0"])
-        .args(["--aws-listen", "127.0.0.1:0"])
         .env("LINEAR_WEBHOOK_SECRETS", SECRET)
         .env("WORKSPACES", WORKSPACE)
         .env("LINEAR_API_URL", format!("http://{address}/?key=hush"))

@@ -204,3 +204,34 @@ async fn junk_is_refused_before_linear_is_asked_and_does_not_lock_out_who_is_kno
     let expected = (401, "linear_token_invalid");
     relay.refuses_registration(&junk(4), expected).await;
 }
+
+#[tokio::test]
+async fn behind_a_proxy_the_address_that_it_names_is_limited_and_no_other_header_is_believed() {
+    for (is_behind_a_proxy, expected) in [(true, [429, 401]), (false, [429, 429])] {
+        let start = relay().set("REGISTRATIONS_PER_MINUTE", 2);
+        let start = if is_behind_a_proxy {
+            start.behind_a_proxy()
+        } else {
+            start
+        };
+        let relay = start.start().await;
+        let junk = async |client: &str, at: u8| {
+            let url = format!("{}/edge/register", relay.local.url());
+            let body = json!({"name": "junk", "linearToken": format!("lin_oauth_junk{at}")});
+            let call = relay
+                .client
+                .post(url)
+                .header("x-forwarded-for", client)
+                .json(&body);
+            call.send().await.unwrap().status().as_u16()
+        };
+        for at in 0..2 {
+            assert_eq!(junk("192.0.2.1", at).await, 401);
+        }
+        let refused = [
+            junk("192.0.2.9, 192.0.2.1", 2).await,
+            junk("192.0.2.2", 3).await,
+        ];
+        assert_eq!(refused, expected);
+    }
+}

@@ -78,14 +78,9 @@ async fn record(size: usize, workers: usize) -> anyhow::Result<Recorded> {
             continue;
         }
         let body = bodies.last().cloned().unwrap_or_default();
-        let answer = (load.client)
-            .post(format!("http://{}/", local.aws_address))
-            .header("x-amz-target", target)
-            .body(body)
-            .send()
-            .await?;
-        let answer = answer.error_for_status()?.bytes().await?;
-        reads.insert((function.clone(), target.clone()), answer.to_vec());
+        let answer = local.call_aws(target, &body).await;
+        ensure!(answer.status() == 200, "{target} was refused");
+        reads.insert((function.clone(), target.clone()), answer.into_body());
     }
     let batches = requests.get(&("ingest".to_owned(), "AmazonSQS.SendMessageBatch".to_owned()));
     let mut sent = Vec::new();

@@ -33,8 +33,8 @@ impl BareRelay {
             queues: None,
             table: None,
         };
-        let (clock, endpoint) = (options.clock, "http://aws.local".to_owned());
-        let servers = Servers::open(memory, endpoint, options.webhook_secrets, &clock).await?;
+        let clock = options.clock;
+        let servers = Servers::open(memory, None, options.webhook_secrets, &clock).await?;
         let functions =
             Functions::start(&servers, options.configs, &options.calls, network, &clock).await?;
         Ok(Self {

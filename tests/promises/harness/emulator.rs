@@ -53,7 +53,7 @@ pub(crate) fn bootstrap(function: &str) -> PathBuf {
 }
 
 /// Names a service; the signature is not verified.
-pub(crate) fn authorization(service: &str) -> String {
+fn authorization(service: &str) -> String {
     format!(
         "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, \
          SignedHeaders=host, Signature=none"

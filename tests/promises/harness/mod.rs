@@ -17,11 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use local::linear_api::LinearApi;
-use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE, Storage};
+use local::local_relay::{AwsEndpoint, DEAD_LETTERS, FREE_PORT, LocalRelay, Options};
+use local::local_relay::{QUEUE, Storage};
 use local::samples::{WORKSPACE, Webhook};
 use local::secrets::SECRET_ID;
 use local::sqs::Message;
 use local::testing::calls::{Calls, Interfere, Interference};
+use local::trusted_proxies::TrustedProxies;
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker, WorkerState};
 use protocol::problem::Problem;
@@ -99,6 +101,7 @@ impl Registration {
 
 pub(crate) struct Start<'a> {
     settings: HashMap<&'a str, String>,
+    is_behind_a_proxy: bool,
     storage: Storage,
     interfere: Option<Interfere>,
 }
@@ -106,6 +109,12 @@ pub(crate) struct Start<'a> {
 impl<'a> Start<'a> {
     pub(crate) fn set(mut self, name: &'a str, value: impl ToString) -> Self {
         self.settings.insert(name, value.to_string());
+        self
+    }
+
+    /// Behind a proxy on this machine.
+    pub(crate) fn behind_a_proxy(mut self) -> Self {
+        self.is_behind_a_proxy = true;
         self
     }
 
@@ -132,6 +141,10 @@ impl<'a> Start<'a> {
         self.settings.insert("LINEAR_API_URL", url);
         let clock = Clock::system();
         let mut options = Options::read(&|name| self.settings.get(name).cloned()).unwrap();
+        options.aws_listen = Some(FREE_PORT);
+        if self.is_behind_a_proxy {
+            options.trusted_proxies = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        }
         options.clock = clock.clone();
         options.storage = self.storage;
         options.calls = Calls::observed(used::watcher());
@@ -174,6 +187,7 @@ pub(crate) fn relay<'a>() -> Start<'a> {
         settings: HashMap::new(),
         storage: Storage::Memory,
         interfere: None,
+        is_behind_a_proxy: false,
     }
     .set("LINEAR_WEBHOOK_SECRETS", SECRET)
     .set("WORKSPACES", WORKSPACE)
@@ -342,12 +356,12 @@ impl Relay {
         webhook.request(&self.client, &url).send().await.unwrap()
     }
 
-    /// Calls SQS at its loopback endpoint as any client does.
+    /// Calls SQS.
     pub(crate) async fn sqs(&self, action: &str, request: &Value) -> (u16, Value) {
         self.aws(&format!("AmazonSQS.{action}"), request).await
     }
 
-    /// Calls DynamoDB at its loopback endpoint, which has to succeed.
+    /// Calls DynamoDB, which has to succeed.
     pub(crate) async fn dynamodb(&self, action: &str, request: &Value) -> Value {
         let target = format!("DynamoDB_20120810.{action}");
         let (status, answer) = self.aws(&target, request).await;
@@ -363,17 +377,15 @@ impl Relay {
     }
 
     async fn aws(&self, target: &str, request: &Value) -> (u16, Value) {
-        let call = (self.client.post(self.aws_url()))
-            .header("content-type", "application/x-amz-json-1.0")
-            .header("x-amz-target", target)
-            .body(request.to_string());
-        let answer = call.send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
+        let request = request.to_string();
+        let answer = self.local.call_aws(target, request.as_bytes()).await;
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(answer.body()).unwrap())
     }
 
-    /// Where its AWS is.
-    pub(crate) fn aws_url(&self) -> String {
-        format!("http://{}", self.local.aws_address)
+    /// Where its AWS is for other clients.
+    pub(crate) fn aws_endpoint(&self) -> &AwsEndpoint {
+        self.local.aws.as_ref().unwrap()
     }
 
     pub(crate) fn dead_letters(&self) -> Vec<Message> {

@@ -34,7 +34,7 @@ impl Served {
                 "--listen",
                 "127.0.0.1:0",
             ])
-            .args(["--aws-listen", "127.0.0.1:0", "--data"])
+            .arg("--data")
             .arg(directory)
             .env("LINEAR_WEBHOOK_SECRETS", SECRET)
             .env("WORKSPACES", WORKSPACE)

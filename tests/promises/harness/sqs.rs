@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use reqwest::Client;
+use local::access_key::AccessKey;
+use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::emulator::authorization;
 use super::{Relay, client};
 
 /// An SQS, wherever it is.
@@ -13,6 +13,7 @@ use super::{Relay, client};
 pub(crate) struct Sqs {
     client: Client,
     pub(crate) url: String,
+    key: AccessKey,
     /// Why a call got no answer: that says nothing about the SQS, as a refusal does.
     unanswered: Arc<OnceLock<String>>,
 }
@@ -23,11 +24,35 @@ pub(crate) struct Queue {
     pub(crate) url: String,
 }
 
+/// A call of a service that has a JSON protocol, signed.
+pub(crate) fn signed(
+    client: &Client,
+    key: &AccessKey,
+    (service, url): (&str, &str),
+    target: &str,
+    request: &Value,
+) -> RequestBuilder {
+    let body = request.to_string();
+    let mut call = client.post(url).body(body.clone());
+    let sent = [
+        ("content-type", "application/x-amz-json-1.0"),
+        ("x-amz-target", target),
+    ];
+    for (name, value) in sent {
+        call = call.header(name, value);
+    }
+    let fields = key.fields(service, url, &sent, body.as_bytes()).unwrap();
+    fields
+        .into_iter()
+        .fold(call, |call, (name, value)| call.header(name, value))
+}
+
 impl Sqs {
-    pub(crate) fn new(url: String) -> Self {
+    pub(crate) fn new(url: String, key: AccessKey) -> Self {
         Self {
             client: client(),
             url,
+            key,
             unanswered: Arc::default(),
         }
     }
@@ -38,11 +63,14 @@ impl Sqs {
     }
 
     async fn try_call(&self, action: &str, request: &Value) -> (u16, Value) {
-        let call = (self.client.post(&self.url))
-            .header("authorization", authorization("sqs"))
-            .header("content-type", "application/x-amz-json-1.0")
-            .header("x-amz-target", format!("AmazonSQS.{action}"))
-            .body(request.to_string());
+        let target = format!("AmazonSQS.{action}");
+        let call = signed(
+            &self.client,
+            &self.key,
+            ("sqs", &self.url),
+            &target,
+            request,
+        );
         let answer = call.send().await.unwrap_or_else(|error| {
             let why = self.unanswered.get_or_init(|| format!("{action}: {error}"));
             panic!("{why}")
@@ -87,7 +115,9 @@ impl Sqs {
 impl Relay {
     /// Makes a queue in the relay's own SQS.
     pub(crate) async fn queue(&self, name: &str, more: Value) -> Queue {
-        Sqs::new(self.aws_url()).queue(name, more).await
+        let aws = self.aws_endpoint();
+        let sqs = Sqs::new(aws.url(), aws.key.clone());
+        sqs.queue(name, more).await
     }
 }
 
