@@ -140,7 +140,7 @@ impl Table {
             .expression_attribute_values(":now", n(self.clock.millis()))
             .expression_attribute_values(":due", n(due_at))
             .expression_attribute_values(":until", n(self.expiry(keep)))
-            .return_values(ReturnValue::AllNew)
+            .return_values(ReturnValue::UpdatedNew)
             .send()
             .await
             .map_err(|e| TableError::call(operation, e))?;

@@ -129,7 +129,7 @@ impl Table {
             .expression_attribute_values(":reason", s(reason))
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":url", s(worker.url.as_deref().unwrap_or_default()))
-            .return_values(ReturnValue::AllNew);
+            .return_values(ReturnValue::UpdatedNew);
         let counted = conditional(update.send().await, "count an unreachable attempt")?;
         Ok(counted.and_then(|done| done.attributes).and_then(|item| {
             let since: UnixMillis = number(&item, "failing_since")?;

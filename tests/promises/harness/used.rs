@@ -69,6 +69,13 @@ pub(crate) fn watcher() -> Observer {
         for partition in keys {
             SHARED.note(&json!({"function": function, "partition": partition}));
         }
+        let mut names = BTreeSet::new();
+        if service.starts_with("DynamoDB") {
+            attributes(&request, &mut names);
+        }
+        for attribute in names {
+            SHARED.note(&json!({"function": function, "attribute": attribute}));
+        }
     })
 }
 
@@ -126,6 +133,44 @@ fn partitions(request: &Value, found: &mut BTreeSet<String>) {
         Value::Array(elements) => elements.iter().for_each(|e| partitions(e, found)),
         _ => {}
     }
+}
+
+/// Collects the attributes that a request names: in items and keys, and in its expressions.
+fn attributes(request: &Value, found: &mut BTreeSet<String>) {
+    let Value::Object(members) = request else {
+        if let Value::Array(elements) = request {
+            elements
+                .iter()
+                .for_each(|element| attributes(element, found));
+        }
+        return;
+    };
+    let placeholders = &request["ExpressionAttributeNames"];
+    for (name, value) in members {
+        match value {
+            Value::Object(item) if matches!(name.as_str(), "Item" | "Key") => {
+                found.extend(item.keys().cloned());
+            }
+            Value::String(expression) if name.ends_with("Expression") => {
+                found.extend(names_in(expression).map(|name| {
+                    let name = placeholders[name].as_str().unwrap_or(name);
+                    name.to_owned()
+                }));
+            }
+            value => attributes(value, found),
+        }
+    }
+}
+
+/// The names in an expression of DynamoDB: neither values nor its keywords, which are in capitals here, nor its functions.
+fn names_in(expression: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '#' | ':');
+    let words = expression.split(move |c: char| !is_part(c));
+    words.filter(|word| {
+        let is_keyword = word.chars().all(|c| c.is_ascii_uppercase());
+        let is_function = expression.contains(&format!("{word}("));
+        !(is_keyword || is_function || word.starts_with(':'))
+    })
 }
 
 /// `WS#<workspace>#SEEN#<sha256>` as `WS#*#SEEN#*`.
