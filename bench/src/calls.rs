@@ -7,21 +7,27 @@ use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
 use local::local_relay::{LocalRelay, Options, QUEUE};
 use local::testing::calls::{Calls, Units};
-use protocol::messages::Registered;
+use protocol::messages::{Filter, Register, Registered};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::load::Load;
+use crate::payload::ISSUES;
 use crate::receiver::Receiver;
 use crate::{logs, one_machine};
 
+/// Workers in a group.
+const GROUP: usize = 10;
 /// Workers while nothing happens.
 const IDLE: usize = 100;
 
 /// What was counted.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct CallCounts {
     pub(crate) events: Vec<Event>,
+    /// With filters and groups, and without.
+    #[serde(default)]
+    pub(crate) routed: Vec<Event>,
     /// One run of `health` over [`Self::idle_workers`] live workers.
     pub(crate) health: Used,
     pub(crate) idle_workers: usize,
@@ -31,6 +37,50 @@ pub(crate) struct CallCounts {
     pub(crate) look: Used,
 }
 
+/// What the workers of an event want of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Wants {
+    /// Each one everything.
+    #[default]
+    Everything,
+    /// Every second one what concerns its user alone, which the event does not.
+    Mine,
+    /// In groups of ten, one of each; the groups have had no event with its ordering key.
+    GroupsNewKey,
+    /// In groups of ten, one of each; the groups have had events with its ordering key.
+    GroupsKnownKey,
+}
+
+impl Wants {
+    fn has_groups(self) -> bool {
+        matches!(self, Self::GroupsNewKey | Self::GroupsKnownKey)
+    }
+
+    /// How many of so many workers get an event.
+    fn deliveries(self, workers: usize) -> usize {
+        match self {
+            Self::Everything => workers,
+            Self::Mine => workers / 2,
+            Self::GroupsNewKey | Self::GroupsKnownKey => workers.div_ceil(GROUP),
+        }
+    }
+
+    fn of(self, worker: usize, request: Register) -> Register {
+        let filter = Filter {
+            mine: true,
+            ..Filter::default()
+        };
+        Register {
+            filter: (self == Self::Mine && worker.is_multiple_of(2)).then_some(filter),
+            group: self
+                .has_groups()
+                .then(|| format!("group-{}", worker / GROUP)),
+            ..request
+        }
+    }
+}
+
 /// One event, on average.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Event {
@@ -38,6 +88,8 @@ pub(crate) struct Event {
     /// How many of them are away, and pull after all events.
     pub(crate) asleep: usize,
     pub(crate) body: usize,
+    #[serde(default)]
+    pub(crate) wants: Wants,
     pub(crate) used: Used,
 }
 
@@ -97,7 +149,7 @@ struct Counted {
 }
 
 impl Counted {
-    async fn start(workers: usize, body: usize) -> anyhow::Result<Self> {
+    async fn start(workers: usize, wants: Wants, body: usize) -> anyhow::Result<Self> {
         let local = LocalRelay::start(Options {
             calls: Calls::metered(),
             ..one_machine::options(one_machine::linear().await?)?
@@ -105,13 +157,14 @@ impl Counted {
         .await?;
         let client = reqwest::Client::builder().no_proxy().build()?;
         let (receiver, arrivals) = Receiver::start().await?;
-        let workers =
-            one_machine::register(&client, &local.url(), receiver.address, workers).await?;
+        let requests =
+            (0..workers).map(|at| wants.of(at, one_machine::worker_at(receiver.address, at)));
+        let workers = one_machine::register_each(&client, &local.url(), requests).await?;
         let load = Load {
             client,
             url: format!("{}/webhooks/linear", local.url()),
             arrivals,
-            workers: workers.len(),
+            workers: wants.deliveries(workers.len()),
             body,
         };
         Ok(Self {
@@ -198,46 +251,65 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
             }
         }
     }
-    progress.set_length(plan.len() as u64 + 1);
-    let mut events = Vec::new();
+    let routed = [
+        Wants::Everything,
+        Wants::Mine,
+        Wants::GroupsNewKey,
+        Wants::GroupsKnownKey,
+    ];
+    let many: &[usize] = if quick { &[1, 100] } else { &[1, 100, 1_000] };
+    progress.set_length((plan.len() + routed.len() * many.len()) as u64 + 1);
+    let mut found = CallCounts::default();
     for (workers, asleep, body) in plan {
         progress.set_message(format!("{workers} workers, {asleep} asleep, {body} bytes"));
-        events.push(event(workers, asleep, body, times).await?);
+        let event = event(workers, asleep, Wants::Everything, body, times).await?;
+        found.events.push(event);
         progress.inc(1);
     }
-    let idle = Counted::start(IDLE, 2_048).await?;
+    for wants in routed {
+        for &workers in many {
+            progress.set_message(format!("{workers} workers, {wants:?}"));
+            found.routed.push(event(workers, 0, wants, 2_048, 5).await?);
+            progress.inc(1);
+        }
+    }
+    let idle = Counted::start(IDLE, Wants::Everything, 2_048).await?;
     idle.take(0, 1);
     idle.local.run_health().await?;
-    let health = idle.take(0, 1);
+    found.idle_workers = IDLE;
+    found.health = idle.take(0, 1);
     for worker in &idle.workers {
         idle.call(worker, true, "", &json!({})).await?;
     }
-    let renewal = idle.take(IDLE, IDLE);
+    found.renewal = idle.take(IDLE, IDLE);
     for worker in &idle.workers {
         idle.pull(worker).await?;
     }
-    let look = idle.take(IDLE, IDLE);
+    found.look = idle.take(IDLE, IDLE);
     idle.local.stop().await;
     progress.inc(1);
-    Ok(CallCounts {
-        events,
-        health,
-        idle_workers: IDLE,
-        renewal,
-        look,
-    })
+    Ok(found)
 }
 
-async fn event(workers: usize, asleep: usize, body: usize, times: usize) -> anyhow::Result<Event> {
-    let mut counted = Counted::start(workers, body).await?;
+async fn event(
+    workers: usize,
+    asleep: usize,
+    wants: Wants,
+    body: usize,
+    times: usize,
+) -> anyhow::Result<Event> {
+    let mut counted = Counted::start(workers, wants, body).await?;
     // A worker's first success is recorded, once an hour.
     counted.load.one(0).await?;
     counted.settle().await?;
+    if wants.has_groups() {
+        warm_up(&mut counted, wants, times).await?;
+    }
     for worker in &counted.workers[..asleep] {
         let away = json!({"state": "away"});
         counted.call(worker, true, "", &away).await?;
     }
-    counted.load.workers = workers - asleep;
+    counted.load.workers -= asleep;
     counted.take(0, 1);
     let mut http = times;
     for number in 0..times {
@@ -253,6 +325,21 @@ async fn event(workers: usize, asleep: usize, body: usize, times: usize) -> anyh
         workers,
         asleep,
         body,
+        wants,
         used,
     })
+}
+
+/// Has each worker of a group record its first success, and gives the groups the ordering keys that they shall know.
+async fn warm_up(counted: &mut Counted, wants: Wants, times: usize) -> anyhow::Result<()> {
+    let known = if wants == Wants::GroupsKnownKey {
+        0..=times
+    } else {
+        times + 1..=ISSUES - 1
+    };
+    for number in known {
+        counted.load.one(number).await?;
+        counted.settle().await?;
+    }
+    Ok(())
 }

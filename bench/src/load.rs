@@ -64,14 +64,16 @@ impl Load {
             .context("the receiver ended")
     }
 
-    /// Posts an event, and waits until every worker has it.
-    pub(crate) async fn one(&mut self, number: usize) -> anyhow::Result<()> {
+    /// Posts an event, and waits until every worker has it. Returns after how long it was answered.
+    pub(crate) async fn one(&mut self, number: usize) -> anyhow::Result<Duration> {
         let webhook = Webhook::signed(SECRET, body(number, self.body));
+        let began = Instant::now();
         post(&self.client, &self.url, webhook).await?;
+        let answered = began.elapsed();
         for _ in 0..self.workers {
             self.arrival().await?;
         }
-        Ok(())
+        Ok(answered)
     }
 
     /// Posts at a fixed rate; answers the latency of each delivery and of each event's last one, in ms.

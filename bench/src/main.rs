@@ -13,6 +13,7 @@ mod agent;
 mod calls;
 mod cold_start;
 mod events;
+mod fan_out;
 mod function;
 mod load;
 mod logs;
@@ -71,6 +72,8 @@ enum Command {
     Function,
     /// AWS calls of an event, and what AWS would bill for it
     Calls,
+    /// How long a webhook waits for its answer where it goes to many workers
+    FanOut,
     /// Cold starts of the functions' bootstraps
     ColdStart,
     /// The agent: its start, its deliveries a second on one core, its memory
@@ -138,12 +141,14 @@ async fn main() -> anyhow::Result<()> {
             run.cold_start(&mut results).await?;
             run.agent(&mut results).await?;
             run.calls(&mut results).await?;
+            run.fan_out(&mut results).await?;
             run.function(&mut results)?;
             run.whole_way(&mut results, Only::default()).await?;
         }
         Command::WholeWay(some) => run.whole_way(&mut results, some).await?,
         Command::Function => run.function(&mut results)?,
         Command::Calls => run.calls(&mut results).await?,
+        Command::FanOut => run.fan_out(&mut results).await?,
         Command::ColdStart => run.cold_start(&mut results).await?,
         Command::Agent => run.agent(&mut results).await?,
         Command::Memory { events } => {
@@ -231,6 +236,13 @@ impl Run {
     async fn calls(&self, results: &mut Results) -> anyhow::Result<()> {
         let bar = bar("calls");
         results.calls = Some(self.part(calls::measure(self.quick, &bar).await?));
+        bar.finish_and_clear();
+        self.keep(results)
+    }
+
+    async fn fan_out(&self, results: &mut Results) -> anyhow::Result<()> {
+        let bar = bar("fan-out");
+        results.fan_out = Some(self.part(fan_out::measure(self.quick, &bar).await?));
         bar.finish_and_clear();
         self.keep(results)
     }

@@ -146,6 +146,7 @@ pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calls::Wants;
     use crate::function::{HANDLER, StepCost};
 
     #[test]
@@ -173,6 +174,7 @@ mod tests {
             workers,
             asleep,
             body,
+            wants: Wants::default(),
             used,
         };
         let bill = bill(&event, &FunctionCosts { rows: rows.into() });

@@ -65,19 +65,37 @@ pub(crate) async fn register(
     receiver: SocketAddr,
     workers: usize,
 ) -> anyhow::Result<Vec<Registered>> {
-    let mut registered = Vec::with_capacity(workers);
-    for worker in 0..workers {
-        let request = Register {
-            webhook_url: Some(format!("http://{receiver}/{worker}")),
-            linear_token: TOKEN.to_owned(),
-            name: format!("worker-{worker}"),
-            capabilities: None,
-            filter: None,
-            group: None,
-            receipts: false,
-            pulls: false,
-            nonce: None,
-        };
+    register_each(
+        client,
+        url,
+        (0..workers).map(|worker| worker_at(receiver, worker)),
+    )
+    .await
+}
+
+/// The registration of a worker that listens at `receiver`.
+pub(crate) fn worker_at(receiver: SocketAddr, worker: usize) -> Register {
+    Register {
+        webhook_url: Some(format!("http://{receiver}/{worker}")),
+        linear_token: TOKEN.to_owned(),
+        name: format!("worker-{worker}"),
+        capabilities: None,
+        filter: None,
+        group: None,
+        receipts: false,
+        pulls: false,
+        nonce: None,
+    }
+}
+
+/// Registers workers, one after another.
+pub(crate) async fn register_each(
+    client: &reqwest::Client,
+    url: &str,
+    requests: impl Iterator<Item = Register>,
+) -> anyhow::Result<Vec<Registered>> {
+    let mut registered = Vec::new();
+    for request in requests {
         let answer = client
             .post(format!("{url}/edge/register"))
             .json(&request)

@@ -6,6 +6,8 @@
 use protocol::clock::Clock;
 
 pub(crate) const WORKSPACE: &str = "bench";
+/// How many issues the payloads are about.
+pub(crate) const ISSUES: usize = 64;
 
 const WORDS: &str = "the consumer exits before final flush only rows arrive when a worker restarts during export and \
     nobody can say which of them were written twice after retry please add test that fails first then look at how \
@@ -13,10 +15,10 @@ const WORDS: &str = "the consumer exits before final flush only rows arrive when
     last week logs show timeout between service calls but metrics stay green so alert never fired we should keep old \
     behaviour behind setting until next release is out thanks for your patience here";
 
-/// A payload of about `bytes`; one of 64 issues, so that there is an order to keep.
+/// A payload of about `bytes`; one of [`ISSUES`], so that there is an order to keep.
 pub(crate) fn body(number: usize, bytes: usize) -> String {
     let now = Clock::system().millis();
-    let issue = number % 64;
+    let issue = number % ISSUES;
     let mut body = format!(
         r#"{{"action":"update","type":"Issue","organizationId":"{WORKSPACE}","webhookTimestamp":{now},"data":{{"id":"issue-{issue}","number":{number},"description":""#
     );

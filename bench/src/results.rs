@@ -10,7 +10,7 @@ use minijinja::context;
 use serde::{Deserialize, Serialize};
 
 use crate::taken::Part;
-use crate::{agent, calls, cold_start, function, money, pages, plots, scale, whole_way};
+use crate::{agent, calls, cold_start, fan_out, function, money, pages, plots, scale, whole_way};
 
 /// All parts that were measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -18,6 +18,7 @@ pub(crate) struct Results {
     pub(crate) whole_way: Option<Part<Vec<whole_way::Row>>>,
     pub(crate) function: Option<Part<function::FunctionCosts>>,
     pub(crate) calls: Option<Part<calls::CallCounts>>,
+    pub(crate) fan_out: Option<Part<Vec<fan_out::Answers>>>,
     pub(crate) cold_start: Option<Part<Vec<cold_start::ColdStart>>>,
     pub(crate) agent: Option<Part<agent::AgentFigures>>,
 }
@@ -60,6 +61,7 @@ impl Results {
             whole_way => self.whole_way.as_ref().map(Part::context),
             function => self.function.as_ref().map(Part::context),
             calls => self.calls.as_ref().map(Part::context),
+            fan_out => self.fan_out.as_ref().map(Part::context),
             cold_start => self.cold_start.as_ref().map(Part::context),
             agent => self.agent.as_ref().map(Part::context),
             money,

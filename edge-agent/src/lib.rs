@@ -2,9 +2,9 @@
 //! handler.
 //!
 //! [`cli`] parses the arguments and [`config`] reads the settings. [`up`] is the daemon: the [`receiver`] accepts
-//! deliveries, [`membership`] keeps the agent registered and empties its [`mailbox`], [`handling`] passes the stored events
-//! to a [`handler`] or [`ndjson`] prints them, a [`tunnel`] makes the agent reachable, and the [`sleep_watcher`] detects
-//! that the machine was asleep. [`commands`] are all other commands.
+//! deliveries at a [`listener`], [`membership`] keeps the agent registered and empties its [`mailbox`], [`handling`] passes
+//! the stored events to a [`handler`] or [`ndjson`] prints them, a [`tunnel`] makes the agent reachable, and the
+//! [`sleep_watcher`] detects that the machine was asleep. [`commands`] are all other commands.
 
 pub mod cli;
 mod commands;
@@ -15,6 +15,7 @@ mod delivery;
 mod failure;
 mod handler;
 mod handling;
+pub mod listener;
 mod mailbox;
 mod membership;
 mod ndjson;

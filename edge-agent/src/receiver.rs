@@ -16,18 +16,16 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use protocol::headers::{WEBHOOK_RECEIPT, WEBHOOK_SIGNATURE};
 use protocol::messages::{ChallengeResponse, Control};
 use protocol::problem::{Code, PROBLEM_JSON, Problem};
 use protocol::signature::{self, Secret, SignatureError};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{self, Delivery};
+use crate::listener::{self, ConnectionError};
 use crate::output::{verbose, warn};
 use crate::state::AgentState;
 use crate::store::Headers;
@@ -36,51 +34,24 @@ use crate::store::Headers;
 const BODY_LIMIT: usize = 10 * 1000 * 1000;
 /// The largest body without a signature, which can only be a challenge.
 const UNSIGNED_LIMIT: usize = 4096;
-/// How long a connection may take to send the headers of a request, also between two requests.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many connections are served concurrently. Others wait to be accepted.
+/// How many connections are served concurrently.
 const CONNECTIONS: usize = 64;
 
 /// Serves until `stop` is cancelled. Requests that are being answered then have a second to end.
 pub(crate) async fn serve(listener: TcpListener, state: Arc<AgentState>, stop: CancellationToken) {
     let router = router(state);
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let ending = GracefulShutdown::new();
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(64 * 1024);
-    loop {
-        let accepting = async {
-            let place = Arc::clone(&connections).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            accepted = accepting => accepted,
-            () = stop.cancelled() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // The cause, such as too many open files, may pass.
-                warn(format_args!("cannot accept a connection: {error}"));
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = ending.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                verbose(format_args!("a connection broke off: {error}"));
-            }
-            drop(place);
-        });
-    }
+    let service = |_| TowerToHyperService::new(router.clone());
+    let ending = listener::serve(listener, CONNECTIONS, stop, service, log).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), ending.shutdown()).await;
+}
+
+fn log(error: ConnectionError) {
+    match error {
+        ConnectionError::Accept(_) => warn(format_args!("{error}")),
+        ConnectionError::BrokeOff(_) => verbose(format_args!("{error}")),
+    }
 }
 
 /// The routes.

@@ -129,12 +129,40 @@ impl Table {
     pub async fn verify_access(&self) -> Result<(), TableError> {
         (self.client.get_item())
             .table_name(&self.name)
-            .key("pk", s("START"))
-            .key("sk", s("START"))
+            .set_key(Some(item_key("START", "START")))
             .send()
             .await
             .map(drop)
             .map_err(|e| TableError::call("read the table", e))
+    }
+
+    /// The item with this key; none if it is absent or has expired. What was written before is read.
+    async fn get(&self, key: Item, operation: &'static str) -> Result<Option<Item>, TableError> {
+        let found = (self.client.get_item())
+            .table_name(&self.name)
+            .set_key(Some(key))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|e| TableError::call(operation, e))?;
+        Ok(found.item.filter(|item| self.is_alive(item)))
+    }
+
+    /// Writes an item that lives this long, whatever was in its place.
+    async fn put(
+        &self,
+        item: Item,
+        lifetime: Duration,
+        operation: &'static str,
+    ) -> Result<(), TableError> {
+        (self.client.put_item())
+            .table_name(&self.name)
+            .set_item(Some(item))
+            .item("expires_at", n(self.expiry(lifetime)))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| TableError::call(operation, e))
     }
 
     fn is_alive(&self, item: &Item) -> bool {
@@ -145,6 +173,12 @@ impl Table {
     fn expiry(&self, lifetime: Duration) -> UnixSeconds {
         self.clock.seconds() + i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX / 2)
     }
+}
+
+/// An item's key: its partition and its place there.
+fn item_key(partition: impl Into<String>, sort: impl Into<String>) -> Item {
+    let (pk, sk) = (s(partition), s(sort));
+    Item::from([("pk".to_owned(), pk), ("sk".to_owned(), sk)])
 }
 
 fn s(text: impl Into<String>) -> AttributeValue {

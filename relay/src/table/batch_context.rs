@@ -5,7 +5,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::ReturnValue;
 use protocol::clock::UnixMillis;
 
-use super::{Item, Table, TableError, n, number, s, text, worker_key, worker_partition, workers};
+use super::{
+    Item, Table, TableError, item_key, n, number, text, worker_key, worker_partition, workers,
+};
 use crate::delivery::{Delivery, FailedAttempts};
 use crate::worker::Worker;
 
@@ -73,10 +75,7 @@ impl BatchContext {
 
 fn key(delivery: &Delivery) -> Item {
     let partition = worker_partition(&delivery.workspace, &delivery.worker);
-    Item::from([
-        ("pk".to_owned(), s(partition)),
-        ("sk".to_owned(), s(format!("{PREFIX}{}", delivery.event))),
-    ])
+    item_key(partition, format!("{PREFIX}{}", delivery.event))
 }
 
 fn parse(item: &Item) -> Option<FailedAttempts> {

@@ -13,7 +13,7 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use protocol::envelope::digest;
 
-use super::{Item, Table, TableError, n, s};
+use super::{Table, TableError, item_key, n, s};
 use crate::event::MAX_BODY_BYTES;
 
 /// An item holds 400 KB with its keys.
@@ -50,12 +50,9 @@ impl Table {
         let expires_at = self.expiry(keep);
         let writes: Vec<_> = (compress(body).chunks(CHUNK_BYTES).enumerate())
             .map(|(at, chunk)| {
-                let item = Item::from([
-                    ("pk".to_owned(), s(partition(workspace, digest))),
-                    ("sk".to_owned(), s(format!("{at:04}"))),
-                    ("part".to_owned(), AttributeValue::B(Blob::new(chunk))),
-                    ("expires_at".to_owned(), n(expires_at)),
-                ]);
+                let mut item = item_key(partition(workspace, digest), format!("{at:04}"));
+                item.insert("part".to_owned(), AttributeValue::B(Blob::new(chunk)));
+                item.insert("expires_at".to_owned(), n(expires_at));
                 let put = PutRequest::builder().set_item(Some(item)).build();
                 WriteRequest::builder()
                     .put_request(put.expect("an item is given"))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocol::clock::{UnixMillis, UnixSeconds};
 
 use super::workers::conditional;
-use super::{Item, Table, TableError, n, number, routes, s, text};
+use super::{Item, Table, TableError, item_key, n, number, routes, s, text};
 
 /// How long a key stays with its worker after its last events.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -22,11 +22,8 @@ pub(crate) struct Owner {
     until: UnixSeconds,
 }
 
-fn key(workspace: &str, group: &str, ordering_key: &str) -> Item {
-    Item::from([
-        ("pk".to_owned(), s(format!("WS#{workspace}#GROUP#{group}"))),
-        ("sk".to_owned(), s(ordering_key)),
-    ])
+fn owner_key(workspace: &str, group: &str, ordering_key: &str) -> Item {
+    item_key(format!("WS#{workspace}#GROUP#{group}"), ordering_key)
 }
 
 impl Table {
@@ -35,14 +32,8 @@ impl Table {
         &self,
         (workspace, group, ordering_key): (&str, &str, &str),
     ) -> Result<Option<Owner>, TableError> {
-        let found = (self.client.get_item())
-            .table_name(&self.name)
-            .set_key(Some(key(workspace, group, ordering_key)))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|e| TableError::call("look for the worker of a key", e))?;
-        let item = found.item.filter(|item| self.is_alive(item));
+        let key = owner_key(workspace, group, ordering_key);
+        let item = self.get(key, "look for the worker of a key").await?;
         Ok(item.and_then(|item| {
             Some(Owner {
                 worker: text(&item, "worker")?.to_owned(),
@@ -65,7 +56,7 @@ impl Table {
     ) -> Result<bool, TableError> {
         let put = (self.client.put_item())
             .table_name(&self.name)
-            .set_item(Some(key(workspace, group, ordering_key)))
+            .set_item(Some(owner_key(workspace, group, ordering_key)))
             .item("worker", s(worker))
             .item("expires_at", n(self.expiry(KEPT)));
         let put = match previous {

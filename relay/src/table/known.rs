@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Item, Table, TableError, n, s, text};
+use super::{Item, Table, TableError, item_key, s, text};
 
 /// By what the relay knows a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,18 +20,13 @@ const KNOWN_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The value of `by` for a workspace that a webhook secret belongs to.
 const SECRET: &str = "secret";
 
-fn key(workspace: &str) -> Item {
-    Item::from([
-        ("pk".to_owned(), s(format!("KNOWN#{workspace}"))),
-        ("sk".to_owned(), s("KNOWN")),
-    ])
+fn workspace_key(workspace: &str) -> Item {
+    item_key(format!("KNOWN#{workspace}"), "KNOWN")
 }
 
 /// The key of an application: Linear's `oauthClientId`, the same in all workspaces.
 fn application_key(workspace: &str, client: &str) -> Item {
-    let mut key = key(workspace);
-    key.insert("sk".to_owned(), s(format!("APP#{client}")));
-    key
+    item_key(format!("KNOWN#{workspace}"), format!("APP#{client}"))
 }
 
 impl Table {
@@ -42,15 +37,9 @@ impl Table {
         client: &str,
         user: &str,
     ) -> Result<(), TableError> {
-        (self.client.put_item())
-            .table_name(&self.name)
-            .set_item(Some(application_key(workspace, client)))
-            .item("user", s(user))
-            .item("expires_at", n(self.expiry(KNOWN_FOR)))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|e| TableError::call("record the application", e))
+        let mut item = application_key(workspace, client);
+        item.insert("user".to_owned(), s(user));
+        self.put(item, KNOWN_FOR, "record the application").await
     }
 
     /// The user that an application is in a workspace, if that is known.
@@ -59,13 +48,8 @@ impl Table {
         workspace: &str,
         client: &str,
     ) -> Result<Option<String>, TableError> {
-        let found = (self.client.get_item())
-            .table_name(&self.name)
-            .set_key(Some(application_key(workspace, client)))
-            .send()
-            .await
-            .map_err(|e| TableError::call("look for the application", e))?;
-        let known = found.item.filter(|item| self.is_alive(item));
+        let key = application_key(workspace, client);
+        let known = self.get(key, "look for the application").await?;
         Ok(known.and_then(|item| text(&item, "user").map(str::to_owned)))
     }
 
@@ -79,27 +63,16 @@ impl Table {
             KnownBy::Secret => SECRET,
             KnownBy::Webhook => "webhook",
         };
-        (self.client.put_item())
-            .table_name(&self.name)
-            .set_item(Some(key(workspace)))
-            .item("by", s(by))
-            .item("expires_at", n(self.expiry(KNOWN_FOR)))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|e| TableError::call("record that the workspace is known", e))
+        let mut item = workspace_key(workspace);
+        item.insert("by".to_owned(), s(by));
+        let operation = "record that the workspace is known";
+        self.put(item, KNOWN_FOR, operation).await
     }
 
     /// By what a workspace is known, if it is.
     pub(crate) async fn known(&self, workspace: &str) -> Result<Option<KnownBy>, TableError> {
-        let found = (self.client.get_item())
-            .table_name(&self.name)
-            .set_key(Some(key(workspace)))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|e| TableError::call("look whether the workspace is known", e))?;
-        let known = found.item.filter(|item| self.is_alive(item));
+        let operation = "look whether the workspace is known";
+        let known = self.get(workspace_key(workspace), operation).await?;
         Ok(known.map(|item| match text(&item, "by") {
             Some(SECRET) => KnownBy::Secret,
             _ => KnownBy::Webhook,

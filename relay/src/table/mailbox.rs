@@ -22,7 +22,9 @@ use protocol::messages::WorkerState;
 use super::transaction::{self, Transacted};
 use super::worker_state::set_of;
 use super::workers::conditional;
-use super::{Item, Table, TableError, bodies, n, number, s, text, worker_key, worker_partition};
+use super::{
+    Item, Table, TableError, bodies, item_key, n, number, s, text, worker_key, worker_partition,
+};
 use crate::delivery::{Body, Delivery};
 use crate::event::{EventId, MAX_BODY_BYTES};
 use crate::worker::Worker;
@@ -74,10 +76,7 @@ pub(crate) fn is_mail_id(text: &str) -> bool {
 }
 
 fn key(partition: &str, id: &str) -> Item {
-    Item::from([
-        ("pk".to_owned(), s(partition)),
-        ("sk".to_owned(), s(format!("{PREFIX}{id}"))),
-    ])
+    item_key(partition, format!("{PREFIX}{id}"))
 }
 
 fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {

@@ -2,26 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Table, TableError, n, s};
+use super::{Item, Table, TableError, item_key};
 
-const SORT: &str = "SEEN";
-
-fn partition(workspace: &str, digest: &str) -> String {
-    format!("WS#{workspace}#SEEN#{digest}")
+fn seen_key(workspace: &str, digest: &str) -> Item {
+    item_key(format!("WS#{workspace}#SEEN#{digest}"), "SEEN")
 }
 
 impl Table {
     /// Whether a body was accepted before.
     pub(crate) async fn is_seen(&self, workspace: &str, digest: &str) -> Result<bool, TableError> {
-        let found = (self.client.get_item())
-            .table_name(&self.name)
-            .key("pk", s(partition(workspace, digest)))
-            .key("sk", s(SORT))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|e| TableError::call("look for an earlier delivery", e))?;
-        Ok(found.item.is_some_and(|item| self.is_alive(&item)))
+        let seen = self.get(seen_key(workspace, digest), "look for an earlier delivery");
+        Ok(seen.await?.is_some())
     }
 
     /// Marks a body as accepted.
@@ -31,14 +22,7 @@ impl Table {
         digest: &str,
         keep: Duration,
     ) -> Result<(), TableError> {
-        (self.client.put_item())
-            .table_name(&self.name)
-            .item("pk", s(partition(workspace, digest)))
-            .item("sk", s(SORT))
-            .item("expires_at", n(self.expiry(keep)))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|e| TableError::call("mark the event as accepted", e))
+        let item = seen_key(workspace, digest);
+        self.put(item, keep, "mark the event as accepted").await
     }
 }

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use protocol::clock::{UnixSeconds, millis};
 
 use super::workers::conditional;
-use super::{Item, Table, TableError, n, number, s};
+use super::{Item, Table, TableError, item_key, n, number};
 
 const WINDOW_SECONDS: i64 = 60;
 
@@ -35,18 +35,12 @@ pub(crate) struct ChallengeSlot {
 }
 
 fn key(caller: &str, window: UnixSeconds) -> Item {
-    Item::from([
-        ("pk".to_owned(), s(format!("RATE#{caller}"))),
-        ("sk".to_owned(), s(window.to_string())),
-    ])
+    item_key(format!("RATE#{caller}"), window.to_string())
 }
 
 /// The key of a token that Linear accepted, by its SHA-256.
 fn token_key(digest: &str) -> Item {
-    Item::from([
-        ("pk".to_owned(), s(format!("TOKEN#{digest}"))),
-        ("sk".to_owned(), s("TOKEN")),
-    ])
+    item_key(format!("TOKEN#{digest}"), "TOKEN")
 }
 
 impl Table {
@@ -93,25 +87,14 @@ impl Table {
 
     /// Whether Linear has accepted the token with this SHA-256 before.
     pub(crate) async fn is_known_token(&self, digest: &str) -> Result<bool, TableError> {
-        let found = (self.client.get_item())
-            .table_name(&self.name)
-            .set_key(Some(token_key(digest)))
-            .send()
-            .await
-            .map_err(|e| TableError::call("look for the token", e))?;
-        Ok(found.item.is_some_and(|item| self.is_alive(&item)))
+        let known = self.get(token_key(digest), "look for the token").await?;
+        Ok(known.is_some())
     }
 
     /// Records that Linear accepted a token.
     pub(crate) async fn remember_token(&self, digest: &str) -> Result<(), TableError> {
-        (self.client.put_item())
-            .table_name(&self.name)
-            .set_item(Some(token_key(digest)))
-            .item("expires_at", n(self.expiry(TOKEN_KNOWN_FOR)))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|e| TableError::call("remember the token", e))
+        let item = token_key(digest);
+        self.put(item, TOKEN_KNOWN_FOR, "remember the token").await
     }
 
     /// Records that Linear accepts a token no more.
@@ -134,10 +117,7 @@ impl Table {
         let now = self.clock.millis();
         let until = n(now + millis(longest));
         for slot in 0..CHALLENGES_AT_ONCE {
-            let key = Item::from([
-                ("pk".to_owned(), s(format!("RATE#challenge-{user}"))),
-                ("sk".to_owned(), s(format!("slot-{slot}"))),
-            ]);
+            let key = item_key(format!("RATE#challenge-{user}"), format!("slot-{slot}"));
             let taken = (self.client.put_item())
                 .table_name(&self.name)
                 .set_item(Some(key.clone()))

@@ -8,7 +8,7 @@ use protocol::clock::{UnixMillis, millis};
 use protocol::envelope::Audience;
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Table, TableError, n, s};
+use super::{Item, Table, TableError, item_key, s};
 use crate::event::EventId;
 
 /// For how long events can be looked back at.
@@ -73,16 +73,8 @@ impl Table {
     ) -> Result<(), TableError> {
         let mut item: Item = serde_dynamo::to_item(routed).expect("it is texts, lists and a map");
         let at = sort(self.clock.millis());
-        item.insert("pk".to_owned(), s(partition(workspace)));
-        item.insert("sk".to_owned(), s(format!("{at}-{event}")));
-        item.insert("expires_at".to_owned(), n(self.expiry(LOOK_BACK)));
-        (self.client.put_item())
-            .table_name(&self.name)
-            .set_item(Some(item))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|e| TableError::call("record who got the event", e))
+        item.extend(item_key(partition(workspace), format!("{at}-{event}")));
+        self.put(item, LOOK_BACK, "record who got the event").await
     }
 
     /// Calls `each` with the events of the last day, at most those since `since`, the newest first.

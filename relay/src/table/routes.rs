@@ -8,7 +8,7 @@ use protocol::clock::UnixMillis;
 use protocol::messages::WorkerState;
 use serde::Deserialize;
 
-use super::{Item, Table, TableError, n, s};
+use super::{Item, Table, TableError, item_key, n, s};
 use crate::subscription::Subscription;
 use crate::worker::Worker;
 
@@ -33,10 +33,7 @@ fn partition(workspace: &str) -> String {
 
 /// The key of a worker's route.
 pub(super) fn key(workspace: &str, worker: &str) -> Item {
-    Item::from([
-        ("pk".to_owned(), s(partition(workspace))),
-        ("sk".to_owned(), s(worker)),
-    ])
+    item_key(partition(workspace), worker)
 }
 
 /// The attributes of a subscription, here and in a worker's item.

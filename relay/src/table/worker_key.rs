@@ -1,6 +1,6 @@
 //! The keys of a worker's item, in the table and in the worker index.
 
-use super::{Item, s};
+use super::{Item, item_key};
 
 pub(super) const PREFIX: &str = "WORKER#";
 
@@ -24,10 +24,7 @@ pub(super) fn id(sk: &str) -> Option<&str> {
 
 /// The key of a worker.
 pub(super) fn key(workspace: &str, worker: &str) -> Item {
-    Item::from([
-        ("pk".to_owned(), s(partition(workspace))),
-        ("sk".to_owned(), s(format!("{PREFIX}{worker}"))),
-    ])
+    item_key(partition(workspace), format!("{PREFIX}{worker}"))
 }
 
 /// The shard of a worker: the last digit of its id, which is a hash.

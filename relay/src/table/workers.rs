@@ -165,14 +165,7 @@ impl Table {
         worker: &str,
     ) -> Result<Option<Worker>, TableError> {
         let operation = "read the worker";
-        let found = (self.client.get_item())
-            .table_name(&self.name)
-            .set_key(Some(key(workspace, worker)))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|e| TableError::call(operation, e))?;
-        match found.item.filter(|item| self.is_alive(item)) {
+        match self.get(key(workspace, worker), operation).await? {
             None => Ok(None),
             Some(item) => parse(item)
                 .map(Some)

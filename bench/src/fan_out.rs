@@ -1,0 +1,68 @@
+//! How long a webhook waits for its answer where it goes to many workers: Linear gives up after five seconds
+//! (<https://linear.app/developers/webhooks>).
+
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use local::local_relay::LocalRelay;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{Load, Percentiles};
+use crate::one_machine;
+use crate::receiver::Receiver;
+
+const BODY: usize = 2_048;
+
+/// The answers of `ingest` to webhooks that come one at a time, each after the deliveries of the one before.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Answers {
+    pub(crate) workers: usize,
+    pub(crate) events: usize,
+    pub(crate) answered: Percentiles,
+    /// In ms.
+    pub(crate) longest: f64,
+}
+
+/// Measures with so many workers in one workspace, in memory.
+pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<Vec<Answers>> {
+    let (fan_outs, events): (&[usize], _) = if quick {
+        (&[100], 3)
+    } else {
+        (&[100, 1_000, 10_000], 20)
+    };
+    progress.set_length((fan_outs.len() * events) as u64);
+    let mut rows = Vec::new();
+    for &workers in fan_outs {
+        progress.set_message(format!("{workers} workers"));
+        rows.push(answers(workers, events, progress).await?);
+    }
+    Ok(rows)
+}
+
+async fn answers(workers: usize, events: usize, progress: &ProgressBar) -> anyhow::Result<Answers> {
+    let local = LocalRelay::start(one_machine::options(one_machine::linear().await?)?).await?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let (receiver, arrivals) = Receiver::start().await?;
+    one_machine::register(&client, &local.url(), receiver.address, workers).await?;
+    let mut load = Load {
+        client,
+        url: format!("{}/webhooks/linear", local.url()),
+        arrivals,
+        workers,
+        body: BODY,
+    };
+    load.one(0).await?;
+    let mut times = Vec::new();
+    for number in 1..=events {
+        let answered: Duration = load.one(number).await?;
+        times.push(answered.as_secs_f64() * 1e3);
+        progress.inc(1);
+    }
+    local.stop().await;
+    Ok(Answers {
+        workers,
+        events,
+        longest: times.iter().copied().fold(0.0, f64::max),
+        answered: Percentiles::of(times),
+    })
+}
