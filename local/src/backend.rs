@@ -2,7 +2,7 @@
 //! functions over them, wired as the template wires them. Nothing here listens or runs by itself.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use protocol::clock::Clock;
@@ -97,22 +97,23 @@ async fn create_queue(
 }
 
 /// Where the embedded servers store what they hold: in these files, or in memory.
-pub(crate) struct Files<'a> {
-    pub(crate) queues: Option<&'a Path>,
-    pub(crate) table: Option<&'a Path>,
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    pub(crate) queues: Option<PathBuf>,
+    pub(crate) table: Option<PathBuf>,
 }
 
 impl Servers {
     /// Opens the servers, with the queues and the table. `endpoint` is where the queues' addresses point: where other clients find them.
     pub(crate) async fn open(
-        files: Files<'_>,
+        files: Files,
         endpoint: Option<String>,
         webhook_secrets: String,
         clock: &Clock,
     ) -> anyhow::Result<Self> {
-        let dynamodb = DynamoDb::open(files.table, clock.clone())?;
+        let dynamodb = DynamoDb::open(files.table.as_deref(), clock.clone())?;
         let endpoint = endpoint.unwrap_or_else(|| sdk::ENDPOINT.to_owned());
-        let sqs = Sqs::open(files.queues, endpoint, clock.clone())?;
+        let sqs = Sqs::open(files.queues.as_deref(), endpoint, clock.clone())?;
         create_queues(&sqs).await?;
         Ok(Self {
             dynamodb,

@@ -47,6 +47,20 @@ pub enum Storage {
     Directory(PathBuf),
 }
 
+impl Storage {
+    /// What is stored where, and the lock on it.
+    fn open(&self) -> anyhow::Result<(Option<File>, Files)> {
+        let Self::Directory(directory) = self else {
+            return Ok((None, Files::default()));
+        };
+        let files = Files {
+            queues: Some(directory.join("sqs.db")),
+            table: Some(directory.join("dynamodb.db")),
+        };
+        Ok((Some(lock(directory)?), files))
+    }
+}
+
 /// The options of a local relay.
 #[derive(Debug)]
 pub struct Options {
@@ -178,23 +192,12 @@ impl LocalRelay {
     ///
     /// An address is in use, or the data directory cannot be used.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let (lock, queues, table) = match &options.storage {
-            Storage::Memory => (None, None, None),
-            Storage::Directory(directory) => (
-                Some(lock(directory)?),
-                Some(directory.join("sqs.db")),
-                Some(directory.join("dynamodb.db")),
-            ),
-        };
+        let (lock, files) = options.storage.open()?;
         let (clock, calls) = (options.clock, options.calls);
         let (listener, address) = listen(options.listen).await?;
         let aws = match options.aws_listen {
             Some(address) => Some(listen(address).await?),
             None => None,
-        };
-        let files = Files {
-            queues: queues.as_deref(),
-            table: table.as_deref(),
         };
         let endpoint = aws.as_ref().map(|(_, address)| format!("http://{address}"));
         let servers = Servers::open(files, endpoint, options.webhook_secrets, &clock).await?;

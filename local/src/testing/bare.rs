@@ -29,12 +29,9 @@ impl BareRelay {
     ///
     /// A function does not start.
     pub async fn start(options: Options, network: &Network) -> anyhow::Result<Self> {
-        let memory = Files {
-            queues: None,
-            table: None,
-        };
         let clock = options.clock;
-        let servers = Servers::open(memory, None, options.webhook_secrets, &clock).await?;
+        let servers =
+            Servers::open(Files::default(), None, options.webhook_secrets, &clock).await?;
         let functions =
             Functions::start(&servers, options.configs, &options.calls, network, &clock).await?;
         Ok(Self {
