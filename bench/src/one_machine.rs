@@ -83,7 +83,7 @@ pub(crate) fn worker_at(receiver: SocketAddr, worker: usize) -> Register {
         filter: None,
         group: None,
         receipts: false,
-        pulls: false,
+        pulls: true,
         nonce: None,
     }
 }

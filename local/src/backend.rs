@@ -27,7 +27,7 @@ pub const QUEUE: &str = "edge-relay.fifo";
 pub const DEAD_LETTERS: &str = "edge-relay-dead-letters.fifo";
 
 /// Longer than a batch can take.
-pub const VISIBILITY_SECONDS: u32 = 90;
+pub const VISIBILITY_SECONDS: u32 = 360;
 /// More receives than the backoff can lead to. Only a message that `deliver` cannot process is received this often.
 pub const MAX_RECEIVE_COUNT: u32 = 200;
 /// The longest retention of SQS.

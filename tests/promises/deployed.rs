@@ -31,8 +31,8 @@ impl Deployed {
     async fn start() -> Self {
         let (linear, url) = linear().await;
         let mut template = Template::read();
-        template.set("LinearApiUrl", url);
-        template.set("GiveUp4xxSeconds", 1);
+        template.set_variable("register", "LINEAR_API_URL", url);
+        template.set_variable("deliver", "GIVE_UP_4XX_SECONDS", 1);
         let emulator = Emulator::start().await;
         let api = emulator.deploy(&mut template).await;
         Self {

@@ -146,7 +146,7 @@ async fn a_queue_whose_attributes_were_changed_does_not_keep_it_from_starting() 
     first.local.stop().await;
     let second = relay().keep(directory.path()).start().await;
     let attributes = second.local.sqs.attributes(QUEUE).unwrap();
-    assert_eq!(attributes["VisibilityTimeout"], "90");
+    assert_eq!(attributes["VisibilityTimeout"], "360");
     assert!(attributes["RedrivePolicy"].contains("dead-letters"));
     #[cfg(unix)]
     {

@@ -28,6 +28,7 @@ mod over_tls;
 mod receipts;
 mod registration;
 mod rejecting_workers;
+mod sam_deploy;
 mod signatures;
 mod sleeping_laptops;
 mod sqs;

@@ -7,6 +7,7 @@ use local::local_relay::{DEAD_LETTERS, QUEUE};
 use protocol::messages::WorkerState;
 use serde_json::{Value, json};
 
+use crate::harness::VISIBILITY;
 use crate::harness::template::arn;
 use crate::harness::{
     Answer, Receiver, Registration, Relay, eventually, ids, issue, numbers, relay, until,
@@ -29,7 +30,7 @@ async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with
             }
             let queued = relay.local.sqs.peek(QUEUE).unwrap();
             let (received_at, visible_at) = queued.first()?.in_flight()?;
-            (visible_at - received_at != 90_000).then_some(Some(visible_at))
+            (visible_at - received_at != VISIBILITY).then_some(Some(visible_at))
         })
         .await;
         let Some(next) = next else { break };

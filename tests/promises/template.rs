@@ -130,7 +130,7 @@ fn a_parameters_bounds_are_those_of_the_setting() {
             bounded += 1;
         }
     }
-    assert!(bounded >= 8, "{bounded}");
+    assert!(bounded >= 7, "{bounded}");
 }
 
 #[test]
@@ -140,11 +140,14 @@ fn no_timeout_ends_before_what_it_contains() {
     let timeout = |function: &str| seconds(&template.properties(&resource(function))["Timeout"]);
     let queue = template.properties("Queue");
     let visibility = seconds(&queue["VisibilityTimeout"]);
-    let attempt = seconds(&template.parameter("DeliveryTimeoutSeconds")["MaxValue"]);
+    let attempt = seconds(
+        &template.properties("Deliver")["Environment"]["Variables"]["DELIVERY_TIMEOUT_SECONDS"],
+    );
     // A batch's last attempt, and a moment to say what became of it.
     let moment = Duration::from_secs(5);
     assert!(deliver::BATCH_BUDGET + attempt + moment <= timeout("deliver"));
-    assert!(timeout("deliver") < visibility);
+    // Lambda Developer Guide, "Using Lambda with Amazon SQS": throttled batches are tried again within it.
+    assert_eq!(visibility, timeout("deliver") * 6);
     assert!(linear::api::TIMEOUT + register::CHALLENGE_TIMEOUT + moment <= timeout("register"));
     // API Gateway, quota "Maximum integration timeout" of an HTTP API.
     let gateway = Duration::from_secs(30);
@@ -153,7 +156,8 @@ fn no_timeout_ends_before_what_it_contains() {
     assert!(timeout("health") < policy::PROBE_INTERVAL);
 
     let most = queue["RedrivePolicy"]["maxReceiveCount"].as_u64().unwrap();
-    let longest = seconds(&template.parameter("GiveUpSeconds")["MaxValue"]);
+    let longest =
+        seconds(&template.properties("Deliver")["Environment"]["Variables"]["GIVE_UP_SECONDS"]);
     let mut age = Duration::ZERO;
     let mut attempts = 0;
     while age < longest {
@@ -244,26 +248,18 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
     let responses = &source["FunctionResponseTypes"];
     assert_eq!(*responses, json!(["ReportBatchItemFailures"]));
 
-    for parts in [1, 4] {
-        let mut template = self::template();
-        template.set("HealthParts", parts);
-        let mut covered = BTreeSet::new();
-        for name in template.named("AWS::Scheduler::Schedule") {
-            let schedule = template.properties(name);
-            let minutes = policy::PROBE_INTERVAL.as_secs() / 60;
-            let expression = format!("cron(0/{minutes} * * * ? *)");
-            assert_eq!(schedule["ScheduleExpression"], expression);
-            if schedule["State"] == "DISABLED" {
-                continue;
-            }
-            let input = schedule["Target"]["Input"].as_str().unwrap();
-            let input = input.replace("<aws.scheduler.scheduled-time>", "2026-11-24T00:05:00Z");
-            let input: ::health::ScheduleEvent = serde_json::from_str(&input).unwrap();
-            assert_eq!(input.of, parts);
-            covered.insert(input.part);
-        }
-        assert_eq!(covered, (0..parts).collect());
-    }
+    let schedules = template.named("AWS::Scheduler::Schedule");
+    let [name] = schedules.as_slice() else {
+        panic!("one schedule, and not {schedules:?}");
+    };
+    let schedule = template.properties(name);
+    let minutes = policy::PROBE_INTERVAL.as_secs() / 60;
+    let expression = format!("cron(0/{minutes} * * * ? *)");
+    assert_eq!(schedule["ScheduleExpression"], expression);
+    let input = schedule["Target"]["Input"].as_str().unwrap();
+    let input = input.replace("<aws.scheduler.scheduled-time>", "2026-11-24T00:05:00Z");
+    let input: ::health::ScheduleEvent = serde_json::from_str(&input).unwrap();
+    assert_eq!((input.part, input.of), (0, 1));
 }
 
 /// What a role allows: actions, each on a resource.
@@ -580,14 +576,160 @@ fn every_alarm_has_a_description_and_a_runbook() {
         // It is on the dashboard.
         let dashboard = template.properties("Dashboard")["DashboardBody"].to_string();
         assert!(dashboard.contains(&format!("{name}.Arn")), "{name}");
+        // A sum with a metric that has no datapoint has none either.
+        let parts = alarm["Metrics"].as_array().into_iter().flatten();
+        for expression in parts.filter_map(|part| part["Expression"].as_str()) {
+            let bare = expression.replace("FILL(", "").replace("DIFF(", "");
+            let is_filled = expression.contains("FILL(") || bare.len() + 5 == expression.len();
+            assert!(is_filled, "{name}: {expression}");
+        }
     }
     assert_eq!(alarms.len(), 10);
     for function in FUNCTIONS {
         let group = template.properties(&format!("{}DeploymentGroup", resource(function)));
-        let watched = group["AlarmConfiguration"]["Alarms"].as_array().unwrap();
-        assert!(watched.contains(&json!({"Name": format!("{}Errors", resource(function))})));
+        // The function's own errors alone: a worker that rejects says nothing about a new version.
+        let watched = json!([{"Name": format!("{}Errors", resource(function))}]);
+        assert_eq!(group["AlarmConfiguration"]["Alarms"], watched);
+        assert_eq!(
+            group["DeploymentConfigName"],
+            "CodeDeployDefault.LambdaAllAtOnce"
+        );
+        let alias = template.raw(&format!("{}Aliaslive", resource(function)));
+        let hook = &alias["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]["BeforeAllowTrafficHook"];
+        assert_eq!(*hook, json!({"Ref": "Preflight"}));
         assert_eq!(group["AutoRollbackConfiguration"]["Enabled"], true);
     }
+}
+
+/// The description of a function's version.
+fn version(template: &Template, function: &str) -> String {
+    let prefix = format!("{}Version", resource(function));
+    let versions = template.named("AWS::Lambda::Version");
+    let names: Vec<_> = versions
+        .iter()
+        .filter(|name| name.starts_with(&prefix))
+        .collect();
+    let [name] = names.as_slice() else {
+        panic!("{function} has the versions {names:?}");
+    };
+    let alias = template.raw(&format!("{}Aliaslive", resource(function)));
+    let published = json!({"Fn::GetAtt": [name, "Version"]});
+    assert_eq!(
+        alias["Properties"]["FunctionVersion"], published,
+        "{function}"
+    );
+    text(&template.properties(name)["Description"])
+}
+
+/// CloudFormation replaces a version, and so publishes a new one, when its description changes (its reference,
+/// `AWS::Lambda::Version`). Lambda publishes none where the function is as it was, and CloudFormation takes that for a failure.
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn a_changed_parameter_leads_to_a_new_version_of_each_function_that_it_changes_and_of_no_other() {
+    let before = template();
+    let mut effective = BTreeSet::new();
+    for name in before.parameters() {
+        let parameter = before.parameter(&name);
+        let is_another = |value: &&Value| as_text(value) != as_text(&parameter["Default"]);
+        let another = match (
+            parameter["AllowedValues"].as_array(),
+            parameter["Type"].as_str(),
+        ) {
+            (Some(allowed), _) => allowed.iter().find(is_another).unwrap().clone(),
+            (None, Some("Number")) => (parameter["Default"].as_u64().unwrap() + 1).into(),
+            _ => "another".into(),
+        };
+        let mut after = template();
+        after.set(&name, another);
+        for function in FUNCTIONS {
+            let [was, is] = [&before, &after].map(|t| t.properties(&resource(function)));
+            let [described, describes] = [&before, &after].map(|t| version(t, function));
+            assert_eq!(was != is, described != describes, "{function}: {name}");
+            if was != is {
+                effective.insert(name.clone());
+            }
+        }
+    }
+    let expected = [
+        "GroupFailoverSeconds",
+        "MailboxSeconds",
+        "MembershipSeconds",
+        "MemorySize",
+        "RestoredTable",
+        "Tracing",
+        "WorkersPerUser",
+        "WorkersPerWorkspace",
+        "Workspaces",
+    ];
+    assert_eq!(effective, expected.map(str::to_owned).into());
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn the_longest_settings_fit_into_the_description_of_a_version() {
+    let mut template = template();
+    for name in template.parameters() {
+        let parameter = template.parameter(&name).clone();
+        if let Some(most) = parameter["MaxValue"].as_u64() {
+            template.set(&name, most);
+        }
+        if let Some(longest) = parameter["MaxLength"].as_u64() {
+            template.set(&name, "w".repeat(longest.try_into().unwrap()));
+        }
+    }
+    for function in FUNCTIONS {
+        let length = version(&template, function).len();
+        assert!(length <= 256, "{function}: {length}");
+    }
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn a_restored_table_takes_the_place_of_the_stacks_own() {
+    let mut restored = template();
+    restored.set("RestoredTable", "edge-relay-restored");
+    let table = "arn:aws:dynamodb:us-east-1:000000000000:table/edge-relay-restored";
+    for function in FUNCTIONS {
+        assert_eq!(
+            environment(&restored, function)["TABLE_NAME"],
+            "edge-relay-restored"
+        );
+        let role = format!("{}Role", resource(function));
+        let moved = |(action, resource): (String, String)| {
+            let own = local::dynamodb::TABLE;
+            let is_of_table = resource == own || resource.starts_with(&format!("{own}/index/"));
+            let resource = if is_of_table {
+                resource.replacen(own, table, 1)
+            } else {
+                resource
+            };
+            (action, resource)
+        };
+        let own = allowed(&template(), &role).into_iter().map(moved).collect();
+        assert_eq!(allowed(&restored, &role), own, "{function}");
+    }
+    let name = &restored.outputs()["TableName"]["Value"];
+    assert_eq!(name, "edge-relay-restored");
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn the_architecture_is_one_constant() {
+    let text = include_str!("../../template.yaml");
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("x86_64"))
+        .collect();
+    assert_eq!(lines, ["    Architectures: [x86_64]"]);
+    for function in FUNCTIONS {
+        let properties = template().properties(&resource(function));
+        assert_eq!(properties["Architectures"], json!(["x86_64"]), "{function}");
+    }
+    let operations = include_str!("../../docs/operations.md");
+    assert!(
+        operations.contains("Architectures: [arm64]"),
+        "how it is changed"
+    );
 }
 
 #[test]

@@ -23,8 +23,21 @@ pub struct ScheduleEvent {
     pub of: u32,
 }
 
+/// What the function is called with.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// `{"check":true}`, before a new version gets traffic: it has started, and that is all that is asked.
+    Check {
+        /// Always true.
+        check: bool,
+    },
+    /// By the schedule.
+    Scheduled(ScheduleEvent),
+}
+
 /// The response: how many workers there are.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Counts {
     live: u64,
     away: u64,
@@ -59,13 +72,16 @@ pub async fn start(
     Ok(Health::new(&config, clients.network, table, queue, clock)?)
 }
 
-/// Runs once.
+/// Runs once; a check counts nobody.
 ///
 /// # Errors
 ///
 /// The event is malformed, or the workers could not be read.
-pub async fn handle(health: &Health, event: LambdaEvent<ScheduleEvent>) -> Result<Counts, Error> {
-    let ScheduleEvent { time, part, of } = event.payload;
+pub async fn handle(health: &Health, event: LambdaEvent<Event>) -> Result<Counts, Error> {
+    let ScheduleEvent { time, part, of } = match event.payload {
+        Event::Check { .. } => return Ok(Counts::default()),
+        Event::Scheduled(event) => event,
+    };
     let at = OffsetDateTime::parse(&time, &Rfc3339)
         .map_err(|_| "`time` has to be a moment in the form of RFC 3339")?;
     let run = ScheduledRun::new(at.unix_timestamp() * 1000, part, of)?;

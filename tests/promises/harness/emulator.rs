@@ -100,6 +100,13 @@ impl Emulator {
         self.send(request).await
     }
 
+    /// Reads from a service that has paths.
+    pub(crate) async fn read(&self, service: &str, path: &str) -> Value {
+        let request = self.client.get(format!("{}{path}", self.url));
+        self.send(request.header("authorization", authorization(service)))
+            .await
+    }
+
     /// Makes what the template says, and answers with the id of its API.
     pub(crate) async fn deploy(&self, template: &mut Template) -> String {
         self.make_kept(template).await;
@@ -189,20 +196,28 @@ impl Emulator {
                 let uri = integration["uri"].as_str().unwrap();
                 let is_ingest = uri.contains("Ingest");
                 let function = if is_ingest { "ingest" } else { "register" };
-                let integration = json!({
-                    "integrationType": "AWS_PROXY",
-                    "integrationUri": format!("arn:aws:lambda:us-east-1:000000000000:function:edge-relay-{function}"),
-                    "payloadFormatVersion": integration["payloadFormatVersion"],
-                });
-                let made = self.add(&id, "integrations", &integration).await;
-                let target = format!("integrations/{}", made["integrationId"].as_str().unwrap());
-                let route = json!({"routeKey": route_key(method, path), "target": target});
-                self.add(&id, "routes", &route).await;
+                assert_eq!(integration["payloadFormatVersion"], "2.0");
+                let function = format!("edge-relay-{function}");
+                self.add_route(&id, &route_key(method, path), &function)
+                    .await;
             }
         }
         let stage = json!({"stageName": "$default", "autoDeploy": true});
         self.add(&id, "stages", &stage).await;
         id
+    }
+
+    /// Adds a route to an API, which calls a function.
+    pub(crate) async fn add_route(&self, api: &str, route: &str, function: &str) {
+        let integration = json!({
+            "integrationType": "AWS_PROXY",
+            "integrationUri": format!("arn:aws:lambda:us-east-1:000000000000:function:{function}"),
+            "payloadFormatVersion": "2.0",
+        });
+        let made = self.add(api, "integrations", &integration).await;
+        let target = format!("integrations/{}", made["integrationId"].as_str().unwrap());
+        let route = json!({"routeKey": route, "target": target});
+        self.add(api, "routes", &route).await;
     }
 
     /// Adds a part to an API.

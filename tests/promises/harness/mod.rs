@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use local::linear_api::LinearApi;
 use local::local_relay::{AwsEndpoint, DEAD_LETTERS, FREE_PORT, LocalRelay, Options};
-use local::local_relay::{QUEUE, Storage};
+use local::local_relay::{QUEUE, Storage, VISIBILITY_SECONDS};
 use local::samples::{WORKSPACE, Webhook};
 use local::secrets::SECRET_ID;
 use local::sqs::Message;
@@ -33,6 +33,8 @@ use serde_json::{Value, json};
 
 pub(crate) use receiver::{Answer, Received, Receiver};
 
+/// How long a message that was received is invisible unless something else is asked for, in ms.
+pub(crate) const VISIBILITY: i64 = VISIBILITY_SECONDS as i64 * 1000;
 pub(crate) const SECRET: &str = "the webhook secret";
 pub(crate) const TOKEN: &str = "lin_api_ana";
 
@@ -428,7 +430,9 @@ impl Relay {
         messages
             .iter()
             .filter_map(Message::in_flight)
-            .all(|(received_at, visible_at)| visible_at > now && visible_at - received_at != 90_000)
+            .all(|(received_at, visible_at)| {
+                visible_at > now && visible_at - received_at != VISIBILITY
+            })
     }
 
     /// Marks a worker away, by its own request.

@@ -54,6 +54,20 @@ impl Template {
         assert!(had.is_some(), "there is no parameter `{parameter}`");
     }
 
+    /// Gives a function's setting another value.
+    pub(crate) fn set_variable(&mut self, function: &str, name: &str, value: impl Into<Value>) {
+        let properties = &mut self.whole["Resources"][resource(function)]["Properties"];
+        let variable = &mut properties["Environment"]["Variables"][name];
+        assert!(!variable.is_null(), "`{function}` has no `{name}`");
+        *variable = value.into();
+    }
+
+    /// The names of all parameters.
+    pub(crate) fn parameters(&self) -> Vec<String> {
+        let parameters = self.whole["Parameters"].as_object().unwrap();
+        parameters.keys().cloned().collect()
+    }
+
     /// Says what `Ref` of a resource answers.
     pub(crate) fn refer(&mut self, resource: &str, physical: &str) {
         assert!(!self.raw(resource).is_null(), "{resource}");
