@@ -309,7 +309,7 @@ const COVERING: [&str; 16] = [
 /// covering, in a process that is started once for it.
 fn noted(name: &str) -> Vec<Value> {
     static RUN: LazyLock<()> = LazyLock::new(|| {
-        if std::env::var_os("SEEN_BEFORE").is_some() {
+        if relay::config::environment("SEEN_BEFORE").is_some() {
             return;
         }
         let _ = std::fs::remove_dir_all(used::directory());
