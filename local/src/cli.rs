@@ -60,8 +60,8 @@ struct Serve {
     /// have requests made there
     #[arg(long)]
     allow_private_workers: bool,
-    /// A reverse proxy, or a network of them, in front of this: the client is the one that its `X-Forwarded-For` names last
-    /// [repeatable]
+    /// A reverse proxy, or a network of them, in front of this: the client is the one that its `X-Forwarded-For` names last;
+    /// may be given several times
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     trusted_proxy: Vec<IpNet>,
     /// Let other clients on this machine use SQS, DynamoDB and Secrets Manager, with an access key that is printed

@@ -7,6 +7,7 @@ mod harness;
 mod access;
 mod addresses;
 mod agent;
+mod alarms;
 mod audience;
 mod aws_endpoint;
 mod bad_input;
