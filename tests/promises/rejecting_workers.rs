@@ -7,10 +7,10 @@ use local::local_relay::{DEAD_LETTERS, QUEUE};
 use protocol::messages::WorkerState;
 use serde_json::{Value, json};
 
-use crate::harness::VISIBILITY;
 use crate::harness::template::arn;
 use crate::harness::{
-    Answer, Receiver, Registration, Relay, eventually, ids, issue, numbers, relay, until,
+    Answer, Receiver, Registration, Relay, VISIBILITY, eventually, ids, issue, numbers, relay,
+    until,
 };
 
 #[tokio::test]
