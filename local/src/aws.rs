@@ -1,5 +1,5 @@
 //! The services of AWS that the relay uses, on one machine: SQS, DynamoDB and Secrets Manager behind one endpoint.
-//! `X-Amz-Target` selects the service, as in their JSON protocols.
+//! `X-Amz-Target` selects the service, as in their JSON protocols. Of Lambda, which has paths, there is one call.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::access_key::{AccessKey, Refusal};
 use crate::dynamodb::{self, DynamoDb};
+use crate::lambda;
 use crate::secrets::{self, Secrets};
 use crate::sqs::{self, Sqs};
 
@@ -74,6 +75,9 @@ impl Endpoint {
         // A body that is too large, or is cut off, is not the one that was signed.
         let body = to_bytes(body, BODY_LIMIT).await.unwrap_or_default();
         signature.verify(&body)?;
+        if let Some(function) = lambda::function(&parts) {
+            return Ok(lambda::configuration(self.servers.resources(), function));
+        }
         let target = (parts.headers.get("x-amz-target")).and_then(|value| value.to_str().ok());
         Ok(self.servers.answer(target.unwrap_or_default(), &body).await)
     }

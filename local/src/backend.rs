@@ -121,6 +121,16 @@ impl Servers {
             secrets: Secrets::new(webhook_secrets),
         })
     }
+
+    /// What the functions use.
+    pub(crate) fn resources(&self) -> Resources {
+        Resources {
+            table: dynamodb::TABLE.to_owned(),
+            queue: self.sqs.url(QUEUE),
+            dead_letters: self.sqs.url(DEAD_LETTERS),
+            webhook_secrets: secrets::SECRET_ID.to_owned(),
+        }
+    }
 }
 
 /// The functions, started.
@@ -145,12 +155,7 @@ impl Functions {
         network: &Network,
         clock: &Clock,
     ) -> anyhow::Result<Self> {
-        let resources = || Resources {
-            table: dynamodb::TABLE.to_owned(),
-            queue: servers.sqs.url(QUEUE),
-            dead_letters: servers.sqs.url(DEAD_LETTERS),
-            webhook_secrets: secrets::SECRET_ID.to_owned(),
-        };
+        let resources = || servers.resources();
         let clients = |function| sdk::clients(servers, calls, network, function);
         let clock = || clock.clone();
         let boxed = anyhow::Error::from_boxed;

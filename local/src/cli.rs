@@ -16,6 +16,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::access_key::AccessKey;
+use crate::admin::{self, Admin};
 use crate::demo;
 use crate::local_relay::{LocalRelay, Options, Storage};
 use crate::trusted_proxies::{TrustedProxies, parse_network};
@@ -40,6 +41,11 @@ enum Command {
     Serve(Serve),
     /// Show it working, with nothing but this program: no network, no account
     Demo,
+    /// See and mend what a relay has: workers, events, dead letters
+    ///
+    /// Works on a stack in AWS, with credentials and a region as the AWS CLI takes them, and on `edge-relay serve --aws-listen`,
+    /// with the variables that it prints.
+    Admin(Admin),
     /// Run as an edge-agent, which the demo starts
     #[command(hide = true)]
     Agent(edge_agent::cli::Cli),
@@ -86,6 +92,7 @@ pub fn main() -> ExitCode {
         Command::Agent(command) => return edge_agent::cli::run(command),
         Command::Serve(arguments) => run(serve(arguments), "info"),
         Command::Demo => run(demo::run(), "warn"),
+        Command::Admin(arguments) => run(admin::run(arguments), "error"),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,8 +2,11 @@
 //! ([`gateway`]), fed by a stand-in for the event source mapping ([`event_source`]), over an embedded DynamoDB
 //! ([`dynamodb`]), our own SQS ([`sqs`]) and one secret ([`secrets`]), through the same SDK calls ([`sdk`]), and
 //! every five minutes the schedule of `health` ([`schedule`]).
+//!
+//! [`admin`] is the operator's command line, for a relay here or on AWS.
 
 pub mod access_key;
+pub mod admin;
 mod aws;
 mod backend;
 pub mod cli;
@@ -11,6 +14,7 @@ mod demo;
 pub mod dynamodb;
 mod event_source;
 pub mod gateway;
+mod lambda;
 pub mod linear_api;
 mod listener;
 pub mod local_relay;

@@ -144,6 +144,8 @@ pub enum AwayReason {
     Withheld,
     /// Its user has to be seen to be a member (`linearToken`).
     Unchecked,
+    /// The relay's operator has paused it: it gets nothing, from its mailbox either, until it is resumed.
+    Paused,
 }
 
 impl AwayReason {
@@ -155,6 +157,7 @@ impl AwayReason {
             Self::Offline => "offline",
             Self::Withheld => "withheld",
             Self::Unchecked => "unchecked",
+            Self::Paused => "paused",
         }
     }
 }
@@ -244,7 +247,7 @@ pub struct Worker {
     pub group: Option<String>,
     /// Whether its events are POSTed or parked.
     pub state: WorkerState,
-    /// Why it is away, if it is.
+    /// Why it is away, if it is; a pull worker can be paused, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away_reason: Option<AwayReason>,
     /// Whether its mailbox holds anything.

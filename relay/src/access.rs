@@ -301,6 +301,16 @@ impl<'a> Routing<'a> {
     }
 }
 
+/// Whether a worker with this subscription may see an event, whether it wants it or not.
+pub(crate) fn may_see(event: &Event, subscription: &Subscription) -> bool {
+    let all = Subscription {
+        user: subscription.user.clone(),
+        teams: subscription.teams.clone(),
+        ..Subscription::default()
+    };
+    Routing::new(event).verdict(&all) == Verdict::Deliver
+}
+
 /// Why a worker with this id and subscription did not get an event of the last day; none if it did.
 pub(crate) fn reason(
     routed: &RoutedEvent,

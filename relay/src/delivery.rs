@@ -66,6 +66,6 @@ pub struct DeadLetterReason {
     pub status: Option<u16>,
     /// When the first attempt was made.
     pub first_attempt_at: UnixMillis,
-    /// When the last attempt was made.
-    pub last_attempt_at: UnixMillis,
+    /// Whose worker it is, if that is known.
+    pub user: Option<String>,
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use protocol::clock::UnixMillis;
-use protocol::envelope::{Audience, EndedAccess, is_identifier};
+use protocol::envelope::{Audience, EndedAccess, Envelope, digest, is_identifier};
 
 /// The largest body in bytes: a Lambda function cannot receive more in one request.
 pub const MAX_BODY_BYTES: usize = 6 * 1024 * 1024;
@@ -70,6 +70,36 @@ pub struct Event {
     pub body: Bytes,
     /// SHA-256 of the raw body in hex: names the marker against replays and the stored body.
     pub digest: String,
+}
+
+impl Event {
+    /// The event that a body is, once that is verified. `is_bound` is whether the secret that signed it is valid for its
+    /// workspace alone.
+    pub(crate) fn new(
+        id: EventId,
+        envelope: Envelope<'_>,
+        body: &Bytes,
+        is_bound: bool,
+        received_at: UnixMillis,
+    ) -> Self {
+        Self {
+            id,
+            workspace: envelope.workspace.into_owned(),
+            kind: envelope.kind.into_owned(),
+            action: envelope.action.into_owned(),
+            ordering_key: envelope.ordering_key,
+            audience: envelope.audience.into_owned(),
+            ended: envelope.ended.map(EndedAccess::into_owned),
+            is_bound,
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "an accepted age is a few hours at most"
+            )]
+            sent_at: (envelope.sent_at_ms).map_or(received_at, |ms| ms as UnixMillis),
+            digest: digest(body),
+            body: body.clone(),
+        }
+    }
 }
 
 impl fmt::Debug for Event {

@@ -207,7 +207,9 @@ impl Health {
     async fn probe_in_time(&self, indexed: &IndexedWorker) -> Result<(), Error> {
         // The index is eventually consistent.
         let found = (self.table.worker(indexed.workspace(), indexed.id())).await?;
-        let is_it = |worker: &Worker| worker.state == indexed.state && worker.url.is_some();
+        let is_it = |worker: &Worker| {
+            worker.state == indexed.state && worker.url.is_some() && !worker.paused
+        };
         let Some(worker) = found.filter(is_it) else {
             return Ok(());
         };

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::{join_all, join4, try_join};
 use parking_lot::Mutex;
 use protocol::clock::{Clock, UnixMillis, elapsed};
-use protocol::envelope::{self, EndedAccess, digest, is_identifier};
+use protocol::envelope::{self, EndedAccess, is_identifier};
 use protocol::problem::Code;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -22,11 +22,10 @@ use tokio::time::Instant;
 use crate::access::{self, Routing};
 use crate::cause::chain;
 use crate::config::IngestConfig;
-use crate::delivery::Body;
 use crate::error::Error;
 use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
-use crate::queue::{INLINE_LIMIT, Queue, Recipient};
+use crate::queue::{Queue, Recipient};
 use crate::table::{KnownBy, Route, RoutedEvent, Table, TableError};
 
 /// The time for a webhook, from its first byte to the answer. Linear waits five seconds and tries again (Linear's
@@ -40,7 +39,7 @@ const CLOCK_SKEW: Duration = Duration::from_secs(60);
 const MARK_KNOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a message can be on the queue and then on the dead-letter queue (SQS keeps it 14 days at most).
-const QUEUED_FOR: Duration = Duration::from_secs(15 * 24 * 3600);
+pub(crate) const QUEUED_FOR: Duration = Duration::from_secs(15 * 24 * 3600);
 
 /// The response to a webhook.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -184,7 +183,8 @@ impl Ingest {
         let routes = self.revoke(&event, routes).await?;
         let (recipients, routed) = self.route(&event, &routes).await?;
         if !recipients.is_empty() {
-            let body = self.store_body(&event).await?;
+            let keep = self.config.mailbox_retention + QUEUED_FOR;
+            let body = self.table.store_body(&event, keep).await?;
             self.queue.send(&event, &body, &recipients).await?;
         }
         tracing::info!(
@@ -308,24 +308,9 @@ impl Ingest {
         if let Some(sent_at_ms) = envelope.sent_at_ms {
             self.verify_age(sent_at_ms)?;
         }
-        Ok(Verified::Event(Box::new(Event {
-            id,
-            workspace: envelope.workspace.into_owned(),
-            kind: envelope.kind.into_owned(),
-            action: envelope.action.into_owned(),
-            ordering_key: envelope.ordering_key,
-            audience: envelope.audience.into_owned(),
-            ended: envelope.ended.map(EndedAccess::into_owned),
-            is_bound: signer.is_bound(),
-            digest: digest(&body),
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "an accepted age is a few hours at most"
-            )]
-            sent_at: (envelope.sent_at_ms)
-                .map_or_else(|| self.clock.millis(), |ms| ms as UnixMillis),
-            body,
-        })))
+        let (is_bound, now) = (signer.is_bound(), self.clock.millis());
+        let event = Event::new(id, envelope, &body, is_bound, now);
+        Ok(Verified::Event(Box::new(event)))
     }
 
     fn verify_age(&self, sent_at_ms: f64) -> Result<(), Error> {
@@ -351,18 +336,6 @@ impl Ingest {
             ));
         }
         Ok(())
-    }
-
-    /// The body as the messages carry it. A large one is stored in the table.
-    async fn store_body(&self, event: &Event) -> Result<Body, TableError> {
-        if event.body.len() <= INLINE_LIMIT {
-            return Ok(Body::Inline(event.body.clone()));
-        }
-        let keep = self.config.mailbox_retention + QUEUED_FOR;
-        self.table
-            .put_body(&event.workspace, &event.digest, &event.body, keep)
-            .await?;
-        Ok(Body::Stored(event.digest.clone()))
     }
 
     /// Writes the marker against replays. Every message is on the queue, so a failure here is no reason for Linear to send the

@@ -1,8 +1,9 @@
 //! The relay's rules. The verbs are [`Ingest::accept`], [`Register`]'s `register`, `renew`, `read`, `remove` and
-//! `pull`, [`Deliver::batch`] and [`Health::run`]. The other modules serve them.
+//! `pull`, [`Deliver::batch`] and [`Health::run`]. The other modules serve them, and [`Admin`] the operator.
 //!
 //! No type of Lambda, axum or clap occurs in this crate: `functions/*` and `local` translate at the edge.
 //!
+//! [`Admin`]: admin::Admin
 //! [`Ingest::accept`]: ingest::Ingest::accept
 //! [`Register`]: register::Register
 //! [`Deliver::batch`]: deliver::Deliver::batch
@@ -10,6 +11,7 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod admin;
 pub mod aws;
 mod cause;
 pub mod config;

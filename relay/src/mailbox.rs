@@ -1,7 +1,7 @@
 //! Pull: returns the events in a worker's mailbox.
 //!
 //! Invariant: exactly the acknowledged events are deleted, the oldest events come first, and an away worker becomes live
-//! only when its mailbox is empty, with nothing parked in between.
+//! only when its mailbox is empty, with nothing parked in between. A paused worker gets none.
 
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Pull, PulledEvent, WorkerState};
@@ -56,6 +56,13 @@ pub(crate) async fn pull(
     let (workspace, id) = (worker.workspace.clone(), worker.id.clone());
     if !pull.ack.is_empty() {
         table.delete_parked(&workspace, &id, &pull.ack).await?;
+    }
+    if worker.paused {
+        return Ok(Mailbox {
+            state: worker.state,
+            withheld: worker.withheld,
+            events: Vec::new(),
+        });
     }
     for _ in 0..TRIES {
         let parked = (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES, None)).await?;

@@ -1,5 +1,6 @@
 //! SQS: the FIFO queue of deliveries and its dead-letter queue.
 
+mod letters;
 mod message;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use backon::{ExponentialBuilder, RetryableWithContext as _};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::clock::UnixMillis;
 
+pub use letters::DeadLetter;
 pub use message::{
     DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, Recipient, Revocation,
     UnreadablePart,

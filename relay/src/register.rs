@@ -255,6 +255,7 @@ impl Register {
             away_reason: previous
                 .and_then(|w| w.away_reason)
                 .filter(|_| state == WorkerState::Away),
+            paused: previous.is_some_and(|w| w.paused),
             in_backoff: previous.map(|w| w.in_backoff.clone()).unwrap_or_default(),
             expired: previous.map_or(0, |w| w.expired),
             expired_since: previous.and_then(|w| w.expired_since),

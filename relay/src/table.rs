@@ -25,10 +25,13 @@
 mod batch;
 mod batch_context;
 mod bodies;
+mod directory;
 mod groups;
+mod kept;
 mod known;
 mod mailbox;
 mod marker;
+mod pause;
 mod rate;
 mod routed;
 mod routes;
@@ -48,6 +51,7 @@ use protocol::clock::{Clock, UnixSeconds};
 
 pub(crate) use batch_context::BatchContext;
 pub(crate) use groups::Owner;
+pub use kept::{Kept, Place};
 pub(crate) use known::KnownBy;
 pub(crate) use mailbox::{ParkedEvent, Parking, is_mail_id};
 pub(crate) use rate::Counted;

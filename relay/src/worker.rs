@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::event::EventId;
+use crate::policy;
 use crate::subscription::Subscription;
 
 /// The longest name in characters.
@@ -96,6 +97,9 @@ pub struct Worker {
     /// Why it is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away_reason: Option<AwayReason>,
+    /// Whether the operator has paused it. Then it is away, or a pull worker, and gets nothing from its mailbox either.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
     /// The events whose deliveries it has rejected and which are in backoff.
     #[serde(
         default,
@@ -185,6 +189,14 @@ impl Worker {
         format!("/edge/workspaces/{}/workers/{}", self.workspace, self.id)
     }
 
+    /// Its owner, as people know who that is; none for one that registered with a version that did not store it.
+    pub fn owner(&self) -> Option<&str> {
+        let user = self.subscription.user.as_ref()?;
+        let is_known = |name: &&String| !name.is_empty();
+        let name = [&user.email, &user.name].into_iter().find(is_known);
+        Some(name.unwrap_or(&user.id))
+    }
+
     /// The headers of a delivery, POSTed or pulled, signed at `now`.
     pub fn delivery_headers(
         &self,
@@ -238,6 +250,17 @@ impl Worker {
         signature::sign(self.secrets.valid_at(now), id, now / 1000, body)
     }
 
+    /// Why it is away, if it is, or gets nothing at all.
+    pub(crate) fn why_away(&self) -> Option<AwayReason> {
+        let paused = self.paused.then_some(AwayReason::Paused);
+        paused.or(self.away_reason)
+    }
+
+    /// Whether the relay delivers its mailbox, as soon as it answers.
+    pub(crate) fn is_drained(&self) -> bool {
+        policy::is_drained(self.state, self.pulls) && !self.paused
+    }
+
     /// The filter that it registered with.
     fn filter(&self) -> Option<messages::Filter> {
         let Subscription {
@@ -257,11 +280,7 @@ impl Worker {
     }
 
     /// The worker as the HTTP interface shows it: whether anything waits for it, and until when its user counts as a member.
-    pub(crate) fn view(
-        &self,
-        waiting: bool,
-        membership_due_at: Option<UnixMillis>,
-    ) -> messages::Worker {
+    pub fn view(&self, waiting: bool, membership_due_at: Option<UnixMillis>) -> messages::Worker {
         messages::Worker {
             worker_id: self.id.clone(),
             name: self.name.clone(),
@@ -277,7 +296,7 @@ impl Worker {
             membership_due_at: membership_due_at.map(rfc3339),
             not_delivered: BTreeMap::new(),
             state: self.state,
-            away_reason: self.away_reason,
+            away_reason: self.why_away(),
             waiting,
             expired: self.expired_since.map(|since| messages::Expired {
                 count: self.expired,

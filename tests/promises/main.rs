@@ -6,6 +6,7 @@ mod harness;
 
 mod access;
 mod addresses;
+mod admin;
 mod agent;
 mod alarms;
 mod audience;

@@ -86,7 +86,8 @@ impl Deliver {
         let attempts = self.record_failure(delivery, Duration::ZERO).await?;
         let text = outcome.reason();
         (self.note_rejection(worker, &text, Some(&delivery.event))).await;
-        (self.dead_letter(delivery, text, outcome.status(), Some(attempts))).await?;
+        let reason = (text, outcome.status());
+        (self.dead_letter(worker, delivery, reason, Some(attempts))).await?;
         if let Err(error) = self.table.restart_attempts(delivery).await {
             let error = chain(&error);
             tracing::warn!(error, event = %delivery.event, "moved back, the event is tried once");
@@ -126,23 +127,24 @@ impl Deliver {
     /// Dead-letters a delivery.
     pub(super) async fn dead_letter(
         &self,
+        worker: &Worker,
         delivery: &Delivery,
-        text: String,
-        status: Option<u16>,
+        (text, status): (String, Option<u16>),
         attempts: Option<FailedAttempts>,
     ) -> Result<(), Error> {
-        let now = self.clock.millis();
+        let first_attempt_at = attempts.and_then(|a| a.first_at);
         let reason = DeadLetterReason {
             text,
             status,
-            first_attempt_at: attempts.and_then(|a| a.first_at).unwrap_or(now),
-            last_attempt_at: now,
+            first_attempt_at: first_attempt_at.unwrap_or_else(|| self.clock.millis()),
+            user: worker.owner().map(str::to_owned),
         };
         self.dead_letters.dead_letter(delivery, &reason).await?;
         tracing::warn!(
             event = %delivery.event,
             workspace = delivery.workspace,
             worker = delivery.worker,
+            user = reason.user,
             attempts = attempts.map_or(0, |a| a.count),
             reason = reason.text,
             Deliveries = 1,
@@ -161,6 +163,7 @@ impl Deliver {
             tracing::info!(
                 worker = worker.id,
                 workspace = worker.workspace,
+                user = worker.owner(),
                 "removed worker {}: it answered 410",
                 worker.id
             );

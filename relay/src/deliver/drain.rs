@@ -138,7 +138,7 @@ impl Deliver {
             .table
             .worker(&request.workspace, &request.worker)
             .await?;
-        let Some(worker) = found.filter(|w| policy::is_drained(w.state, w.pulls)) else {
+        let Some(worker) = found.filter(Worker::is_drained) else {
             return Ok(End::Done);
         };
         let now = self.clock.millis();
@@ -239,9 +239,7 @@ impl Drain<'_> {
         let deliveries: Vec<_> = page.iter().map(|parked| parked.delivery.clone()).collect();
         let context = table.batch_context(&deliveries).await?;
         match context.worker(&deliveries[0])? {
-            Some(worker) if policy::is_drained(worker.state, worker.pulls) => {
-                self.worker = worker.clone();
-            }
+            Some(worker) if worker.is_drained() => self.worker = worker.clone(),
             _ => return Ok(Page::End(End::Done)),
         }
         if expected.is_some_and(|parked| parked != self.worker.parked) {
@@ -298,13 +296,13 @@ impl Drain<'_> {
             Body::Stored(digest) => deliver.table.body(&delivery.workspace, digest).await?,
         };
         let Some(body) = body else {
-            let text = "the stored body is gone".to_owned();
-            (deliver.dead_letter(delivery, text, None, earlier)).await?;
+            let reason = ("the stored body is gone".to_owned(), None);
+            (deliver.dead_letter(&self.worker, delivery, reason, earlier)).await?;
             return Ok(Step::DeadLettered);
         };
         let number = next_number(earlier).max(parked.attempt);
         let outcome = deliver.post(&self.worker, delivery, number, body).await?;
-        self.report.attempt(delivery, number, outcome, None);
+        (self.report).attempt(&self.worker, delivery, number, (outcome, None));
         self.settle(parked, outcome, earlier).await
     }
 

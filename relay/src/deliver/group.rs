@@ -209,7 +209,7 @@ impl<'a, 'b> Group<'a, 'b> {
             .collect();
         numbered[0].1 += attempted;
         // Before the first event is parked, so that none can be parked with nobody to deliver it.
-        if policy::is_drained(worker.state, worker.pulls) && !worker.waiting {
+        if worker.is_drained() && !worker.waiting {
             let due_at = self.deliver.clock.millis() + millis(policy::DRAIN_FIRST);
             self.deliver.queue.request_drain(worker, due_at).await?;
         }
@@ -228,7 +228,7 @@ impl<'a, 'b> Group<'a, 'b> {
                     event = %delivery.event,
                     workspace = worker.workspace,
                     worker = worker.id,
-                    reason = worker.away_reason.map(AwayReason::as_str),
+                    reason = worker.why_away().map(AwayReason::as_str),
                     Parked = 1,
                     "parked event {}",
                     delivery.event
@@ -243,15 +243,16 @@ impl<'a, 'b> Group<'a, 'b> {
         let deliver = self.deliver;
         let earlier = self.batch.context.attempts(delivery);
         let Some(body) = deliver.body(self.batch, delivery).await? else {
-            let text = "the stored body is gone".to_owned();
-            (deliver.dead_letter(delivery, text, None, earlier)).await?;
+            let reason = ("the stored body is gone".to_owned(), None);
+            (deliver.dead_letter(worker, delivery, reason, earlier)).await?;
             return Ok(Step::Acknowledge(1));
         };
         let number = next_number(earlier);
         let outcome = deliver.post(worker, delivery, number, body).await?;
         let now = deliver.clock.millis();
         let latency_ms = (now - delivery.sent_at).max(0);
-        (self.batch.report).attempt(delivery, number, outcome, Some(latency_ms));
+        let measured = (outcome, Some(latency_ms));
+        (self.batch.report).attempt(worker, delivery, number, measured);
         match deliver.decide(outcome, earlier) {
             AfterAttempt::Acknowledge => {
                 let was_tried = earlier.is_some();
@@ -339,6 +340,7 @@ impl<'a, 'b> Group<'a, 'b> {
         tracing::info!(
             worker = worker.id,
             workspace = worker.workspace,
+            user = worker.owner(),
             reason = reason.as_str(),
             "worker {} is away: it is {}",
             worker.id,

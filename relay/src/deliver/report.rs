@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use crate::delivery::Delivery;
 use crate::metrics;
 use crate::outcome::Outcome;
+use crate::worker::Worker;
 
 /// The outcomes of a batch's attempts, each with the time since its event was queued, in milliseconds. A delivery from a
 /// mailbox has none: it says how long the worker was away.
@@ -15,16 +16,17 @@ impl Report {
     /// Logs an attempt and keeps its outcome for the metrics.
     pub(super) fn attempt(
         &self,
+        worker: &Worker,
         delivery: &Delivery,
         attempt: u64,
-        outcome: Outcome,
-        latency_ms: Option<i64>,
+        (outcome, latency_ms): (Outcome, Option<i64>),
     ) {
         let is_delivered = outcome == Outcome::Delivered;
         tracing::info!(
             event = %delivery.event,
             workspace = delivery.workspace,
             worker = delivery.worker,
+            user = worker.owner().filter(|_| !is_delivered),
             attempt,
             outcome = outcome.name(),
             reason = (!is_delivered).then(|| outcome.reason()),

@@ -35,11 +35,10 @@ impl Deliver {
         if !self.table.remove_worker(&found).await? {
             return Ok(false);
         }
-        let user = found.subscription.user.as_ref();
         tracing::warn!(
             workspace,
             worker,
-            user = user.map(|user| user.id.as_str()),
+            user = found.owner(),
             Revoked = 1,
             "worker {worker} and its mailbox are removed: the access of its user has ended"
         );

@@ -17,23 +17,23 @@ use crate::event::{Event, EventId};
 /// The largest body that travels in the message. A larger one is stored in the table.
 pub const INLINE_LIMIT: usize = 60 * 1024;
 
-mod attribute {
-    pub(super) const EVENT: &str = "event";
-    pub(super) const WORKSPACE: &str = "workspace";
-    pub(super) const WORKER: &str = "worker";
-    pub(super) const TYPE: &str = "type";
-    pub(super) const ACTION: &str = "action";
-    pub(super) const BODY: &str = "body";
-    pub(super) const REASON: &str = "reason";
-    pub(super) const LAST_STATUS: &str = "lastStatus";
-    pub(super) const FIRST_ATTEMPT: &str = "firstAttempt";
-    pub(super) const LAST_ATTEMPT: &str = "lastAttempt";
+pub(super) mod attribute {
+    pub(crate) const EVENT: &str = "event";
+    pub(crate) const WORKSPACE: &str = "workspace";
+    pub(crate) const WORKER: &str = "worker";
+    pub(crate) const TYPE: &str = "type";
+    pub(crate) const ACTION: &str = "action";
+    pub(crate) const BODY: &str = "body";
+    pub(crate) const REASON: &str = "reason";
+    pub(crate) const LAST_STATUS: &str = "lastStatus";
+    pub(crate) const FIRST_ATTEMPT: &str = "firstAttempt";
+    pub(crate) const USER: &str = "user";
     /// The ids of the event's teams, if it is withheld for the worker.
-    pub(super) const WITHHELD: &str = "withheld";
+    pub(crate) const WITHHELD: &str = "withheld";
     /// Tells that the access of a worker has ended: when, in milliseconds since the Unix epoch.
-    pub(super) const REVOKE: &str = "revoke";
+    pub(crate) const REVOKE: &str = "revoke";
     /// Tells a request to drain from a delivery: when it is due, in milliseconds since the Unix epoch.
-    pub(super) const DRAIN: &str = "drain";
+    pub(crate) const DRAIN: &str = "drain";
 }
 
 /// SQS accepts `#x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF` (SendMessage, API reference).
@@ -59,7 +59,7 @@ fn encode(body: &Body) -> (&'static str, Cow<'_, str>) {
     }
 }
 
-fn decode(encoding: &str, text: String) -> Option<Body> {
+pub(super) fn decode(encoding: &str, text: String) -> Option<Body> {
     match encoding {
         "raw" => Some(Body::Inline(text.into())),
         "base64" => BASE64
@@ -308,7 +308,8 @@ pub(super) fn drain(
         .message_attributes(attribute::WORKER, string(worker))
 }
 
-/// Adds a delivery and the reason to a call that sends it to the dead-letter queue.
+/// Adds a delivery and the reason to a call that sends it to the dead-letter queue. These are as many attributes as a message
+/// may have (SQS quotas); when the last attempt was made, `SentTimestamp` says.
 pub(super) fn dead_letter(
     call: SendMessageFluentBuilder,
     delivery: &Delivery,
@@ -330,10 +331,10 @@ pub(super) fn dead_letter(
         (attribute::REASON, &reason.text),
         (attribute::LAST_STATUS, &status),
         (attribute::FIRST_ATTEMPT, &rfc3339(reason.first_attempt_at)),
-        (attribute::LAST_ATTEMPT, &rfc3339(reason.last_attempt_at)),
+        (attribute::USER, reason.user.as_deref().unwrap_or_default()),
     ];
     (attributes.into_iter())
-        .filter(|(_, value)| !value.is_empty())
+        .filter(|(_, value)| !value.is_empty() && is_allowed(value))
         .fold(call, |call, (name, value)| {
             call.message_attributes(name, string(value))
         })

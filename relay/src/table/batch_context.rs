@@ -11,7 +11,7 @@ use super::{
 use crate::delivery::{Delivery, FailedAttempts};
 use crate::worker::Worker;
 
-const PREFIX: &str = "TRY#";
+pub(super) const PREFIX: &str = "TRY#";
 const OPERATION: &str = "read the workers";
 
 /// The workers and failed attempts of a batch. A batch is small, so lookups are linear.

@@ -14,7 +14,9 @@ use flate2::write::ZlibEncoder;
 use protocol::envelope::digest;
 
 use super::{Table, TableError, item_key, n, s};
-use crate::event::MAX_BODY_BYTES;
+use crate::delivery::Body;
+use crate::event::{Event, MAX_BODY_BYTES};
+use crate::queue::INLINE_LIMIT;
 
 /// An item holds 400 KB with its keys.
 const CHUNK_BYTES: usize = 350 * 1024;
@@ -39,18 +41,20 @@ pub(super) fn decompress(compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
 }
 
 impl Table {
-    /// Stores a body under its digest.
-    pub(crate) async fn put_body(
+    /// The body of an event as its messages carry it. A large one is stored under its digest, for this long.
+    pub(crate) async fn store_body(
         &self,
-        workspace: &str,
-        digest: &str,
-        body: &[u8],
+        event: &Event,
         keep: Duration,
-    ) -> Result<(), TableError> {
+    ) -> Result<Body, TableError> {
+        if event.body.len() <= INLINE_LIMIT {
+            return Ok(Body::Inline(event.body.clone()));
+        }
         let expires_at = self.expiry(keep);
-        let writes: Vec<_> = (compress(body).chunks(CHUNK_BYTES).enumerate())
+        let partition = partition(&event.workspace, &event.digest);
+        let writes: Vec<_> = (compress(&event.body).chunks(CHUNK_BYTES).enumerate())
             .map(|(at, chunk)| {
-                let mut item = item_key(partition(workspace, digest), format!("{at:04}"));
+                let mut item = item_key(&partition, format!("{at:04}"));
                 item.insert("part".to_owned(), AttributeValue::B(Blob::new(chunk)));
                 item.insert("expires_at".to_owned(), n(expires_at));
                 let put = PutRequest::builder().set_item(Some(item)).build();
@@ -59,7 +63,8 @@ impl Table {
                     .build()
             })
             .collect();
-        self.write_batch(&writes, "store the event's body").await
+        self.write_batch(&writes, "store the event's body").await?;
+        Ok(Body::Stored(event.digest.clone()))
     }
 
     /// Reads a stored body; none if it is absent, expired or damaged.

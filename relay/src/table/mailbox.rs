@@ -31,7 +31,7 @@ use crate::worker::Worker;
 
 pub(super) const PREFIX: &str = "MAIL#";
 /// Instead of it, for an event that fits into no response, or whose item is malformed.
-const ASIDE: &str = "ASIDE#";
+pub(super) const ASIDE: &str = "ASIDE#";
 const SET_ASIDE: &str = "set an event aside";
 /// How long an expired event stays in the table, beyond the time for which it is kept for its worker, so that it is counted
 /// when the mailbox is read and does not vanish silently.
@@ -79,15 +79,22 @@ fn key(partition: &str, id: &str) -> Item {
     item_key(partition, format!("{PREFIX}{id}"))
 }
 
-fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {
+/// The body of a parked event, or where it is stored.
+pub(super) fn body(item: &Item) -> Option<Body> {
     let bytes = |name| item.get(name)?.as_b().ok().map(AsRef::<[u8]>::as_ref);
-    let body = if let Some(packed) = bytes("packed") {
-        Body::Inline(bodies::decompress(packed, MAX_BODY_BYTES)?.into())
+    if let Some(packed) = bytes("packed") {
+        Some(Body::Inline(
+            bodies::decompress(packed, MAX_BODY_BYTES)?.into(),
+        ))
     } else if let Some(body) = bytes("body") {
-        Body::Inline(Bytes::copy_from_slice(body))
+        Some(Body::Inline(Bytes::copy_from_slice(body)))
     } else {
-        Body::Stored(text(item, "stored")?.to_owned())
-    };
+        Some(Body::Stored(text(item, "stored")?.to_owned()))
+    }
+}
+
+fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {
+    let body = body(item)?;
     let id = text(item, "sk")?.strip_prefix(PREFIX)?.to_owned();
     let owned = |name, otherwise: &str| text(item, name).unwrap_or(otherwise).to_owned();
     Some(ParkedEvent {

@@ -8,7 +8,7 @@ use protocol::clock::{UnixMillis, millis};
 use protocol::envelope::Audience;
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Table, TableError, item_key, s};
+use super::{Item, Table, TableError, item_key, s, text};
 use crate::event::EventId;
 
 /// For how long events can be looked back at.
@@ -75,6 +75,29 @@ impl Table {
         let at = sort(self.clock.millis());
         item.extend(item_key(partition(workspace), format!("{at}-{event}")));
         self.put(item, LOOK_BACK, "record who got the event").await
+    }
+
+    /// What decided who got this event of the last day; none if it went to all workers, or is older.
+    pub(crate) async fn routed_event(
+        &self,
+        workspace: &str,
+        event: &EventId,
+    ) -> Result<Option<RoutedEvent>, TableError> {
+        let mut pages = (self.client.query())
+            .table_name(&self.name)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", s(partition(workspace)))
+            .into_paginator()
+            .items()
+            .send();
+        while let Some(item) = pages.next().await {
+            let item = item.map_err(|e| TableError::call("look back at events", e))?;
+            let sort = text(&item, "sk").and_then(|sort| sort.split_once('-'));
+            if sort.is_some_and(|(_, id)| id == event.as_str()) {
+                return Ok(serde_dynamo::from_item(item).ok());
+            }
+        }
+        Ok(None)
     }
 
     /// Calls `each` with the events of the last day, at most those since `since`, the newest first.

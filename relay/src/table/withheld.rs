@@ -19,7 +19,7 @@ use super::{Item, Table, TableError, n, s, text, worker_partition};
 use crate::delivery::Delivery;
 use crate::worker::Worker;
 
-const PREFIX: &str = "HELD#";
+pub(super) const PREFIX: &str = "HELD#";
 
 /// How many events one transaction moves: it has at most 100 writes, and 4 MB (DynamoDB API reference,
 /// `TransactWriteItems`).

@@ -42,12 +42,13 @@ impl Table {
             )
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":away", s(WorkerState::Away.as_str()));
+        let may_be = "#state = :away AND attribute_not_exists(paused)";
         let update = if worker.parked > 0 {
             update
-                .condition_expression("#state = :away AND parked = :parked")
+                .condition_expression(format!("{may_be} AND parked = :parked"))
                 .expression_attribute_values(":parked", n(worker.parked))
         } else {
-            update.condition_expression("#state = :away AND attribute_not_exists(parked)")
+            update.condition_expression(format!("{may_be} AND attribute_not_exists(parked)"))
         };
         let is_live = conditional(update.send().await, "mark the worker live")?.is_some();
         if is_live && worker.subscription.group.is_some() {

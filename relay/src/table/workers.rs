@@ -189,7 +189,13 @@ impl Table {
                 .expression_attribute_values(":now", n(self.clock.seconds())),
             // The counters, too: events that are parked or withheld meanwhile must not be forgotten.
             Some(previous) => {
-                let mut condition = "#token = :token AND #state = :state".to_owned();
+                let paused = if previous.paused {
+                    "attribute_exists"
+                } else {
+                    "attribute_not_exists"
+                };
+                let mut condition =
+                    format!("#token = :token AND #state = :state AND {paused}(paused)");
                 let mut put = put
                     .expression_attribute_names("#token", "token")
                     .expression_attribute_names("#state", "state")
