@@ -4,12 +4,14 @@ use std::fs;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use futures::future::join_all;
 use local::local_relay::QUEUE;
 use local::samples::WORKSPACE;
 use protocol::messages::{AwayReason, Renew, WorkerState};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::harness::commands;
 use crate::harness::{
     Answer, Receiver, Registration, Relay, eventually, issue, large_issue, numbers, pulled,
     registration, relay, until,
@@ -443,4 +445,45 @@ async fn what_cannot_be_done_is_said_with_what_can() {
         let said = text(&done.stderr);
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[tokio::test]
+async fn every_command_of_the_operators_page_does_what_it_says() {
+    let page = include_str!("../../docs/operations.md");
+    let mut found = commands::of(page, &["edge-relay"]);
+    found.retain(|command| command.starts_with("edge-relay admin "));
+    assert!(found.len() > 15, "{found:?}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), issue("i", 1)).unwrap();
+    let file = file.path().to_str().unwrap();
+    join_all(
+        found
+            .iter()
+            .map(|command| does_as_documented(command, file)),
+    )
+    .await;
+}
+
+/// Runs a command of the page on a relay with a worker that has a dead letter, and another one that has mail.
+async fn does_as_documented(command: &str, file: &str) {
+    let (relay, receiver) = (impatient().await, Receiver::start().await);
+    receiver.answer([Answer::Status(400)]);
+    let worker = relay.register("one", &receiver.url()).await;
+    relay.register_pull("sleeping").await;
+    let posted = relay.post(&issue("i", 1)).await;
+    dead(&relay, 1).await;
+    if command.contains(" resume ") {
+        does(&relay, &["pause", &id(&worker)]).await;
+    }
+    let command = command
+        .replace("<worker>", &id(&worker))
+        .replace("<event>", &posted.event)
+        .replace("<e-mail>", "ana@example.com")
+        .replace("<workspace>", WORKSPACE)
+        .replace("<file>", file);
+    let mut arguments: Vec<_> = command.split(' ').skip(2).collect();
+    if ["remove", "drop"].contains(&arguments[0]) {
+        arguments.push("--yes");
+    }
+    does(&relay, &arguments).await;
 }

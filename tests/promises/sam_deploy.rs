@@ -1,6 +1,7 @@
 //! `sam deploy` itself, against an emulator of AWS that is not ours: from the template to a webhook at a worker, a parameter that is
 //! changed, and the removal.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use local::samples::{WORKSPACE, Webhook};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::harness::commands;
 use crate::harness::emulator::Emulator;
 use crate::harness::{Receiver, SECRET, TOKEN, expect, issue, linear, problem};
 
@@ -99,6 +101,35 @@ impl Stack {
         (version, live["Environment"]["Variables"][setting].clone())
     }
 
+    /// Its outputs.
+    async fn outputs(&self) -> HashMap<String, String> {
+        let mut describe = self.aws("aws cloudformation describe-stacks --stack-name edge-relay");
+        let described: Value = serde_json::from_str(&run(&mut describe).await).unwrap();
+        let outputs = described["Stacks"][0]["Outputs"].as_array().unwrap();
+        let text = |output: &Value, name: &str| output[name].as_str().unwrap().to_owned();
+        (outputs.iter())
+            .map(|output| (text(output, "OutputKey"), text(output, "OutputValue")))
+            .collect()
+    }
+
+    /// A command for a shell, with the AWS CLI and `edge-relay` on the emulator.
+    fn aws(&self, command: &str) -> Command {
+        let mut shell = Command::new("bash");
+        shell
+            .args(["-c", command])
+            .envs([
+                ("AWS_ENDPOINT_URL", self.emulator.url.as_str()),
+                ("AWS_ACCESS_KEY_ID", "test"),
+                ("AWS_SECRET_ACCESS_KEY", "test"),
+                ("AWS_REGION", "us-east-1"),
+                ("AWS_DEFAULT_REGION", "us-east-1"),
+                ("AWS_PAGER", ""),
+                ("NO_PROXY", "127.0.0.1"),
+            ])
+            .current_dir(self.built.path());
+        shell
+    }
+
     async fn register(&self, name: &str, receiver: &Receiver) -> Response {
         let request = json!({"name": name, "linearToken": TOKEN, "webhookUrl": receiver.url()});
         let call = self
@@ -169,4 +200,44 @@ async fn a_stack_is_deployed_changed_and_removed() {
     let (target, all) = ("DynamoDB_20120810.ListTables", json!({}));
     let tables = stack.emulator.call("dynamodb", target, &all).await;
     assert_eq!(tables["TableNames"].as_array().unwrap().len(), 1);
+}
+
+/// What the page's commands ask for and the emulator does not have.
+const NOT_EMULATED: [&str; 0] = [];
+
+#[tokio::test]
+#[ignore = "needs sam, the AWS CLI, ministack and the release bootstraps: .ci/run"]
+async fn every_command_of_the_operators_page_runs() {
+    let page = include_str!("../../docs/operations.md");
+    let (_linear, url) = linear().await;
+    let stack = Stack::deploy(&url).await;
+    stack.put_secret().await;
+    let receiver = Receiver::start().await;
+    let worker: Registered =
+        expect(stack.register("one", &receiver).await, StatusCode::CREATED).await;
+    let outputs = stack.outputs().await;
+    let mut failed = Vec::new();
+    for command in commands::of(page, &["aws", "sam"]) {
+        let mut command = command
+            .replace("STACK", STACK)
+            .replace("<worker>", &worker.worker_id)
+            .replace("<workspace>", WORKSPACE);
+        for (name, value) in &outputs {
+            command = command.replace(&format!("<{name}>"), value);
+        }
+        eprintln!("$ {command}");
+        if command.starts_with("aws ") {
+            let done = stack
+                .aws(&command)
+                .kill_on_drop(true)
+                .output()
+                .await
+                .unwrap();
+            if !done.status.success() {
+                eprintln!("{}", String::from_utf8_lossy(&done.stderr));
+                failed.push(command);
+            }
+        }
+    }
+    assert_eq!(failed, NOT_EMULATED);
 }

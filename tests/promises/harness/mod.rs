@@ -2,6 +2,7 @@
 //! Linear's API, and receivers that record and misbehave to order.
 
 pub(crate) mod agent;
+pub(crate) mod commands;
 pub(crate) mod emulator;
 mod receiver;
 pub(crate) mod served;
