@@ -276,6 +276,8 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
     let idle = Counted::start(IDLE, Wants::Everything, 2_048).await?;
     idle.take(0, 1);
     idle.local.run_health().await?;
+    // Its heartbeat arrives.
+    idle.settle().await?;
     found.idle_workers = IDLE;
     found.health = idle.take(0, 1);
     for worker in &idle.workers {

@@ -49,6 +49,12 @@ pub(crate) const ROUND_SECONDS: f64 = 0.008;
 /// Stated, not measured: a POST to a worker and its answer over the internet, on an open connection, seconds.
 pub(crate) const POST_SECONDS: f64 = 0.120;
 
+/// How often a worker without an address looks into its mailbox, unless it is told otherwise.
+pub(crate) const LOOK_SECONDS: f64 = 5.0;
+
+/// Stated, not measured: the line that the HTTP API writes to its log for each request, bytes.
+const ACCESS_LOG_BYTES: f64 = 260.0;
+
 /// Gigabytes are counted in thousands here, which is at most 7 % too much.
 const GB: f64 = 1e9;
 
@@ -103,23 +109,33 @@ fn bill(event: &Event, function: &FunctionCosts) -> BTreeMap<&'static str, f64> 
         ("lambda", million * lambda),
         ("sqs", million * used.sqs * price("sqs")),
         ("dynamodb", million * dynamodb(used)),
-        ("log", million * used.log / GB * price("log")),
+        (
+            "log",
+            million * log(used.log + used.http * ACCESS_LOG_BYTES),
+        ),
         ("out", out),
     ])
+}
+
+fn log(bytes: f64) -> f64 {
+    bytes / GB * price("log")
 }
 
 fn dynamodb(used: &Used) -> f64 {
     used.read_units * price("read_unit") + used.write_units * price("write_unit")
 }
 
-/// What one run of a function costs: its time, the table, and its log.
-fn run(seconds: f64, used: &Used) -> f64 {
-    lambda(seconds, 1.0) + dynamodb(used) + used.log / GB * price("log")
+/// What one run of a function costs: its time, what it calls, one call after another, and its log.
+fn run(used: &Used) -> f64 {
+    lambda(used.total() * ROUND_SECONDS, 1.0)
+        + dynamodb(used)
+        + used.sqs * price("sqs")
+        + log(used.log)
 }
 
 /// What one call of a worker costs: the gateway, and `register`.
 fn call(used: &Used) -> f64 {
-    price("http") + run(2.0 * ROUND_SECONDS, used)
+    price("http") + log(ACCESS_LOG_BYTES) + run(used)
 }
 
 /// What the page on money shows.
@@ -137,7 +153,12 @@ pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
         post_ms => POST_SECONDS * 1e3,
         bills => bills.collect::<Vec<_>>(),
         metrics => metrics.sum::<u32>(),
-        health => run(calls.health.total() * ROUND_SECONDS, &calls.health),
+        // With `deliver`, which takes its heartbeat.
+        health => run(&calls.health) + lambda(0.0, 1.0),
+        // A call that does nothing.
+        access_log => ACCESS_LOG_BYTES,
+        warm => lambda(ROUND_SECONDS, 1.0),
+        look_seconds => LOOK_SECONDS,
         renewal => call(&calls.renewal),
         look => call(&calls.look),
     }
@@ -182,7 +203,7 @@ mod tests {
         assert!(close(bill["http"], 1.00));
         assert!(close(bill["sqs"], 1.50));
         assert!(close(bill["dynamodb"], 16.0 * 0.125 + 0.625));
-        assert!(close(bill["log"], 0.5));
+        assert!(close(bill["log"], 0.5 + 0.13));
         assert!(close(bill["out"], 10.0 * 2_048.0 / 1e3 * 0.09));
         // 512 µs and 1,024 µs of a CPU of which there are 512/1769, three rounds and one, a POST; half a GB.
         let seconds =

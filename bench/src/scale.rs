@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::calls::{CallCounts, Used};
 use crate::function::FunctionCosts;
-use crate::money::{POST_SECONDS, ROUND_SECONDS, deliver_seconds, ingest_seconds};
+use crate::money::{LOOK_SECONDS, POST_SECONDS, ROUND_SECONDS, deliver_seconds, ingest_seconds};
 use crate::taken::Part;
 
 /// Workers of one workspace, each wanting every event.
 const WORKSPACE: usize = 100;
 const BODY: usize = 2_048;
-/// The part of the workers that have no address, and look into their mailbox every 3 s.
+/// The part of the workers that have no address, and look into their mailbox every [`LOOK_SECONDS`].
 const WITHOUT_ADDRESS: f64 = 0.1;
 
 /// What the events cost.
@@ -103,10 +103,10 @@ struct Demand {
 fn demands(cost: &Cost, workers: f64, events: f64) -> Vec<Demand> {
     let workspaces = (workers / WORKSPACE as f64).max(1.0);
     let renewals = workers / 300.0;
-    let looks = workers * WITHOUT_ADDRESS / 3.0;
+    let looks = workers * WITHOUT_ADDRESS / LOOK_SECONDS;
     let batches = events * cost.event.batches;
     let delivering = batches * cost.deliver_seconds;
-    let registering = (renewals + looks) * 2.0 * ROUND_SECONDS;
+    let registering = (renewals + looks) * ROUND_SECONDS;
     let asked = |name: &str| match name {
         "webhooks" => events,
         "edge" => renewals + looks,
@@ -227,6 +227,7 @@ pub(crate) fn context(calls: &CallCounts, function: &Part<FunctionCosts>) -> Opt
     Some(context! {
         taken => function.taken,
         workspace => WORKSPACE,
+        look_seconds => LOOK_SECONDS,
         without_address_percent => WITHOUT_ADDRESS * 100.0,
         round_ms => ROUND_SECONDS * 1e3,
         post_ms => POST_SECONDS * 1e3,

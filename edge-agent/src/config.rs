@@ -133,7 +133,7 @@ impl Settings {
                 (None, None | Some(TunnelChoice::None)) => Route::Pull,
                 (None, Some(tunnel)) => Route::Tunnel(tunnel),
             },
-            poll: self.poll.map_or(Duration::from_secs(3), |t| t.0),
+            poll: self.poll.map_or(Duration::from_secs(5), |t| t.0),
             listen: self
                 .listen
                 .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 4747))),

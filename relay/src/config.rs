@@ -179,6 +179,8 @@ pub struct RegisterConfig {
     pub workers_per_user: u64,
     /// How many workers a workspace may have.
     pub workers_per_workspace: u64,
+    /// Whether all requests come through CloudFront, which says in a header who made them.
+    pub is_behind_cloudfront: bool,
     /// Which addresses workers may have.
     pub egress: EgressPolicy,
 }
@@ -291,7 +293,7 @@ impl IngestConfig {
 
 impl RegisterConfig {
     /// `WORKSPACES`, `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`, `MEMBERSHIP_SECONDS`,
-    /// `WORKERS_PER_USER`, `WORKERS_PER_WORKSPACE`
+    /// `WORKERS_PER_USER`, `WORKERS_PER_WORKSPACE`, `CLOUDFRONT_FIREWALL`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let url = settings.url("LINEAR_API_URL", Some(API_URL));
         Self {
@@ -303,7 +305,22 @@ impl RegisterConfig {
             membership: membership(settings),
             workers_per_user: settings.number("WORKERS_PER_USER", 20, 1..=100_000),
             workers_per_workspace: settings.number("WORKERS_PER_WORKSPACE", 1000, 1..=100_000),
+            is_behind_cloudfront: is_behind_cloudfront(settings),
             egress: egress(settings),
+        }
+    }
+}
+
+fn is_behind_cloudfront(settings: &mut Settings<'_>) -> bool {
+    let name = "CLOUDFRONT_FIREWALL";
+    match (settings.lookup)(name).as_deref() {
+        None | Some("none") => false,
+        Some("rate" | "linear") => true,
+        Some(_) => {
+            settings
+                .wrong
+                .push(format!("`{name}` has to be `none`, `rate` or `linear`"));
+            false
         }
     }
 }

@@ -24,8 +24,9 @@ use tokio::time::Instant;
 use crate::cause::chain;
 use crate::config::DeliverConfig;
 use crate::delivery::{Body, Delivery};
+use crate::metrics;
 use crate::outbound::{ClientError, Network, Outbound};
-use crate::queue::Queue;
+use crate::queue::{Heartbeat, Queue};
 use crate::table::{BatchContext, Table, TableError};
 use crate::worker::Worker;
 use group::{Disposition, Group};
@@ -186,6 +187,12 @@ impl Deliver {
             self.queue.delete(&settled.acknowledged).await;
         }
         self.queue.return_after(&settled.returned).await;
+    }
+
+    /// Measures how long a heartbeat was on the queue.
+    pub fn measure(&self, heartbeat: Heartbeat) {
+        let latency_ms = (self.clock.millis() - heartbeat.sent_at).max(0);
+        tracing::info!(target: metrics::TARGET, QueueLatency = latency_ms, "a heartbeat has come");
     }
 
     /// The body of a delivery; none if the stored body is gone.

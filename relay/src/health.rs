@@ -127,6 +127,9 @@ impl Health {
     /// The worker index could not be read.
     pub async fn run(&self, run: ScheduledRun) -> Result<WorkerCounts, TableError> {
         let deadline = Instant::now() + BUDGET;
+        if run.part == 0 {
+            self.send_heartbeat().await;
+        }
         let shards = (0..SHARDS).filter(|shard| shard % run.of == run.part);
         let parts: Vec<(WorkerCounts, Vec<IndexedWorker>)> = stream::iter(shards)
             .map(|shard| self.survey(run, shard))
@@ -141,10 +144,10 @@ impl Health {
             counts.waiting += part.waiting;
         }
         tracing::info!(
-            Live = counts.live,
-            Away = counts.away,
-            Pull = counts.pull,
-            Waiting = counts.waiting,
+            live = counts.live,
+            away = counts.away,
+            pull = counts.pull,
+            waiting = counts.waiting,
             "counted the workers"
         );
         let due = parts.iter().flat_map(|(_, due)| due);
@@ -152,6 +155,15 @@ impl Health {
             .for_each_concurrent(CONCURRENT_PROBES, |worker| self.probe(worker, deadline))
             .await;
         Ok(counts)
+    }
+
+    /// Sends a heartbeat through the queue to `deliver`, which measures how long it took. SQS leaves messages that are received
+    /// again and again out of the age of the oldest, or counts them, so that says nothing of how late deliveries are.
+    async fn send_heartbeat(&self) {
+        if let Err(error) = self.queue.send_heartbeat(self.clock.millis()).await {
+            let error = chain(&error);
+            tracing::warn!(error, "no heartbeat was sent");
+        }
     }
 
     /// Counts the workers of a shard, collects those that are due, and removes those whose lease has ended.

@@ -64,8 +64,13 @@ pub(crate) async fn pull(
             events: Vec::new(),
         });
     }
+    // What is not recorded to wait does not: an empty look is the most frequent call of all, and costs no read.
+    let mut may_wait = worker.waiting || !pull.ack.is_empty();
     for _ in 0..TRIES {
-        let parked = (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES, None)).await?;
+        let parked = match may_wait {
+            true => (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES, None)).await?,
+            false => Vec::new(),
+        };
         if !parked.is_empty() {
             let events = sign_all(table, clock, &worker, parked).await?;
             if events.is_empty() {
@@ -93,6 +98,7 @@ pub(crate) async fn pull(
         }
         // Something was parked since the worker was read.
         worker = (table.worker(&workspace, &id).await?).ok_or_else(Error::worker_token_invalid)?;
+        may_wait = true;
     }
     Err(Error::worker_changed())
 }

@@ -32,8 +32,7 @@ pub(crate) async fn probe(
         workspace = worker.workspace,
         state = worker.state.as_str(),
         reason = outcome.reason(),
-        Probes = 1,
-        Outcome = outcome.name(),
+        outcome = outcome.name(),
         "probed worker {}: {}",
         worker.id,
         outcome.name()

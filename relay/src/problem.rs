@@ -66,8 +66,10 @@ impl Error {
                 code.as_str()
             );
         } else {
+            // A wrong method is no request that was meant to be served.
+            let is_counted = status != StatusCode::METHOD_NOT_ALLOWED;
             tracing::info!(
-                Refused = 1,
+                Refused = is_counted.then_some(1),
                 Reason = code.as_str(),
                 "a request was refused: {}",
                 code.as_str()

@@ -16,7 +16,7 @@ use protocol::clock::UnixMillis;
 
 pub use letters::DeadLetter;
 pub use message::{
-    DrainRequest, INLINE_LIMIT, Message, OutgoingEvent, Received, Recipient, Revocation,
+    DrainRequest, Heartbeat, INLINE_LIMIT, Message, OutgoingEvent, Received, Recipient, Revocation,
     UnreadablePart,
 };
 
@@ -235,6 +235,15 @@ impl Queue {
             workspace, worker, ..
         } = request;
         (self.send_drain(workspace, worker, &request.message_id, due_at)).await
+    }
+
+    /// Puts a heartbeat on the queue.
+    pub(crate) async fn send_heartbeat(&self, now: UnixMillis) -> Result<(), QueueError> {
+        let call = self.client.send_message().queue_url(&self.url);
+        match message::heartbeat(call, now).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(QueueError::call("send a heartbeat", error)),
+        }
     }
 
     async fn send_drain(

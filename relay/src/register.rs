@@ -116,6 +116,11 @@ impl Register {
         })
     }
 
+    /// Whether all requests come through CloudFront.
+    pub fn is_behind_cloudfront(&self) -> bool {
+        self.config.is_behind_cloudfront
+    }
+
     /// Registers a worker. A user who registers a name again gets the same worker.
     ///
     /// # Errors
@@ -222,8 +227,7 @@ impl Register {
         previous: Option<&Worker>,
     ) -> Result<Worker, Error> {
         let workspace = &member.workspace;
-        let has_mail =
-            previous.is_none() && url.is_some() && self.table.has_mail(&workspace.id, id).await?;
+        let has_mail = previous.is_none() && self.table.has_mail(&workspace.id, id).await?;
         let state = policy::registered_state(url.is_some(), previous.map(|w| w.state), has_mail);
         let now = self.clock.millis();
         let secret = Secret::generate();
@@ -249,7 +253,7 @@ impl Register {
             last_error: None,
             last_error_at: None,
             parked: previous.map_or(0, |w| w.parked),
-            waiting: previous.map_or(state == WorkerState::Away, |w| w.waiting),
+            waiting: previous.map_or(has_mail, |w| w.waiting),
             away_since: (state == WorkerState::Away)
                 .then(|| previous.and_then(|w| w.away_since).unwrap_or(now)),
             away_reason: previous
@@ -464,7 +468,8 @@ impl Register {
     }
 
     async fn view(&self, worker: &Worker) -> Result<messages::Worker, Error> {
-        let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
+        // What waits may have expired.
+        let waiting = worker.waiting && self.table.has_mail(&worker.workspace, &worker.id).await?;
         let due_at = policy::membership_due_at(worker.checked_at, self.config.membership);
         Ok(worker.view(waiting, due_at))
     }

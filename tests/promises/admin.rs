@@ -5,7 +5,6 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use futures::future::join_all;
-use local::local_relay::QUEUE;
 use local::samples::WORKSPACE;
 use protocol::messages::{AwayReason, Renew, WorkerState};
 use serde_json::{Value, json};
@@ -338,7 +337,7 @@ async fn nobody_is_sent_what_they_may_not_see() {
         let said = fails(&relay, &resend, 1).await;
         assert!(said.contains(expected), "{said}");
     }
-    assert!(relay.local.sqs.peek(QUEUE).unwrap().is_empty());
+    assert!(relay.queued().is_empty());
     assert_eq!(receiver.count(), 0);
 }
 

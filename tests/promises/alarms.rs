@@ -37,11 +37,12 @@ impl Days {
             ..Self::default()
         };
         for at in 0..measured.minutes {
-            for always in ["Queue age", "DeadLetters visible", "register errors"] {
+            for always in ["DeadLetters visible", "register errors"] {
                 measured.add(always, at, 0.0);
             }
             if at % 5 == 0 {
                 measured.add("health errors", at, 0.0);
+                measured.add("QueueLatency", at, 50.0);
             }
             let is_at_work = (at / DAY) % 7 < 5 && (9..18).contains(&(at % DAY / HOUR));
             if is_at_work && at % 2 == 0 {
@@ -118,7 +119,6 @@ fn name_of(namespace: &str, metric: &str, dimensions: &Value) -> String {
             let function = dimension("FunctionName").unwrap();
             format!("{} errors", function.rsplit('-').next().unwrap())
         }
-        ("AWS/SQS", "ApproximateAgeOfOldestMessage") => format!("{} age", queue()),
         ("AWS/SQS", _) => format!("{} visible", queue()),
         ("AWS/ApiGateway", "Count") => "webhooks".to_owned(),
         ("AWS/ApiGateway", "4xx") => "webhooks 4xx".to_owned(),
@@ -243,33 +243,23 @@ fn evaluate(expression: &str, values: &BTreeMap<&str, Option<f64>>) -> Option<f6
     }
 }
 
-fn seconds(minutes: usize) -> f64 {
-    f64::from(u32::try_from(minutes * 60).unwrap())
-}
-
 /// Laptops are closed at six. What was on its way is tried, found unreachable and parked.
 fn evening(laptops: u32) -> Days {
     let mut days = Days::new(7);
     let six = 18 * HOUR;
+    // Five batches at once; three attempts of up to ten seconds for each laptop.
+    days.add("QueueLatency", six, f64::from(laptops * 30 / 5) * 1000.0);
     for at in six..six + 10 {
-        // Five batches at once; three attempts of up to ten seconds for each laptop.
-        days.add("Queue age", at, f64::from(laptops * 30 / 5));
         days.add("deliver errors", at, 0.0);
     }
     days
 }
 
-/// A worker answers 500 to an event for six hours. The next event of the issue waits behind it, if there is one.
-fn rejecting(has_another_event: bool) -> Days {
+/// Workers answer 500 to an event for six hours. Their next events of the issue wait behind it, and nobody else's.
+fn rejecting(workers: u32) -> Days {
     let mut days = Days::new(7);
-    let (from, until) = (10 * HOUR, 16 * HOUR);
-    for at in from..until {
-        if has_another_event {
-            days.add("Queue age", at, seconds(at - from));
-        }
-    }
-    for at in until..until + HOUR {
-        days.add("DeadLetters visible", at, 1.0);
+    for at in 16 * HOUR..17 * HOUR {
+        days.add("DeadLetters visible", at, f64::from(workers));
     }
     days
 }
@@ -310,8 +300,16 @@ fn scenarios() -> Vec<(&'static str, Days, &'static [&'static str])> {
     }
     let mut deliver_throttled = Days::new(7);
     deliver_throttled.silence("deliver errors", morning.clone());
-    for at in morning.clone() {
-        deliver_throttled.add("Queue age", at, seconds(at - 10 * HOUR));
+    deliver_throttled.silence("QueueLatency", morning.clone());
+    let mut slow = Days::new(7);
+    for at in morning.clone().step_by(5) {
+        slow.add("QueueLatency", at, 90_000.0);
+    }
+    // It ends before it sends its heartbeat.
+    let mut no_health = Days::new(7);
+    no_health.silence("QueueLatency", morning.clone());
+    for at in morning.clone().step_by(5) {
+        no_health.add("health errors", at, 1.0);
     }
     let failing = |metrics: &[&'static str], step: usize| {
         let mut days = Days::new(7);
@@ -328,14 +326,19 @@ fn scenarios() -> Vec<(&'static str, Days, &'static [&'static str])> {
         ("an evening when 20 laptops close", evening(20), &[]),
         ("an evening when 50 laptops close", evening(50), &[]),
         (
-            "a worker rejects one event",
-            rejecting(false),
+            "one worker of many rejects an event",
+            rejecting(1),
             &["DeadLettersWaiting"],
         ),
         (
-            "a worker rejects the first of two events of an issue",
-            rejecting(true),
-            &["DeadLettersWaiting", "OldestMessage"],
+            "ten workers reject an event",
+            rejecting(10),
+            &["DeadLettersWaiting"],
+        ),
+        (
+            "slow workers use up the concurrency of deliver",
+            slow,
+            &["DeliveriesLate"],
         ),
         ("Linear is down for an hour", outage, &[]),
         ("one 503 that Linear tries again", retried, &[]),
@@ -351,7 +354,7 @@ fn scenarios() -> Vec<(&'static str, Days, &'static [&'static str])> {
         (
             "deliver is throttled",
             deliver_throttled,
-            &["OldestMessage"],
+            &["DeliveriesLate"],
         ),
         (
             "ingest cannot use its table",
@@ -370,8 +373,8 @@ fn scenarios() -> Vec<(&'static str, Days, &'static [&'static str])> {
         ),
         (
             "health cannot use its table",
-            failing(&["health errors"], 5),
-            &["HealthErrors"],
+            no_health,
+            &["DeliveriesLate", "HealthErrors"],
         ),
         (
             "one failure after a deployment",

@@ -66,7 +66,7 @@ async fn a_receiver_that_was_down_gets_its_mailbox_in_order_soon_after_it_is_bac
     becomes_away(&relay, &receiver, &worker).await;
     let tried = receiver.count();
     relay.post_all(1..40).await;
-    let all_wait = async || relay.local.sqs.peek(QUEUE).unwrap().len() == 1;
+    let all_wait = async || relay.queued().len() == 1;
     until("only the drain is on the queue", all_wait).await;
     assert_eq!(receiver.count(), tried);
     is_back(&receiver);
@@ -157,7 +157,7 @@ async fn a_worker_has_a_bounded_number_of_deliveries_in_backoff_and_gets_all_whe
     let away = relay.becomes(&worker, WorkerState::Away).await;
     assert_eq!(away.away_reason, Some(AwayReason::Rejecting));
     // Four in backoff and the drain.
-    let is_bounded = async || relay.local.sqs.peek(QUEUE).unwrap().len() <= 5;
+    let is_bounded = async || relay.queued().len() <= 5;
     until("the others are parked", is_bounded).await;
     assert!(relay.dead_letters().is_empty());
     let other = Receiver::start().await;
@@ -191,7 +191,7 @@ async fn a_mailbox_of_a_hundred_thousand_events_is_delivered_in_order_by_several
         }
     };
     futures::future::join_all((0..ISSUES).map(post)).await;
-    let all_wait = async || relay.local.sqs.peek(QUEUE).unwrap().len() == 1;
+    let all_wait = async || relay.queued().len() == 1;
     until("only the drain is on the queue", all_wait).await;
     is_back(&receiver);
     while relay.read(&worker).await.state == WorkerState::Away {

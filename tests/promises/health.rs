@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use local::dynamodb::TABLE;
+use local::local_relay::QUEUE;
 use protocol::messages::WorkerState;
 use serde_json::json;
 
@@ -159,4 +160,19 @@ async fn a_lease_that_ended_is_removed_and_its_mailbox_stays() {
     let again = relay.register_pull("one").await;
     let waiting = relay.pull(&again, &[], None).await;
     assert_eq!(pulled(&waiting), [1]);
+}
+
+#[tokio::test]
+async fn a_heartbeat_goes_through_the_queue_and_waits_behind_no_worker() {
+    let (relay, receiver, _) = relay().with_worker().await;
+    receiver.answer([Answer::Status(500)]);
+    relay.post(&issue("i", 1)).await;
+    receiver.wait_for(1).await;
+    relay.local.run_health().await.unwrap();
+    let has_passed = async || {
+        let queued = relay.local.sqs.peek(QUEUE).unwrap();
+        queued.len() == relay.queued().len()
+    };
+    until("the heartbeat has arrived", has_passed).await;
+    assert_eq!(relay.queued().len(), 1);
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use local::local_relay::QUEUE;
 use protocol::messages::{AwayReason, WorkerState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -49,7 +48,7 @@ async fn a_worker_that_is_reached_by_every_second_delivery_has_a_bounded_number_
     let away = relay.becomes(&worker, WorkerState::Away).await;
     assert_eq!(away.away_reason, Some(AwayReason::Unreachable));
     // Four in backoff and the drain.
-    let is_bounded = async || relay.local.sqs.peek(QUEUE).unwrap().len() <= 5;
+    let is_bounded = async || relay.queued().len() <= 5;
     until("the others are parked", is_bounded).await;
 }
 

@@ -29,7 +29,7 @@ async fn a_500_is_retried_at_growing_distances_and_given_up_after_six_hours_with
             if !relay.dead_letters().is_empty() {
                 return Some(None);
             }
-            let queued = relay.local.sqs.peek(QUEUE).unwrap();
+            let queued = relay.queued();
             let (received_at, visible_at) = queued.first()?.in_flight()?;
             (visible_at - received_at != VISIBILITY).then_some(Some(visible_at))
         })
@@ -90,7 +90,7 @@ async fn retry_after_is_honoured() {
         let nearly = Duration::from_secs(118);
         relay.post(&issue(&format!("i{at}"), at)).await;
         relay.pass(nearly, &receiver, before + 1).await;
-        let queued = relay.local.sqs.peek(QUEUE).unwrap();
+        let queued = relay.queued();
         let (received_at, visible_at) = queued[0].in_flight().unwrap();
         assert!(visible_at - received_at >= 120_000, "{status}: too early");
         assert_eq!(receiver.count(), before + 1);
@@ -217,7 +217,7 @@ async fn a_worker_that_comes_and_goes_has_no_more_deliveries_in_backoff_than_ano
             relay.post(&issue(&format!("i{round}-{at}"), at)).await;
         }
         relay.becomes(&worker, WorkerState::Away).await;
-        let is_bounded = async || relay.local.sqs.peek(QUEUE).unwrap().len() <= 4;
+        let is_bounded = async || relay.queued().len() <= 4;
         until("all but four are parked", is_bounded).await;
         let mut mailbox = relay.pull(&worker, &[], None).await;
         while !mailbox.events.is_empty() {

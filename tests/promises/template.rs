@@ -249,10 +249,8 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
     assert_eq!(*responses, json!(["ReportBatchItemFailures"]));
 
     let schedules = template.named("AWS::Scheduler::Schedule");
-    let [name] = schedules.as_slice() else {
-        panic!("one schedule, and not {schedules:?}");
-    };
-    let schedule = template.properties(name);
+    assert_eq!(schedules, ["HealthPart0", "IngestKeepWarm"]);
+    let schedule = template.properties("HealthPart0");
     let minutes = policy::PROBE_INTERVAL.as_secs() / 60;
     let expression = format!("cron(0/{minutes} * * * ? *)");
     assert_eq!(schedule["ScheduleExpression"], expression);
@@ -260,6 +258,22 @@ fn routes_source_and_schedule_are_those_of_one_machine() {
     let input = input.replace("<aws.scheduler.scheduled-time>", "2026-11-24T00:05:00Z");
     let input: ::health::ScheduleEvent = serde_json::from_str(&input).unwrap();
     assert_eq!((input.part, input.of), (0, 1));
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn ingest_is_kept_warm_if_that_is_asked_for_by_what_it_can_answer() {
+    let mut template = template();
+    let schedule = template.properties("IngestKeepWarm");
+    assert_eq!(schedule["State"], "DISABLED");
+    template.set("KeepWarm", "true");
+    let schedule = template.properties("IngestKeepWarm");
+    assert_eq!(schedule["State"], "ENABLED");
+    let input = schedule["Target"]["Input"].as_str().unwrap();
+    let request = lambda_http::request::from_str(input).unwrap();
+    assert_eq!(request.uri().path(), "/webhooks/linear");
+    // It reaches the function that answers, and not the HTTP API.
+    assert_eq!(schedule["Target"]["Arn"], "IngestAliaslive");
 }
 
 /// What a role allows: actions, each on a resource.
@@ -658,6 +672,7 @@ fn a_changed_parameter_leads_to_a_new_version_of_each_function_that_it_changes_a
         }
     }
     let expected = [
+        "Firewall",
         "GroupFailoverSeconds",
         "MailboxSeconds",
         "MembershipSeconds",
@@ -688,6 +703,58 @@ fn the_longest_settings_fit_into_the_description_of_a_version() {
         let length = version(&template, function).len();
         assert!(length <= 256, "{function}: {length}");
     }
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn with_a_firewall_everything_comes_through_it() {
+    let without = template();
+    let firewall = ["Distribution", "FirewallAcl", "LinearAddresses"];
+    let there = |template: &Template| firewall.map(|name| template.is_there(name));
+    assert_eq!(there(&without), [false; 3]);
+    let closed = |template: &Template| {
+        let server = template.properties("Api")["Body"]["servers"][0].clone();
+        server["x-amazon-apigateway-endpoint-configuration"]["disableExecuteApiEndpoint"].clone()
+    };
+    assert_eq!(closed(&without), false);
+
+    let mut with = template();
+    for (name, value) in [
+        ("Firewall", "rate"),
+        ("DomainName", "relay.example.com"),
+        (
+            "CertificateArn",
+            "arn:aws:acm:us-east-1:000000000000:certificate/1",
+        ),
+        ("HostedZoneId", "Z1"),
+    ] {
+        with.set(name, value);
+    }
+    let rules = |template: &Template| {
+        let acl = template.properties("FirewallAcl");
+        let rules = acl["Rules"].as_array().unwrap().iter();
+        rules.map(|rule| text(&rule["Name"])).collect::<Vec<_>>()
+    };
+    assert_eq!(there(&with), [true, true, false]);
+    assert_eq!(rules(&with), ["rate"]);
+    assert_eq!(closed(&with), true);
+    assert_eq!(
+        environment(&with, "register")["CLOUDFRONT_FIREWALL"],
+        "rate"
+    );
+    let distribution = &with.properties("Distribution")["DistributionConfig"];
+    assert_eq!(distribution["Aliases"], json!(["relay.example.com"]));
+    assert_eq!(
+        distribution["Origins"][0]["DomainName"],
+        "Domain.RegionalDomainName"
+    );
+    assert_eq!(distribution["WebACLId"], "FirewallAcl.Arn");
+    let record = with.properties("DomainRecord");
+    assert_eq!(record["AliasTarget"]["DNSName"], "Distribution.DomainName");
+
+    with.set("Firewall", "linear");
+    assert_eq!(there(&with), [true; 3]);
+    assert_eq!(rules(&with), ["rate", "linear"]);
 }
 
 #[test]

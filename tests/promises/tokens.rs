@@ -6,7 +6,7 @@ use local::samples::WORKSPACE;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{SECRET, TOKEN, issue, relay};
+use crate::harness::{Relay, SECRET, TOKEN, issue, relay};
 
 #[tokio::test]
 async fn a_refused_token_is_never_confused_with_linear_being_down() {
@@ -205,6 +205,35 @@ async fn junk_is_refused_before_linear_is_asked_and_does_not_lock_out_who_is_kno
     relay.refuses_registration(&junk(4), expected).await;
 }
 
+/// Tries to register with a token that Linear does not know.
+async fn junk_from(relay: &Relay, (header, client): (&str, &str), at: u8) -> u16 {
+    let url = format!("{}/edge/register", relay.local.url());
+    let body = json!({"name": "junk", "linearToken": format!("lin_oauth_junk{at}")});
+    let call = relay.client.post(url).header(header, client).json(&body);
+    call.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn behind_cloudfront_the_client_that_it_names_is_limited() {
+    for (firewall, expected) in [("rate", [429, 401, 401]), ("none", [429, 429, 429])] {
+        let start = relay().set("REGISTRATIONS_PER_MINUTE", 2);
+        let relay = start.set("CLOUDFRONT_FIREWALL", firewall).start().await;
+        let junk = async |client: &str, at| {
+            junk_from(&relay, ("cloudfront-viewer-address", client), at).await
+        };
+        for at in 0..2 {
+            // From whatever port.
+            assert_eq!(junk(&format!("192.0.2.1:4000{at}"), at).await, 401);
+        }
+        let refused = [
+            junk("192.0.2.1:40002", 2).await,
+            junk("192.0.2.2:40002", 3).await,
+            junk("2001:db8:0:0:0:0:0:1:40002", 4).await,
+        ];
+        assert_eq!(refused, expected, "{firewall}");
+    }
+}
+
 #[tokio::test]
 async fn behind_a_proxy_the_address_that_it_names_is_limited_and_no_other_header_is_believed() {
     for (is_behind_a_proxy, expected) in [(true, [429, 401]), (false, [429, 429])] {
@@ -215,16 +244,8 @@ async fn behind_a_proxy_the_address_that_it_names_is_limited_and_no_other_header
             start
         };
         let relay = start.start().await;
-        let junk = async |client: &str, at: u8| {
-            let url = format!("{}/edge/register", relay.local.url());
-            let body = json!({"name": "junk", "linearToken": format!("lin_oauth_junk{at}")});
-            let call = relay
-                .client
-                .post(url)
-                .header("x-forwarded-for", client)
-                .json(&body);
-            call.send().await.unwrap().status().as_u16()
-        };
+        let junk =
+            async |client: &str, at| junk_from(&relay, ("x-forwarded-for", client), at).await;
         for at in 0..2 {
             assert_eq!(junk("192.0.2.1", at).await, 401);
         }

@@ -140,6 +140,7 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
         withheld: 0,
         away_since: None,
         away_reason: None,
+        paused: false,
         in_backoff: BTreeSet::new(),
         expired: 0,
         expired_since: None,

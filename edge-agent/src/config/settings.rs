@@ -55,7 +55,7 @@ pub(crate) struct Settings {
     /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) pull: Option<bool>,
-    /// How often a pull worker asks [default: 3s]
+    /// How often a pull worker asks [default: 5s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) poll: Option<Span>,

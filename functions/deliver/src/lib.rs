@@ -11,7 +11,7 @@ use relay::aws::Clients;
 use relay::config::{DeliverConfig, Deployment, Resources, Settings, verify_access};
 use relay::deliver::Deliver;
 use relay::delivery::Delivery;
-use relay::queue::{DrainRequest, Message, Queue, Received, Revocation, UnreadablePart};
+use relay::queue::{DrainRequest, Heartbeat, Message, Queue, Received, Revocation, UnreadablePart};
 use relay::table::Table;
 use serde::Deserialize;
 
@@ -104,7 +104,15 @@ pub async fn handle(
     event: LambdaEvent<SqsBatch>,
 ) -> Result<SqsBatchResponse, Error> {
     let mut response = SqsBatchResponse::default();
-    let (deliveries, revocations, drains) = read(event.payload.records, &mut response);
+    let Batch {
+        deliveries,
+        revocations,
+        drains,
+        heartbeats,
+    } = read(event.payload.records, &mut response);
+    for heartbeat in heartbeats {
+        deliver.measure(heartbeat);
+    }
     // First, because nothing may be delivered to who has no access any more.
     for revocation in &revocations {
         if !deliver.revoke(revocation).await {
@@ -130,18 +138,19 @@ pub async fn handle(
     Ok(response)
 }
 
-/// The deliveries and revocations of a batch, and one request to drain for each worker. What cannot be read has failed.
-fn read(
-    records: Vec<Record>,
-    response: &mut SqsBatchResponse,
-) -> (
-    Vec<Delivery>,
-    Vec<Revocation>,
-    BTreeMap<String, DrainRequest>,
-) {
-    let mut deliveries = Vec::with_capacity(records.len());
-    let mut revocations = Vec::new();
-    let (mut drains, mut blocked) = (BTreeMap::new(), HashSet::new());
+/// The messages of a batch, by what they are.
+#[derive(Default)]
+struct Batch {
+    deliveries: Vec<Delivery>,
+    revocations: Vec<Revocation>,
+    /// One for each worker.
+    drains: BTreeMap<String, DrainRequest>,
+    heartbeats: Vec<Heartbeat>,
+}
+
+/// Reads a batch. What cannot be read has failed.
+fn read(records: Vec<Record>, response: &mut SqsBatchResponse) -> Batch {
+    let (mut batch, mut blocked) = (Batch::default(), HashSet::new());
     for record in records {
         let (message_id, group) = (
             record.message_id.clone(),
@@ -153,11 +162,12 @@ fn read(
             continue;
         }
         match parse(record) {
-            Ok(Received::Delivery(delivery)) => deliveries.push(delivery),
-            Ok(Received::Revocation(revocation)) => revocations.push(revocation),
+            Ok(Received::Delivery(delivery)) => batch.deliveries.push(delivery),
+            Ok(Received::Revocation(revocation)) => batch.revocations.push(revocation),
             // One drain of a worker is enough, and the others are acknowledged. It is the newest: it may have replaced an
             // older one, which could then not be replaced again.
-            Ok(Received::Drain(request)) => drop(drains.insert(group, request)),
+            Ok(Received::Drain(request)) => drop(batch.drains.insert(group, request)),
+            Ok(Received::Heartbeat(heartbeat)) => batch.heartbeats.push(heartbeat),
             Err(UnreadablePart(part)) => {
                 tracing::error!(
                     message_id,
@@ -169,7 +179,7 @@ fn read(
             }
         }
     }
-    (deliveries, revocations, drains)
+    batch
 }
 
 fn parse(record: Record) -> Result<Received, UnreadablePart> {
@@ -211,9 +221,13 @@ mod tests {
             json!({"Records": [record("old", "a"), record("other", "b"), record("new", "a")]});
         let batch: SqsBatch = serde_json::from_value(batch).unwrap();
         let mut response = SqsBatchResponse::default();
-        let (deliveries, _, drains) = read(batch.records, &mut response);
-        let ids: Vec<_> = drains.values().map(|d| d.message_id.as_str()).collect();
+        let read = read(batch.records, &mut response);
+        let ids: Vec<_> = read
+            .drains
+            .values()
+            .map(|d| d.message_id.as_str())
+            .collect();
         assert_eq!(ids, ["new", "other"]);
-        assert!(deliveries.is_empty() && response.batch_item_failures.is_empty());
+        assert!(read.deliveries.is_empty() && response.batch_item_failures.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write as _;
+use std::net::IpAddr;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -65,7 +66,7 @@ pub async fn handle(register: &Register, request: Request) -> Result<Response<Bo
 }
 
 async fn route(register: &Register, request: Request) -> Result<Response<Body>, Error> {
-    let caller = caller(&request);
+    let caller = caller(&request, register.is_behind_cloudfront());
     let (parts, body) = request.into_parts();
     let path: Vec<&str> = (parts.uri.path().trim_start_matches('/').split('/')).collect();
     match path.as_slice() {
@@ -107,20 +108,30 @@ async fn route(register: &Register, request: Request) -> Result<Response<Body>, 
     }
 }
 
-/// The caller as the gateway sees it: an IPv4 address, or the /64 of an IPv6 address, since a caller has all of it.
-fn caller(request: &Request) -> String {
+/// The caller as the gateway sees it, or as CloudFront does in front of it: an IPv4 address, or the /64 of an IPv6 address,
+/// since a caller has all of it.
+fn caller(request: &Request, is_behind_cloudfront: bool) -> String {
     let source = match request.request_context_ref() {
-        Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.clone(),
+        Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.as_deref(),
         _ => None,
     };
-    match source.and_then(|ip| ip.parse::<std::net::IpAddr>().ok()) {
-        Some(std::net::IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_none() => {
+    let viewer = is_behind_cloudfront.then(|| viewer(request)).flatten();
+    match viewer.or_else(|| source?.parse().ok()) {
+        Some(IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_none() => {
             let [a, b, c, d, ..] = v6.segments();
             format!("ip-{a:x}:{b:x}:{c:x}:{d:x}")
         }
         Some(ip) => format!("ip-{}", ip.to_canonical()),
         None => "ip-unknown".to_owned(),
     }
+}
+
+/// The client of CloudFront: its address, a colon and its port. CloudFront replaces what the client sends in this header
+/// (CloudFront developer guide, "Add CloudFront request headers").
+fn viewer(request: &Request) -> Option<IpAddr> {
+    let value = request.headers().get("cloudfront-viewer-address")?;
+    let (address, _port) = value.to_str().ok()?.rsplit_once(':')?;
+    address.trim_matches(['[', ']']).parse().ok()
 }
 
 fn bearer(parts: &Parts) -> Option<&str> {

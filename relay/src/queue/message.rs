@@ -32,6 +32,8 @@ pub(super) mod attribute {
     pub(crate) const WITHHELD: &str = "withheld";
     /// Tells that the access of a worker has ended: when, in milliseconds since the Unix epoch.
     pub(crate) const REVOKE: &str = "revoke";
+    /// Tells a heartbeat.
+    pub(crate) const HEARTBEAT: &str = "heartbeat";
     /// Tells a request to drain from a delivery: when it is due, in milliseconds since the Unix epoch.
     pub(crate) const DRAIN: &str = "drain";
 }
@@ -127,6 +129,13 @@ pub struct Revocation {
     pub worker: String,
 }
 
+/// Shows that messages get from the queue to `deliver`, and how fast.
+#[derive(Debug, Clone, Copy)]
+pub struct Heartbeat {
+    /// When it was put on the queue.
+    pub sent_at: UnixMillis,
+}
+
 /// What a message is.
 #[derive(Debug)]
 pub enum Received {
@@ -136,6 +145,8 @@ pub enum Received {
     Revocation(Revocation),
     /// A request of the relay to itself.
     Drain(DrainRequest),
+    /// A heartbeat of the relay.
+    Heartbeat(Heartbeat),
 }
 
 impl Received {
@@ -158,6 +169,11 @@ impl Received {
                 workspace: text(attribute::WORKSPACE)?,
                 worker: text(attribute::WORKER)?,
             }));
+        }
+        if take(attribute::HEARTBEAT).is_some() {
+            let sent_at = message.sent_at.parse();
+            let sent_at = sent_at.map_err(|_| UnreadablePart("SentTimestamp"))?;
+            return Ok(Self::Heartbeat(Heartbeat { sent_at }));
         }
         let Some(due_at) = take(attribute::DRAIN) else {
             return Delivery::parse(message, take).map(Self::Delivery);
@@ -306,6 +322,17 @@ pub(super) fn drain(
         .message_attributes(attribute::DRAIN, string(due_at.to_string()))
         .message_attributes(attribute::WORKSPACE, string(workspace))
         .message_attributes(attribute::WORKER, string(worker))
+}
+
+/// Adds a heartbeat to a call that sends it to the queue. It waits behind nothing but other heartbeats.
+pub(super) fn heartbeat(
+    call: SendMessageFluentBuilder,
+    now: UnixMillis,
+) -> SendMessageFluentBuilder {
+    call.message_body(attribute::HEARTBEAT)
+        .message_group_id(attribute::HEARTBEAT)
+        .message_deduplication_id(now.to_string())
+        .message_attributes(attribute::HEARTBEAT, string("1"))
 }
 
 /// Adds a delivery and the reason to a call that sends it to the dead-letter queue. These are as many attributes as a message

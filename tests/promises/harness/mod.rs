@@ -395,6 +395,13 @@ impl Relay {
         self.local.sqs.peek(DEAD_LETTERS).unwrap()
     }
 
+    /// What is on the queue, but for heartbeats, which come whenever the schedule's time does.
+    pub(crate) fn queued(&self) -> Vec<Message> {
+        let mut queued = self.local.sqs.peek(QUEUE).unwrap();
+        queued.retain(|message| !message.attributes.contains_key("heartbeat"));
+        queued
+    }
+
     /// Waits until nothing is on the queue.
     pub(crate) async fn settled(&self) {
         until("the queue is empty", async || {
@@ -426,7 +433,7 @@ impl Relay {
     /// Whether every message's next attempt has been scheduled: one that is being tried is invisible for the
     /// queue's own visibility timeout.
     fn is_waiting(&self) -> bool {
-        let messages = self.local.sqs.peek(QUEUE).unwrap();
+        let messages = self.queued();
         let now = self.clock.millis();
         messages
             .iter()

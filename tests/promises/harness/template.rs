@@ -92,6 +92,12 @@ impl Template {
             .collect()
     }
 
+    /// Whether a resource is made, with the parameters as they are set.
+    pub(crate) fn is_there(&self, resource: &str) -> bool {
+        let condition = self.raw(resource)["Condition"].as_str();
+        condition.is_none_or(|name| self.holds(&self.whole["Conditions"][name]))
+    }
+
     /// A resource as it stands, its references not followed.
     pub(crate) fn raw(&self, resource: &str) -> &Value {
         &self.whole["Resources"][resource]
