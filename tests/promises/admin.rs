@@ -103,9 +103,9 @@ async fn workers_are_listed_and_shown_without_anything_secret() {
         ids.collect::<Vec<_>>()
     };
     let (one, two) = (id(&one), id(&two));
-    assert_eq!(ids(&[]).await, [one.clone(), two.clone()]);
-    assert_eq!(ids(&["--away"]).await, [one.clone()]);
-    assert_eq!(ids(&["--user", "Bob@example.com"]).await, [two.clone()]);
+    assert_eq!(ids(&[]).await, [one.as_str(), two.as_str()]);
+    assert_eq!(ids(&["--away"]).await, [one.as_str()]);
+    assert_eq!(ids(&["--user", "Bob@example.com"]).await, [two.as_str()]);
     assert_eq!(
         ids(&["--workspace", WORKSPACE]).await,
         [one.clone(), two.clone()]
