@@ -5,11 +5,13 @@
 
 mod dead_letters;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client as DynamoDb;
 use aws_sdk_sqs::Client as Sqs;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use protocol::clock::Clock;
 use protocol::envelope::{self, EnvelopeError};
 
@@ -26,6 +28,9 @@ use crate::worker::{self, Worker};
 
 /// As long as a mailbox keeps an event unless it is set otherwise.
 const MAILBOX_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How many mailboxes are read at the same time.
+const CONCURRENT_READS: usize = 16;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -122,24 +127,34 @@ impl Admin {
         Ok(self.table.kept(worker).await?)
     }
 
-    /// What became of an event for a worker. None says that it was delivered, is on the queue and was not tried, or never was
-    /// for this worker: the table holds nothing of these.
+    /// What became of an event for each of these workers. None says that it was delivered, is on the queue and was not tried, or
+    /// never was for this worker: the table holds nothing of these.
     ///
     /// # Errors
     ///
     /// AWS failed.
     pub async fn trace(
         &self,
-        worker: &Worker,
+        workers: &[Worker],
         event: &EventId,
-    ) -> Result<Option<Trace>, AdminError> {
-        let mut kept = self.table.kept(worker).await?.into_iter();
-        if let Some(kept) = kept.find(|kept| kept.event == event.as_str()) {
-            return Ok(Some(Trace::Kept(kept)));
+    ) -> Result<Vec<Option<Trace>>, AdminError> {
+        let mut routed = BTreeMap::new();
+        for Worker { workspace, .. } in workers {
+            if !routed.contains_key(workspace) {
+                let of_event = self.table.routed_event(workspace, event).await?;
+                routed.insert(workspace, of_event);
+            }
         }
-        let routed = self.table.routed_event(&worker.workspace, event).await?;
-        let reason = routed.and_then(|r| access::reason(&r, &worker.id, &worker.subscription));
-        Ok(reason.map(|reason| Trace::NotFor(reason.as_str())))
+        let traces = stream::iter(workers).map(|worker| async {
+            let mut kept = self.table.kept(worker).await?.into_iter();
+            if let Some(kept) = kept.find(|kept| kept.event == event.as_str()) {
+                return Ok(Some(Trace::Kept(kept)));
+            }
+            let routed = routed[&worker.workspace].as_ref();
+            let reason = routed.and_then(|r| access::reason(r, &worker.id, &worker.subscription));
+            Ok(reason.map(|reason| Trace::NotFor(reason.as_str())))
+        });
+        traces.buffered(CONCURRENT_READS).try_collect().await
     }
 
     /// Removes a worker and its mailbox.

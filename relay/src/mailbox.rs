@@ -138,7 +138,9 @@ async fn sign_all(
         let Some(body) = read_body(table, &worker.workspace, &parked).await? else {
             tracing::error!(
                 event = %parked.delivery.event,
+                workspace = worker.workspace,
                 worker = worker.id,
+                user = worker.owner(),
                 "event {} cannot be pulled: its stored body is gone",
                 parked.delivery.event
             );

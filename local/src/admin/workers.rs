@@ -295,9 +295,9 @@ pub(super) async fn event(admin: &Admin, show: Show, event: &EventId) -> anyhow:
     };
     let mut rows: Vec<_> = read.letters.iter().map(of).collect();
     let mut silent = 0;
-    for worker in &workers {
+    for (worker, trace) in workers.iter().zip(admin.trace(&workers, event).await?) {
         let is_dead = rows.iter().any(|row| row.worker == worker.id);
-        match admin.trace(worker, event).await? {
+        match trace {
             Some(Trace::Kept(kept)) => {
                 let event = Event::of(&kept);
                 let detail = format!(

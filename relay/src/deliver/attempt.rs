@@ -103,8 +103,10 @@ impl Deliver {
         event: Option<&EventId>,
     ) {
         if let Err(error) = self.table.record_rejection(worker, reason, event).await {
-            let (worker, error) = (&worker.id, chain(&error));
+            let (workspace, error) = (&worker.workspace, chain(&error));
+            let worker = &worker.id;
             tracing::warn!(
+                workspace,
                 worker,
                 error,
                 "a rejection of worker {worker} was not recorded"
@@ -115,8 +117,10 @@ impl Deliver {
     /// Records a success on the worker, as far as that succeeds.
     pub(super) async fn note_success(&self, worker: &Worker, event: &EventId) {
         if let Err(error) = self.table.record_success(worker, event).await {
-            let (worker, error) = (&worker.id, chain(&error));
+            let (workspace, error) = (&worker.workspace, chain(&error));
+            let worker = &worker.id;
             tracing::warn!(
+                workspace,
                 worker,
                 error,
                 "a success of worker {worker} was not recorded"

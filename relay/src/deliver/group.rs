@@ -96,7 +96,9 @@ impl<'a, 'b> Group<'a, 'b> {
             Err(error) => {
                 tracing::error!(
                     event = %delivery.event,
+                    workspace = delivery.workspace,
                     worker = delivery.worker,
+                    user = self.worker.as_deref().and_then(Worker::owner),
                     error = chain(&error),
                     "event {} for worker {} could not be processed",
                     delivery.event,
@@ -126,6 +128,7 @@ impl<'a, 'b> Group<'a, 'b> {
                 (OnReceipt::Drop, _) | (_, None) => {
                     tracing::info!(
                         event = %delivery.event,
+                        workspace = delivery.workspace,
                         worker = delivery.worker,
                         "event {} is dropped: worker {} is removed",
                         delivery.event,
