@@ -115,6 +115,12 @@ mod tests {
         for row in rows {
             assert!(measured.lines().any(|line| line == row), "{row}");
         }
+        let (_, idle) = measured.split_once("| **all of it").unwrap();
+        let dollars = idle.split("**").nth(2).unwrap();
+        assert!(
+            readme.contains(&format!("[{dollars} a month]")),
+            "{dollars}"
+        );
         let (_, plot) = figures.split_once("\n![").unwrap();
         let (_, plot) = plot.split_once("](bench/").unwrap();
         let (plot, _) = plot.split_once(')').unwrap();
