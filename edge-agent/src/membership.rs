@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::clock::{UnixMillis, millis, rfc3339};
-use protocol::messages::{Filter, Register, Renew, Worker, WorkerState};
+use protocol::messages::{AwayReason, Filter, Register, Renew, Worker, WorkerState};
 use tokio::sync::{Notify, watch};
 use url::Url;
 
@@ -58,6 +58,8 @@ pub(crate) struct Membership {
     pub(crate) checked_at: UnixMillis,
     /// Whether the relay withholds events.
     pub(crate) is_withheld: bool,
+    /// Whether the relay's operator has paused the worker.
+    pub(crate) is_paused: bool,
     /// The end of the membership that was reported.
     pub(crate) due_at: Option<String>,
 }
@@ -268,6 +270,7 @@ impl Membership {
                 self.pull(registration).await?;
             }
             self.report_expired(&worker);
+            self.report_pause(&worker);
             self.report_membership(&worker);
             let had_problem = self.problem_ends(problem);
             self.report_state(registration, &worker, &desired);
@@ -276,6 +279,7 @@ impl Membership {
                     "ready: `{}` is {}",
                     worker.name,
                     match worker.state {
+                        _ if self.is_paused => "paused",
                         WorkerState::Pull => "a pull worker",
                         WorkerState::Live | WorkerState::Away => "live",
                     }
@@ -372,19 +376,30 @@ impl Membership {
         self.due_at = due_at;
     }
 
+    /// Reports that the relay's operator has paused the worker, or resumed it.
+    fn report_pause(&mut self, worker: &Worker) {
+        let is_paused = worker.away_reason == Some(AwayReason::Paused);
+        if is_paused == std::mem::replace(&mut self.is_paused, is_paused) {
+            return;
+        }
+        if is_paused {
+            warn("the relay's operator has paused this worker: its events wait at the relay");
+        } else {
+            info("the relay's operator has resumed this worker");
+        }
+    }
+
     fn report_state(&self, registration: &Registration, worker: &Worker, desired: &DesiredState) {
         let now = rfc3339(self.state.clock.millis());
         self.report.change(|status| {
             status.workspace = Some(registration.workspace.name.clone());
-            // The mailbox is empty, so an away worker has just become live.
-            status.state = Some(
-                match worker.state {
-                    WorkerState::Away => WorkerState::Live,
-                    state => state,
-                }
-                .as_str()
-                .to_owned(),
-            );
+            let state = match worker.state {
+                _ if self.is_paused => AwayReason::Paused.as_str(),
+                // The mailbox is empty, so an away worker has just become live.
+                WorkerState::Away => WorkerState::Live.as_str(),
+                state => state.as_str(),
+            };
+            status.state = Some(state.to_owned());
             status.renewed_at = Some(now);
             status.address = desired.address.as_ref().map(shown);
         });

@@ -19,7 +19,7 @@ pub(crate) struct Status {
     pub(crate) name: String,
     /// The workspace's name, once registered.
     pub(crate) workspace: Option<String>,
-    /// `live`, `away` or `pull`, as the relay last responded.
+    /// `live`, `away`, `pull` or `paused`, as the relay last responded.
     pub(crate) state: Option<String>,
     /// When the relay last answered, RFC 3339.
     pub(crate) renewed_at: Option<String>,

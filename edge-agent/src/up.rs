@@ -177,6 +177,7 @@ impl Daemon {
             expired: 0,
             checked_at: 0,
             is_withheld: false,
+            is_paused: false,
             due_at: None,
         };
         let notified = [resumed, Arc::clone(&tunnel_resumed)];

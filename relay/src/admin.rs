@@ -175,17 +175,19 @@ impl Admin {
         changed(self.table.pause(worker).await?)
     }
 
-    /// Resumes a paused worker, and has its mailbox delivered if the relay does that.
+    /// Resumes a paused worker, and has its mailbox delivered if the relay does that: also for one that is not paused any
+    /// more, since an earlier call may have failed half-way.
     ///
     /// # Errors
     ///
     /// Another call changed the worker, or AWS failed.
     pub async fn resume(&self, worker: &Worker) -> Result<(), AdminError> {
-        changed(self.table.resume(worker).await?)?;
-        let resumed = Worker {
-            paused: false,
-            ..worker.clone()
-        };
+        let mut resumed = worker.clone();
+        if worker.paused {
+            resumed.away_since = self.table.resume(worker).await?;
+            changed(resumed.away_since.is_some())?;
+            resumed.paused = false;
+        }
         if resumed.is_drained() {
             let now = self.clock.millis();
             self.queue.request_drain(&resumed, now).await?;
@@ -218,7 +220,7 @@ impl Admin {
                 event: Some(event.to_string()),
                 ..Selection::default()
             };
-            let read = self.read_dead_letters(&selection).await?;
+            let read = self.read_dead_letters(&selection, usize::MAX).await?;
             self.release(&read.letters).await;
             let mut letters = read.letters.iter();
             stored = (letters.find(|letter| letter.workspace() == Some(workspace)))

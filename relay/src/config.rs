@@ -13,6 +13,7 @@ use crate::cause::chain;
 use crate::egress::EgressPolicy;
 use crate::linear::api::API_URL;
 use crate::linear::signer::WebhookSecret;
+use crate::origin::OriginSecret;
 use crate::policy::GiveUp;
 
 const HOUR: u64 = 3600;
@@ -160,6 +161,8 @@ pub struct IngestConfig {
     pub mailbox_retention: Duration,
     /// How long a group's worker may be away until its keys go to another one; none: for ever.
     pub group_failover: Option<Duration>,
+    /// What shows that a request came through CloudFront.
+    pub origin_secret: OriginSecret,
 }
 
 /// The settings of `register`.
@@ -179,8 +182,8 @@ pub struct RegisterConfig {
     pub workers_per_user: u64,
     /// How many workers a workspace may have.
     pub workers_per_workspace: u64,
-    /// Whether all requests come through CloudFront, which says in a header who made them.
-    pub is_behind_cloudfront: bool,
+    /// What shows that a request came through CloudFront.
+    pub origin_secret: OriginSecret,
     /// Which addresses workers may have.
     pub egress: EgressPolicy,
 }
@@ -280,20 +283,25 @@ pub fn webhook_secrets(settings: &mut Settings<'_>) -> String {
 }
 
 impl IngestConfig {
-    /// `ACCEPTED_AGE_SECONDS`, `MAILBOX_SECONDS`, `GROUP_FAILOVER_SECONDS`
+    /// `ACCEPTED_AGE_SECONDS`, `MAILBOX_SECONDS`, `GROUP_FAILOVER_SECONDS`, `ORIGIN_SECRET`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let failover = settings.seconds("GROUP_FAILOVER_SECONDS", 0, 0..=30 * DAY);
         Self {
             group_failover: (!failover.is_zero()).then_some(failover),
             accepted_age: settings.seconds("ACCEPTED_AGE_SECONDS", 8 * HOUR, 60..=7 * DAY),
             mailbox_retention: mailbox_retention(settings),
+            origin_secret: origin_secret(settings),
         }
     }
 }
 
+fn origin_secret(settings: &Settings<'_>) -> OriginSecret {
+    OriginSecret::new((settings.lookup)("ORIGIN_SECRET").as_deref())
+}
+
 impl RegisterConfig {
     /// `WORKSPACES`, `LINEAR_API_URL`, `LEASE_SECONDS`, `REGISTRATIONS_PER_MINUTE`, `MEMBERSHIP_SECONDS`,
-    /// `WORKERS_PER_USER`, `WORKERS_PER_WORKSPACE`, `CLOUDFRONT_FIREWALL`
+    /// `WORKERS_PER_USER`, `WORKERS_PER_WORKSPACE`, `ORIGIN_SECRET`
     pub fn read(settings: &mut Settings<'_>) -> Self {
         let url = settings.url("LINEAR_API_URL", Some(API_URL));
         Self {
@@ -305,22 +313,8 @@ impl RegisterConfig {
             membership: membership(settings),
             workers_per_user: settings.number("WORKERS_PER_USER", 20, 1..=100_000),
             workers_per_workspace: settings.number("WORKERS_PER_WORKSPACE", 1000, 1..=100_000),
-            is_behind_cloudfront: is_behind_cloudfront(settings),
+            origin_secret: origin_secret(settings),
             egress: egress(settings),
-        }
-    }
-}
-
-fn is_behind_cloudfront(settings: &mut Settings<'_>) -> bool {
-    let name = "CLOUDFRONT_FIREWALL";
-    match (settings.lookup)(name).as_deref() {
-        None | Some("none") => false,
-        Some("rate" | "linear") => true,
-        Some(_) => {
-            settings
-                .wrong
-                .push(format!("`{name}` has to be `none`, `rate` or `linear`"));
-            false
         }
     }
 }

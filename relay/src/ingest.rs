@@ -25,6 +25,7 @@ use crate::config::IngestConfig;
 use crate::error::Error;
 use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
+use crate::origin::OriginSecret;
 use crate::queue::{Queue, Recipient};
 use crate::table::{KnownBy, Route, RoutedEvent, Table, TableError};
 
@@ -121,6 +122,11 @@ impl Ingest {
         let workspaces = self.secrets.workspaces();
         join_all((workspaces.iter()).map(|workspace| self.mark_known(workspace, KnownBy::Secret)))
             .await;
+    }
+
+    /// What shows that a request came through CloudFront.
+    pub fn origin_secret(&self) -> &OriginSecret {
+        &self.config.origin_secret
     }
 
     /// Verifies a webhook and puts a message on the queue for every worker that wants its event.

@@ -26,6 +26,7 @@ pub mod linear;
 pub mod logging;
 mod mailbox;
 pub mod metrics;
+pub mod origin;
 pub mod outbound;
 mod outcome;
 pub mod policy;

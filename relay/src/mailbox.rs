@@ -57,16 +57,16 @@ pub(crate) async fn pull(
     if !pull.ack.is_empty() {
         table.delete_parked(&workspace, &id, &pull.ack).await?;
     }
-    if worker.paused {
-        return Ok(Mailbox {
-            state: worker.state,
-            withheld: worker.withheld,
-            events: Vec::new(),
-        });
-    }
     // What is not recorded to wait does not: an empty look is the most frequent call of all, and costs no read.
     let mut may_wait = worker.waiting || !pull.ack.is_empty();
     for _ in 0..TRIES {
+        if worker.paused {
+            return Ok(Mailbox {
+                state: worker.state,
+                withheld: worker.withheld,
+                events: Vec::new(),
+            });
+        }
         let parked = match may_wait {
             true => (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES, None)).await?,
             false => Vec::new(),

@@ -28,6 +28,7 @@ use crate::egress::parse_webhook_url;
 use crate::error::Error;
 use crate::linear::api::{Linear, Member};
 use crate::mailbox;
+use crate::origin::OriginSecret;
 use crate::outbound::{ClientError, Network, Outbound};
 use crate::policy;
 use crate::subscription::Subscription;
@@ -116,9 +117,9 @@ impl Register {
         })
     }
 
-    /// Whether all requests come through CloudFront.
-    pub fn is_behind_cloudfront(&self) -> bool {
-        self.config.is_behind_cloudfront
+    /// What shows that a request came through CloudFront.
+    pub fn origin_secret(&self) -> &OriginSecret {
+        &self.config.origin_secret
     }
 
     /// Registers a worker. A user who registers a name again gets the same worker.
@@ -227,7 +228,8 @@ impl Register {
         previous: Option<&Worker>,
     ) -> Result<Worker, Error> {
         let workspace = &member.workspace;
-        let has_mail = previous.is_none() && self.table.has_mail(&workspace.id, id).await?;
+        // What has expired counts, too: it is counted when the mailbox is read.
+        let has_mail = previous.is_none() && self.table.has_any_mail(&workspace.id, id).await?;
         let state = policy::registered_state(url.is_some(), previous.map(|w| w.state), has_mail);
         let now = self.clock.millis();
         let secret = Secret::generate();
@@ -254,7 +256,7 @@ impl Register {
             last_error_at: None,
             parked: previous.map_or(0, |w| w.parked),
             waiting: previous.map_or(has_mail, |w| w.waiting),
-            away_since: (state == WorkerState::Away)
+            away_since: (state == WorkerState::Away || previous.is_some_and(|w| w.paused))
                 .then(|| previous.and_then(|w| w.away_since).unwrap_or(now)),
             away_reason: previous
                 .and_then(|w| w.away_reason)

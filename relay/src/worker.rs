@@ -257,7 +257,7 @@ impl Worker {
     }
 
     /// Whether the relay delivers its mailbox, as soon as it answers.
-    pub(crate) fn is_drained(&self) -> bool {
+    pub fn is_drained(&self) -> bool {
         policy::is_drained(self.state, self.pulls) && !self.paused
     }
 

@@ -10,9 +10,10 @@ use protocol::messages::{AwayReason, Renew, WorkerState};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
+use crate::harness::agent::{Agent, relay_and_home, run as run_agent, worker};
 use crate::harness::commands;
 use crate::harness::{
-    Answer, Receiver, Registration, Relay, eventually, issue, large_issue, numbers, pulled,
+    Answer, Receiver, Registration, Relay, TOKEN, eventually, issue, large_issue, numbers, pulled,
     registration, relay, until,
 };
 
@@ -221,8 +222,13 @@ async fn dead_letters_are_listed_once_and_redriven_in_order() {
     relay.register("other", &other.url()).await;
     // More of one ordering key than a receive returns.
     let first = relay.post(&issue("i", 0)).await;
-    relay.post_all(1..13).await;
+    relay.post_all(1..12).await;
+    let last = relay.post(&issue("i", 12)).await;
     dead(&relay, 26).await;
+    // One that cannot be read is not taken for one that was delivered.
+    let (table, said) = does(&relay, &["event", &last.event]).await;
+    assert_eq!(table.matches("given up").count(), 2, "{table}");
+    assert!(said.contains("cannot be read now"), "{said}");
     let tried = receiver.count();
 
     let (table, said) = does(&relay, &["dead-letters", "--worker", &id(&worker)]).await;
@@ -391,6 +397,49 @@ async fn a_pull_worker_can_be_paused_too() {
     assert!(shown.contains("pull: paused"), "{shown}");
     does(&relay, &["resume", &id(&worker)]).await;
     assert_eq!(pulled(&relay.pull(&worker, &[], None).await), [1]);
+}
+
+#[tokio::test]
+async fn a_paused_worker_counts_as_away_in_its_group() {
+    let relay = relay().set("GROUP_FAILOVER_SECONDS", 60).start().await;
+    let member = async |name: &str| {
+        let request = json!({"name": name, "linearToken": TOKEN, "group": "g"});
+        relay.register_as(request).await
+    };
+    let workers = [member("one").await, member("two").await];
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    let got = async |worker: &Registration| pulled(&relay.pull(worker, &[], None).await);
+    let chosen = usize::from(got(&workers[1]).await == [1]);
+    let (chosen, other) = (&workers[chosen], &workers[1 - chosen]);
+    does(&relay, &["pause", &id(chosen)]).await;
+    // A renewal writes the route anew.
+    let renewal = Renew {
+        receipts: Some(true),
+        ..Renew::default()
+    };
+    relay.renew(chosen, &renewal).await;
+    relay.clock.advance(Duration::from_secs(61));
+    relay.post(&issue("i", 2)).await;
+    relay.settled().await;
+    assert_eq!(got(other).await, [2]);
+    does(&relay, &["resume", &id(chosen)]).await;
+    assert_eq!(got(chosen).await, [1]);
+}
+
+#[tokio::test]
+async fn the_agent_says_that_it_is_paused_and_resumed() {
+    let (relay, home) = relay_and_home().await;
+    let agent = Agent::pulling(&relay, &home).await;
+    let worker = id(&worker(&home));
+    agent.stop().await;
+    does(&relay, &["pause", &worker]).await;
+    let mut agent = Agent::begin(&mut Agent::up(&relay, &home)).await;
+    agent.says("has paused this worker").await;
+    agent.says("`laptop` is paused").await;
+    let status = run_agent(&home, &["status", "--json"]).await.json();
+    assert_eq!(status["state"], "paused");
+    agent.stop().await;
 }
 
 #[tokio::test]

@@ -172,6 +172,19 @@ async fn an_event_that_was_not_fetched_in_time_is_counted_and_its_owner_is_told(
 }
 
 #[tokio::test]
+async fn what_expired_is_counted_also_by_who_registers_after_the_lease_has_ended() {
+    let start = relay().set("MAILBOX_SECONDS", 3600);
+    let relay = start.set("LEASE_SECONDS", 7200).start().await;
+    relay.register_pull("one").await;
+    relay.post_all(0..3).await;
+    relay.settled().await;
+    relay.clock.advance(Duration::from_secs(7201));
+    let again = relay.register_pull("one").await;
+    assert!(pulled(&relay.pull(&again, &[], None).await).is_empty());
+    assert_eq!(relay.read(&again).await.expired.unwrap().count, 3);
+}
+
+#[tokio::test]
 async fn an_agent_says_that_events_are_lost() {
     let relay = relay().set("MAILBOX_SECONDS", 3600).start().await;
     let home = Home::new();

@@ -738,10 +738,11 @@ fn with_a_firewall_everything_comes_through_it() {
     assert_eq!(there(&with), [true, true, false]);
     assert_eq!(rules(&with), ["rate"]);
     assert_eq!(closed(&with), true);
-    assert_eq!(
-        environment(&with, "register")["CLOUDFRONT_FIREWALL"],
-        "rate"
-    );
+    for function in ["ingest", "register"] {
+        let shown = |template: &Template| environment(template, function)["ORIGIN_SECRET"].clone();
+        assert_eq!(shown(&without), "");
+        assert_eq!(shown(&with), "{{resolve:secretsmanager:OriginSecret}}");
+    }
     let distribution = &with.properties("Distribution")["DistributionConfig"];
     assert_eq!(distribution["Aliases"], json!(["relay.example.com"]));
     assert_eq!(

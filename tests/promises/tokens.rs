@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use local::samples::WORKSPACE;
+use local::samples::{WORKSPACE, Webhook};
 use reqwest::Method;
 use serde_json::json;
 
@@ -206,32 +206,54 @@ async fn junk_is_refused_before_linear_is_asked_and_does_not_lock_out_who_is_kno
 }
 
 /// Tries to register with a token that Linear does not know.
-async fn junk_from(relay: &Relay, (header, client): (&str, &str), at: u8) -> u16 {
+async fn junk_from(relay: &Relay, headers: &[(&str, &str)], at: usize) -> u16 {
     let url = format!("{}/edge/register", relay.local.url());
     let body = json!({"name": "junk", "linearToken": format!("lin_oauth_junk{at}")});
-    let call = relay.client.post(url).header(header, client).json(&body);
+    let call = relay.client.post(url).json(&body);
+    let call = (headers.iter()).fold(call, |call, (name, value)| call.header(*name, *value));
     call.send().await.unwrap().status().as_u16()
 }
 
 #[tokio::test]
 async fn behind_cloudfront_the_client_that_it_names_is_limited() {
-    for (firewall, expected) in [("rate", [429, 401, 401]), ("none", [429, 429, 429])] {
-        let start = relay().set("REGISTRATIONS_PER_MINUTE", 2);
-        let relay = start.set("CLOUDFRONT_FIREWALL", firewall).start().await;
-        let junk = async |client: &str, at| {
-            junk_from(&relay, ("cloudfront-viewer-address", client), at).await
-        };
-        for at in 0..2 {
-            // From whatever port.
-            assert_eq!(junk(&format!("192.0.2.1:4000{at}"), at).await, 401);
-        }
-        let refused = [
-            junk("192.0.2.1:40002", 2).await,
-            junk("192.0.2.2:40002", 3).await,
-            junk("2001:db8:0:0:0:0:0:1:40002", 4).await,
+    let start = relay().set("REGISTRATIONS_PER_MINUTE", 2);
+    let relay = start.set("ORIGIN_SECRET", "the origin's").start().await;
+    let junk = async |client: &str, at| {
+        let headers = [
+            ("cloudfront-viewer-address", client),
+            ("x-origin-secret", "the origin's"),
         ];
-        assert_eq!(refused, expected, "{firewall}");
+        junk_from(&relay, &headers, at).await
+    };
+    for at in 0..2 {
+        // From whatever port.
+        assert_eq!(junk(&format!("192.0.2.1:4000{at}"), at).await, 401);
     }
+    assert_eq!(junk("192.0.2.1:40002", 2).await, 429);
+    assert_eq!(junk("192.0.2.2:40002", 3).await, 401);
+    assert_eq!(junk("2001:db8:0:0:0:0:0:1:40002", 4).await, 401);
+}
+
+#[tokio::test]
+async fn without_cloudfront_nobody_is_whom_a_header_names() {
+    let relay = relay().set("REGISTRATIONS_PER_MINUTE", 2).start().await;
+    for (at, expected) in [401, 401, 429].into_iter().enumerate() {
+        let client = format!("192.0.2.{at}:4000");
+        let headers = [("cloudfront-viewer-address", client.as_str())];
+        assert_eq!(junk_from(&relay, &headers, at).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn whoever_walks_around_cloudfront_finds_nothing() {
+    let relay = relay().set("ORIGIN_SECRET", "the origin's").start().await;
+    let asked = relay.linear.calls();
+    for headers in [&[][..], &[("x-origin-secret", "a guess")]] {
+        assert_eq!(junk_from(&relay, headers, 1).await, 404);
+    }
+    assert_eq!(relay.linear.calls(), asked);
+    let webhook = Webhook::sample(SECRET, &issue("i", 1), relay.clock.millis());
+    relay.refuses_webhook(&webhook, (404, "not_found")).await;
 }
 
 #[tokio::test]
@@ -245,7 +267,7 @@ async fn behind_a_proxy_the_address_that_it_names_is_limited_and_no_other_header
         };
         let relay = start.start().await;
         let junk =
-            async |client: &str, at| junk_from(&relay, ("x-forwarded-for", client), at).await;
+            async |client: &str, at| junk_from(&relay, &[("x-forwarded-for", client)], at).await;
         for at in 0..2 {
             assert_eq!(junk("192.0.2.1", at).await, 401);
         }

@@ -68,6 +68,7 @@ pub async fn handle(ingest: &Ingest, request: Request) -> Result<Response<Body>,
 
 async fn accept(ingest: &Ingest, request: Request) -> Result<Response<Body>, Error> {
     let (parts, body) = request.into_parts();
+    ingest.origin_secret().verify(&parts.headers)?;
     if parts.method != Method::POST {
         return Err(Error::MethodNotAllowed { allow: "POST" });
     }

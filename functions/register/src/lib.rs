@@ -66,7 +66,9 @@ pub async fn handle(register: &Register, request: Request) -> Result<Response<Bo
 }
 
 async fn route(register: &Register, request: Request) -> Result<Response<Body>, Error> {
-    let caller = caller(&request, register.is_behind_cloudfront());
+    let origin = register.origin_secret();
+    origin.verify(request.headers())?;
+    let caller = caller(&request, origin.is_behind_cloudfront());
     let (parts, body) = request.into_parts();
     let path: Vec<&str> = (parts.uri.path().trim_start_matches('/').split('/')).collect();
     match path.as_slice() {

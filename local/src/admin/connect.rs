@@ -1,6 +1,6 @@
 //! Finds a stack's table and queues: they are settings of its function `deliver`, which its template sets.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -17,6 +17,8 @@ use relay::config::environment;
 use serde::Deserialize;
 
 use super::show::printable;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The answer of Lambda's `GetFunctionConfiguration`, as far as it matters.
 #[derive(Deserialize)]
@@ -85,7 +87,7 @@ async fn variables(config: &SdkConfig, stack: &str) -> anyhow::Result<Variables>
     let url =
         format!("{endpoint}/2015-03-31/functions/{stack}-deliver/configuration?Qualifier=live");
     let request = signed(credentials, region, url)?;
-    let client = reqwest::Client::builder().build()?;
+    let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
     let answer = (client.execute(request).await)
         .map_err(reqwest::Error::without_url)
         .context("AWS Lambda cannot be asked for the stack's function `deliver`")?;

@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::show::Show;
 use super::{Answer, Letters};
 
+/// How many are moved or deleted before more are read: what is read is held for five minutes.
+const ROUND: usize = 500;
 /// How often progress is printed.
 const EVERY: usize = 100;
 
@@ -50,7 +52,8 @@ fn selection(letters: Letters) -> Selection {
     }
 }
 
-fn tell_hidden(hidden: u64) {
+/// Says how many dead letters could not be read.
+pub(super) fn tell_hidden(hidden: u64) {
     if hidden > 0 {
         eprintln!(
             "about {hidden} more cannot be read now: they wait behind others of the same ordering key, or somebody else reads them"
@@ -59,8 +62,9 @@ fn tell_hidden(hidden: u64) {
 }
 
 pub(super) async fn list(admin: &Admin, show: Show, letters: Letters) -> anyhow::Result<()> {
-    let read = admin.read_dead_letters(&selection(letters)).await?;
+    let mut read = (admin.read_dead_letters(&selection(letters), usize::MAX)).await?;
     admin.release(&read.letters).await;
+    read.letters.sort_by_key(DeadLetter::sent_at);
     let rows: Vec<_> = read.letters.iter().map(row).collect();
     let header = ["DEAD SINCE", "EVENT", "TYPE", "WORKER", "USER", "REASON"];
     show.rows(header, &rows, |row| {
@@ -86,7 +90,7 @@ pub(super) async fn redrive(admin: &Admin, letters: Letters) -> anyhow::Result<(
     let mut moved = 0;
     // In rounds: those behind others of their group are seen when these are gone.
     let hidden = loop {
-        let read = admin.read_dead_letters(&selection).await?;
+        let read = admin.read_dead_letters(&selection, ROUND).await?;
         if read.letters.is_empty() {
             break read.hidden;
         }
@@ -106,30 +110,22 @@ pub(super) async fn redrive(admin: &Admin, letters: Letters) -> anyhow::Result<(
 
 pub(super) async fn delete(admin: &Admin, letters: Letters, answer: &Answer) -> anyhow::Result<()> {
     let selection = selection(letters);
+    let found = admin.read_dead_letters(&selection, usize::MAX).await?;
+    admin.release(&found.letters).await;
+    if !found.letters.is_empty() {
+        answer.confirm(&format!(
+            "Delete {} dead letters, and those behind them? Their events are lost.",
+            found.letters.len()
+        ))?;
+    }
     let mut deleted = 0;
     let hidden = loop {
-        let read = admin.read_dead_letters(&selection).await?;
+        let read = admin.read_dead_letters(&selection, ROUND).await?;
         if read.letters.is_empty() {
             break read.hidden;
         }
-        let question = format!(
-            "Delete {} dead letters, and those behind them? Their events are lost.",
-            read.letters.len()
-        );
-        if deleted == 0
-            && let Err(error) = answer.confirm(&question)
-        {
-            admin.release(&read.letters).await;
-            return Err(error);
-        }
-        each(
-            admin,
-            &read.letters,
-            &mut deleted,
-            "deleted",
-            async |letter| admin.delete(letter).await,
-        )
-        .await?;
+        let act = async |letter: &DeadLetter| admin.delete(letter).await;
+        each(admin, &read.letters, &mut deleted, "deleted", act).await?;
     };
     eprintln!("deleted: {deleted}");
     tell_hidden(hidden);

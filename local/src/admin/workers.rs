@@ -14,6 +14,7 @@ use relay::worker::Worker;
 use serde::Serialize;
 
 use super::Answer;
+use super::letters;
 use super::show::{Show, printable};
 
 /// How many of the events that wait for a worker are listed for people.
@@ -154,6 +155,15 @@ impl Event {
         }
     }
 
+    /// What has happened with it, and what happens next.
+    fn detail(&self) -> String {
+        let failed = format!("{} failed attempts", self.failed_attempts);
+        match self.next() {
+            next if next.is_empty() => failed,
+            next => format!("{failed}, {next}"),
+        }
+    }
+
     /// When something happens with it next.
     fn next(&self) -> String {
         match (&self.next_attempt, &self.kept_until) {
@@ -286,7 +296,7 @@ pub(super) async fn event(admin: &Admin, show: Show, event: &EventId) -> anyhow:
         event: Some(event.to_string()),
         ..Selection::default()
     };
-    let read = admin.read_dead_letters(&selection).await?;
+    let read = admin.read_dead_letters(&selection, usize::MAX).await?;
     admin.release(&read.letters).await;
     let workers = admin.workers(None).await?;
     let of = |letter: &DeadLetter| {
@@ -298,14 +308,11 @@ pub(super) async fn event(admin: &Admin, show: Show, event: &EventId) -> anyhow:
     for (worker, trace) in workers.iter().zip(admin.trace(&workers, event).await?) {
         let is_dead = rows.iter().any(|row| row.worker == worker.id);
         match trace {
+            // It is in the list already.
+            Some(Trace::Kept(kept)) if is_dead && kept.place == Place::GivenUp => {}
             Some(Trace::Kept(kept)) => {
                 let event = Event::of(&kept);
-                let detail = format!(
-                    "{} failed attempts, {}",
-                    event.failed_attempts,
-                    event.next()
-                );
-                rows.push(Whereabouts::of(worker, event.place, detail));
+                rows.push(Whereabouts::of(worker, event.place, event.detail()));
             }
             _ if is_dead => {}
             Some(Trace::NotFor(reason)) => {
@@ -325,6 +332,7 @@ pub(super) async fn event(admin: &Admin, show: Show, event: &EventId) -> anyhow:
             row.detail.clone(),
         ]
     })?;
+    letters::tell_hidden(read.hidden);
     if silent > 0 {
         eprintln!(
             "nothing is kept of it for {silent} others: it was delivered, is on the queue and was not tried yet, or is not for \
@@ -398,7 +406,7 @@ pub(super) async fn pause(admin: &Admin, worker: &Worker) -> anyhow::Result<()> 
 }
 
 pub(super) async fn resume(admin: &Admin, worker: &Worker) -> anyhow::Result<()> {
-    if !worker.paused {
+    if !worker.paused && !worker.is_drained() {
         bail!("{} is not paused", worker.id);
     }
     admin.resume(worker).await?;

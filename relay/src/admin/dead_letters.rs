@@ -40,22 +40,26 @@ impl Selection {
 /// What was read of the dead-letter queue.
 #[derive(Debug)]
 pub struct Read {
-    /// Those that were asked for, each once, the oldest first. They are held.
+    /// Those that were asked for, each once, in the order of their groups. They are held.
     pub letters: Vec<DeadLetter>,
     /// About how many others there are that could not be read now, because they are behind these or somebody else reads them.
     pub hidden: u64,
 }
 
 impl Admin {
-    /// Reads the dead letters that are selected, and holds them. They have to be released.
+    /// Reads the dead letters that are selected, or about as many as `most` of them, and holds them. They have to be released.
     ///
     /// # Errors
     ///
     /// AWS failed. What was read is there again after five minutes.
-    pub async fn read_dead_letters(&self, selection: &Selection) -> Result<Read, AdminError> {
+    pub async fn read_dead_letters(
+        &self,
+        selection: &Selection,
+        most: usize,
+    ) -> Result<Read, AdminError> {
         let mut seen = HashSet::new();
         let (mut letters, mut others) = (Vec::new(), Vec::new());
-        loop {
+        while letters.len() < most {
             let mut received = self.dead_letters.receive(HELD).await?;
             // On a queue that takes longer to read than they are held, the first come again.
             received.retain(|letter| seen.insert(letter.id().to_owned()));
@@ -72,7 +76,6 @@ impl Admin {
         }
         let hidden = self.dead_letters.count().await?;
         self.dead_letters.release(&others).await;
-        letters.sort_by_key(DeadLetter::sent_at);
         Ok(Read {
             letters,
             hidden: hidden.saturating_sub(seen.len() as u64),

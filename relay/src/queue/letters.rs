@@ -74,7 +74,7 @@ impl DeadLetter {
         self.attribute(attribute::FIRST_ATTEMPT)
     }
 
-    /// When it came here, after its last attempt. One that SQS has moved here has the time at which it was first sent.
+    /// When it came here, after its last attempt.
     pub fn sent_at(&self) -> UnixMillis {
         let text = self.system(&MessageSystemAttributeName::SentTimestamp);
         text.and_then(|text| text.parse().ok()).unwrap_or_default()

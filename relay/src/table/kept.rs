@@ -20,9 +20,16 @@ pub enum Place {
     Withheld,
     /// On the queue, after failed attempts.
     Backoff,
+    /// On the dead-letter queue, unless it was dropped there.
+    GivenUp,
 }
 
 impl Place {
+    /// Whether the table holds the event itself.
+    fn is_stored(self) -> bool {
+        !matches!(self, Self::Backoff | Self::GivenUp)
+    }
+
     /// In words.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -30,6 +37,7 @@ impl Place {
             Self::Aside => "aside",
             Self::Withheld => "withheld",
             Self::Backoff => "backoff",
+            Self::GivenUp => "given up",
         }
     }
 }
@@ -68,9 +76,8 @@ fn parse(item: &Item) -> Option<Kept> {
         .find_map(|(prefix, place)| Some((sort.strip_prefix(prefix)?, *place)))?;
     let is_tried = place == Place::Backoff;
     // A dead letter's attempts stay counted, and have no beginning.
-    if is_tried && !item.contains_key("first_attempt") {
-        return None;
-    }
+    let is_given_up = is_tried && !item.contains_key("first_attempt");
+    let place = if is_given_up { Place::GivenUp } else { place };
     let attempts = if is_tried {
         number(item, "attempts").unwrap_or(0)
     } else {
@@ -96,7 +103,7 @@ fn parse(item: &Item) -> Option<Kept> {
 /// Each event once: one in a mailbox can have failed attempts of its own, while the relay delivers the mailbox.
 fn merged(all: Vec<Kept>) -> Vec<Kept> {
     let (tried, mut kept): (Vec<_>, Vec<_>) =
-        (all.into_iter()).partition(|kept| kept.place == Place::Backoff);
+        (all.into_iter()).partition(|kept| !kept.place.is_stored());
     let mut tried: HashMap<String, Kept> =
         (tried.into_iter().map(|kept| (kept.event.clone(), kept))).collect();
     for kept in &mut kept {
@@ -143,7 +150,7 @@ impl Table {
         worker: &Worker,
         kept: &Kept,
     ) -> Result<Option<Body>, TableError> {
-        if kept.place == Place::Backoff {
+        if !kept.place.is_stored() {
             return Ok(None);
         }
         let partition = worker_partition(&worker.workspace, &worker.id);

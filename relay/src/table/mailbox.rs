@@ -305,14 +305,33 @@ impl Table {
         Ok(())
     }
 
-    /// Whether anything is parked.
+    /// Whether anything is parked that has not expired.
     pub(crate) async fn has_mail(&self, workspace: &str, worker: &str) -> Result<bool, TableError> {
+        let is_kept =
+            "expires_at > :now AND (attribute_not_exists(kept_until) OR kept_until > :now)";
+        self.finds_mail(workspace, worker, is_kept).await
+    }
+
+    /// Whether anything is parked, also what has expired and was not counted yet.
+    pub(crate) async fn has_any_mail(
+        &self,
+        workspace: &str,
+        worker: &str,
+    ) -> Result<bool, TableError> {
+        self.finds_mail(workspace, worker, "expires_at > :now")
+            .await
+    }
+
+    async fn finds_mail(
+        &self,
+        workspace: &str,
+        worker: &str,
+        filter: &str,
+    ) -> Result<bool, TableError> {
         let mut pages = (self.client.query())
             .table_name(&self.name)
             .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-            .filter_expression(
-                "expires_at > :now AND (attribute_not_exists(kept_until) OR kept_until > :now)",
-            )
+            .filter_expression(filter)
             .expression_attribute_values(":pk", s(worker_partition(workspace, worker)))
             .expression_attribute_values(":prefix", s(PREFIX))
             .expression_attribute_values(":now", n(self.clock.seconds()))

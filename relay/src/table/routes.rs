@@ -21,7 +21,7 @@ pub(crate) struct Route {
     /// What it may see, and wants.
     #[serde(flatten)]
     pub(crate) subscription: Subscription,
-    /// Since when it is away; recorded for a worker with a group alone.
+    /// Since when it is away or paused; recorded for a worker with a group alone.
     #[serde(default)]
     pub(crate) away_since: Option<UnixMillis>,
 }
@@ -57,7 +57,8 @@ pub(super) fn item(worker: &Worker) -> Item {
     let mut item = subscription(&worker.subscription);
     item.extend(key(&worker.workspace, &worker.id));
     item.insert("expires_at".to_owned(), n(worker.expires_at));
-    let is_away = worker.state == WorkerState::Away && worker.subscription.group.is_some();
+    let is_away =
+        (worker.state == WorkerState::Away || worker.paused) && worker.subscription.group.is_some();
     if let Some(since) = worker.away_since.filter(|_| is_away) {
         item.insert("away_since".to_owned(), n(since));
     }
