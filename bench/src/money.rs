@@ -49,8 +49,10 @@ pub(crate) const ROUND_SECONDS: f64 = 0.008;
 /// Stated, not measured: a POST to a worker and its answer over the internet, on an open connection, seconds.
 pub(crate) const POST_SECONDS: f64 = 0.120;
 
-/// How often a worker without an address looks into its mailbox, unless it is told otherwise.
-pub(crate) const LOOK_SECONDS: f64 = 5.0;
+/// How often a worker without an address looks into its mailbox when nothing has happened for a while.
+const IDLE_LOOK_SECONDS: f64 = 8.0;
+/// And when something happens.
+pub(crate) const LOOK_SECONDS: f64 = 2.0;
 
 /// Stated, not measured: the line that the HTTP API writes to its log for each request, with what CloudWatch counts beside each
 /// line, bytes.
@@ -159,7 +161,7 @@ pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
         // A call that does nothing.
         access_log => ACCESS_LOG_BYTES,
         warm => lambda(ROUND_SECONDS, 1.0),
-        look_seconds => LOOK_SECONDS,
+        look_seconds => IDLE_LOOK_SECONDS,
         renewal => call(&calls.renewal),
         look => call(&calls.look),
     }

@@ -3,6 +3,7 @@
 //! Invariant: settings are valid as a whole, or refused as a whole.
 
 mod file;
+mod headers;
 mod keys;
 mod settings;
 mod values;
@@ -18,12 +19,18 @@ use serde::Deserialize;
 use url::Url;
 
 pub(crate) use file::{FILE, find, read};
+pub(crate) use headers::{Headers, OF_CONNECTION};
 pub(crate) use settings::{HandlerTable, Settings};
-pub(crate) use values::{Address, LinearSecret, Span, TunnelChoice, is_on_loopback, read_secret};
+pub(crate) use values::{
+    Address, LinearSecret, Poll, Span, TunnelChoice, is_on_loopback, read_secret,
+};
 pub(crate) use variables::environment;
 
 use crate::failure::Failure;
 use crate::target::Target;
+
+/// The largest number of retries: more than a day of them.
+const MAX_RETRIES: u64 = 150;
 
 /// What a rule does with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +48,13 @@ pub(crate) struct Rule {
     pub(crate) action: Action,
     pub(crate) time_limit: Duration,
     pub(crate) stop: OnStop,
+    /// How long after a success the next event of the same ordering key waits.
+    pub(crate) pause: Duration,
+    /// How often a failed event is retried, if that is set.
+    pub(crate) retries: Option<u64>,
+    pub(crate) headers: Headers,
+    /// In the place of the one for all handlers.
+    pub(crate) linear_secret: Option<LinearSecret>,
 }
 
 /// What a stop does with the event of its session that is being handled.
@@ -73,7 +87,7 @@ pub(crate) struct Config {
     pub(crate) filter: Option<Filter>,
     pub(crate) group: Option<String>,
     pub(crate) route: Route,
-    pub(crate) poll: Duration,
+    pub(crate) poll: Poll,
     pub(crate) listen: SocketAddr,
     /// Empty: NDJSON on stdout.
     pub(crate) rules: Vec<Rule>,
@@ -133,7 +147,7 @@ impl Settings {
                 (None, None | Some(TunnelChoice::None)) => Route::Pull,
                 (None, Some(tunnel)) => Route::Tunnel(tunnel),
             },
-            poll: self.poll.map_or(Duration::from_secs(5), |t| t.0),
+            poll: self.poll.unwrap_or(Poll::DEFAULT),
             listen: self
                 .listen
                 .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 4747))),
@@ -167,11 +181,29 @@ impl HandlerTable {
             (None, Some(_)) => return Err("`exec` names no program".to_owned()),
             _ => return Err("it takes either `to` or `exec`".to_owned()),
         };
+        let is_http = matches!(action, Action::Http(_));
+        let has_headers = !self.header.is_empty() || self.headers_file.is_some();
+        if !is_http && (has_headers || self.linear_secret_file.is_some()) {
+            return Err(
+                "`header`, `headers-file` and `linear-secret-file` are for `to`".to_owned(),
+            );
+        }
+        if self.retries.is_some_and(|retries| retries > MAX_RETRIES) {
+            return Err(format!("`retries` has to be 0 to {MAX_RETRIES}"));
+        }
+        let linear_secret = (self.linear_secret_file.as_deref())
+            .map(read_secret)
+            .transpose()
+            .map_err(|error| error.to_string())?;
         Ok(Rule {
             pattern,
             action,
             time_limit: self.time_limit.map_or(time_limit, |t| t.0),
             stop: self.stop,
+            pause: self.pause.map_or(Duration::ZERO, |t| t.0),
+            retries: self.retries,
+            headers: headers::read(&self.header, self.headers_file.as_deref())?,
+            linear_secret: linear_secret.map(LinearSecret),
         })
     }
 }
@@ -356,6 +388,6 @@ RELAY;linear-secret-file = 'nowhere' => nowhere
         let both = flags.over(file);
         assert!(both.handler.is_empty() && both.tunnel.is_none());
         assert_eq!(both.name.as_deref(), Some("flag"));
-        assert_eq!(both.poll, Some(Span(Duration::from_secs(9))));
+        assert_eq!(both.poll, Some("9s".parse().unwrap()));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use protocol::clock::UnixMillis;
 
-use crate::config::{Action, LinearSecret, Rule};
+use crate::config::{Action, Headers, LinearSecret, Rule};
 use crate::store::Event;
 
 pub(crate) use http::client;
@@ -29,6 +29,8 @@ pub(crate) enum Outcome {
     Dropped,
     /// A retry may succeed.
     Retry,
+    /// The handler says that the request itself is wrong; a short-lived reason is possible, such as a server that starts.
+    Refused,
     /// A retry would fail, too.
     Failed,
     /// The handler was absent, so nothing was attempted.
@@ -60,10 +62,13 @@ impl Answer {
 pub(crate) struct Attempting<'a> {
     pub(crate) client: &'a reqwest::Client,
     pub(crate) secret: Option<&'a LinearSecret>,
+    /// Headers beside those of the event.
+    pub(crate) headers: &'a Headers,
     /// From 1.
     pub(crate) attempt: u64,
     pub(crate) time_limit: Duration,
-    pub(crate) now: UnixMillis,
+    /// When the event is sent, for who checks its age.
+    pub(crate) stamp: UnixMillis,
     /// Where a command is found by a stop that ends it.
     pub(crate) running: Option<&'a Running>,
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::clock::UnixMillis;
+use protocol::clock::{UnixMillis, millis};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -20,7 +20,7 @@ use crate::handler::{self, Running};
 use crate::output::{info, warn};
 use crate::report::Report;
 use crate::state::AgentState;
-use attempt::{Disposition, Handling};
+use attempt::{Disposition, Handling, Stamps};
 use queue::Queue;
 
 /// How often a handler is probed: while it is present, and while it is absent.
@@ -51,6 +51,7 @@ struct Scheduler {
     running: JoinSet<(String, i64, Disposition)>,
     /// The keys that are blocked, by the absent handler that they wait for.
     absent: HashMap<String, Vec<String>>,
+    stamps: Stamps,
     watchers: JoinSet<()>,
     probes: mpsc::UnboundedSender<Probe>,
 }
@@ -72,6 +73,7 @@ pub(crate) async fn run(
         is_behind: false,
         running: JoinSet::new(),
         absent: HashMap::new(),
+        stamps: Stamps::default(),
         watchers: JoinSet::new(),
         probes,
         report,
@@ -149,6 +151,7 @@ impl Scheduler {
             config: Arc::clone(&self.config),
             running: self.commands.clone(),
             absent: self.absent.keys().cloned().collect(),
+            stamps: self.stamps.clone(),
         };
         self.running.spawn(async move {
             let disposition = handling.handle(sequence).await;
@@ -164,7 +167,11 @@ impl Scheduler {
 
     fn settle(&mut self, (key, sequence, disposition): (String, i64, Disposition)) {
         match disposition {
-            Disposition::Settled => self.queue_of(&key).remove(&key, sequence),
+            Disposition::Settled(pause) => {
+                let until = self.state.clock.millis() + millis(pause);
+                self.queue_of(&key).remove(&key, sequence);
+                self.queue_of(&key).pause(&key, until);
+            }
             Disposition::Retry(due_at) => self.queue_of(&key).retry_at(&key, sequence, due_at),
             // The key stays blocked until the handler is present.
             Disposition::HandlerAbsent(handler) if self.is_configured(&handler) => {
@@ -175,7 +182,12 @@ impl Scheduler {
             // The configuration has changed meanwhile.
             Disposition::HandlerAbsent(_) => {}
         }
-        self.queue_of(&key).unblock(&key);
+        self.unblock(&key);
+    }
+
+    fn unblock(&mut self, key: &str) {
+        let now = self.state.clock.millis();
+        self.queue_of(key).unblock(key, now);
     }
 
     fn is_configured(&self, handler: &str) -> bool {
@@ -222,7 +234,7 @@ impl Scheduler {
 
     fn unblock_waiting_for(&mut self, handler: &str) {
         for key in self.absent.remove(handler).unwrap_or_default() {
-            self.queue_of(&key).unblock(&key);
+            self.unblock(&key);
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::clock::{UnixMillis, millis, rfc3339};
+use protocol::clock::{UnixMillis, elapsed, millis, rfc3339};
 use protocol::messages::{AwayReason, Filter, Register, Renew, Worker, WorkerState};
 use tokio::sync::{Notify, watch};
 use url::Url;
@@ -58,6 +58,8 @@ pub(crate) struct Membership {
     pub(crate) checked_at: UnixMillis,
     /// Whether the relay withholds events.
     pub(crate) is_withheld: bool,
+    /// When something was pulled last, or the machine woke up.
+    pub(crate) active_at: UnixMillis,
     /// Whether the relay's operator has paused the worker.
     pub(crate) is_paused: bool,
     /// The end of the membership that was reported.
@@ -298,13 +300,17 @@ impl Membership {
         }
         loop {
             let poll = if polls {
-                self.config.borrow().poll
+                let idle = elapsed(self.active_at, self.state.clock.millis());
+                self.config.borrow().poll.wait(idle)
             } else {
                 RENEWAL_INTERVAL
             };
             tokio::select! {
                 () = self.state.clock.until(renew_at) => return Ok(()),
-                () = self.resumed.notified() => return Ok(()),
+                () = self.resumed.notified() => {
+                    self.active_at = self.state.clock.millis();
+                    return Ok(());
+                }
                 _ = self.config.changed() => return Ok(()),
                 // Without a tunnel there is no sender: the address stays as it is.
                 Ok(()) = self.address.changed() => return Ok(()),
@@ -405,9 +411,10 @@ impl Membership {
         });
     }
 
-    async fn pull(&self, registration: &Registration) -> Result<(), CallError> {
+    async fn pull(&mut self, registration: &Registration) -> Result<(), CallError> {
         let pulled = mailbox::empty(&self.relay, registration, &self.state).await?;
         if pulled > 0 {
+            self.active_at = self.state.clock.millis();
             info(format_args!("{pulled} from the mailbox"));
         }
         Ok(())

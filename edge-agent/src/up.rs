@@ -177,6 +177,7 @@ impl Daemon {
             expired: 0,
             checked_at: 0,
             is_withheld: false,
+            active_at: state.clock.millis(),
             is_paused: false,
             due_at: None,
         };

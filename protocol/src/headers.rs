@@ -15,5 +15,7 @@ pub const LINEAR_EVENT: &str = "linear-event";
 pub const LINEAR_DELIVERY: &str = "linear-delivery";
 /// Hex HMAC-SHA256 of the raw body, from Linear to the relay.
 pub const LINEAR_SIGNATURE: &str = "linear-signature";
+/// When Linear sent the event, in milliseconds since the Unix epoch. It is not signed.
+pub const LINEAR_TIMESTAMP: &str = "linear-timestamp";
 /// The number of this attempt, from 1.
 pub const EDGE_ATTEMPT: &str = "edge-attempt";

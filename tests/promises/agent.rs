@@ -3,6 +3,7 @@
 
 mod commands;
 mod complaints;
+mod consumers;
 mod handlers;
 mod linear_sdk;
 mod membership;

@@ -212,13 +212,7 @@ async fn relay(
 fn tunnel(config: &Config, status: Option<&Status>, checks: &mut Checks) {
     let address = status.and_then(|status| status.address.as_deref());
     match (&config.route, address) {
-        (Route::Pull, _) => checks.well(
-            "address",
-            format!(
-                "none: it asks every {}",
-                humantime::format_duration(config.poll)
-            ),
-        ),
+        (Route::Pull, _) => checks.well("address", format!("none: it asks every {}", config.poll)),
         (_, Some(address)) => checks.well("address", address),
         (Route::PublicUrl(url), None) => checks.wrong(
             "address",

@@ -82,7 +82,7 @@ fn text(arguments: &Init) -> String {
 
 # Keys stand before the first [[handler]]:
 # tunnel = "auto"                       # events at once instead of every `poll`
-# poll = "5s"
+# poll = "2s..8s"
 # listen = "127.0.0.1:4747"
 # concurrency = 4
 # linear-secret-file = "webhook-secret" # for code that uses Linear's own SDK

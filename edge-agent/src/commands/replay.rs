@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::events::since;
 use super::{print, print_json};
-use crate::config::{Action, Span};
+use crate::config::{Action, Headers, Span};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::{self, Attempting, Outcome};
@@ -112,9 +112,10 @@ async fn post(
         let attempting = Attempting {
             client: &client,
             secret: secret.as_ref(),
+            headers: &Headers::default(),
             attempt: 1,
             time_limit: TIME_LIMIT,
-            now: context.clock.millis(),
+            stamp: context.clock.millis(),
             running: None,
         };
         let answer = action.handle(&event, &attempting).await;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::keys;
-use super::settings::Settings;
+use super::settings::{HandlerTable, Settings};
 use crate::failure::Failure;
 
 /// The file's name, in the working directory.
@@ -58,6 +58,9 @@ pub(crate) fn read(file: &Path) -> Result<Settings, Failure> {
         &mut settings.linear_token_file,
         &mut settings.data,
     ] {
+        *path = path.as_ref().map(|path| beside.join(path));
+    }
+    for path in settings.handler.iter_mut().flat_map(HandlerTable::paths) {
         *path = path.as_ref().map(|path| beside.join(path));
     }
     settings.validate_exclusions().map_err(wrong)?;

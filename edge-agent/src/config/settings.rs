@@ -2,6 +2,7 @@
 //!
 //! Invariant: a setting is written once, as a field of [`Settings`], which makes it a flag, a variable and a key of the file.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::OnStop;
-use super::values::{Address, Span, TunnelChoice, parsed};
+use super::values::{Address, Poll, Span, TunnelChoice, parsed};
 use crate::target::Target;
 
 /// All settings that flags, variables and the file can have.
@@ -55,10 +56,10 @@ pub(crate) struct Settings {
     /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) pull: Option<bool>,
-    /// How often a pull worker asks [default: 5s]
+    /// How often a pull worker asks: `5s`, or `2s..8s`, slower the longer nothing happens [default: 2s..8s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
-    pub(crate) poll: Option<Span>,
+    pub(crate) poll: Option<Poll>,
     /// Where to listen for deliveries [default: 127.0.0.1:4747]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "parsed")]
@@ -103,6 +104,24 @@ pub(crate) struct HandlerTable {
     #[serde(deserialize_with = "parsed")]
     pub(super) time_limit: Option<Span>,
     pub(super) stop: OnStop,
+    /// How long after a success the next event of the same ordering key waits.
+    #[serde(deserialize_with = "parsed")]
+    pub(super) pause: Option<Span>,
+    /// How often a failed event is retried.
+    pub(super) retries: Option<u64>,
+    /// Headers that each request has beside those of the event; a value `$NAME` is the variable `NAME`.
+    pub(super) header: BTreeMap<String, String>,
+    /// A file with further ones, `Name: value` a line.
+    pub(super) headers_file: Option<PathBuf>,
+    /// In the place of the one for all handlers.
+    pub(super) linear_secret_file: Option<PathBuf>,
+}
+
+impl HandlerTable {
+    /// The paths in it.
+    pub(super) fn paths(&mut self) -> [&mut Option<PathBuf>; 2] {
+        [&mut self.headers_file, &mut self.linear_secret_file]
+    }
 }
 
 impl Settings {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
@@ -56,6 +57,57 @@ impl FromStr for Span {
     }
 }
 
+/// How often a pull worker asks: the shortest and the longest wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Poll {
+    pub(crate) shortest: Duration,
+    pub(crate) longest: Duration,
+}
+
+impl Poll {
+    /// Fast enough for Linear, which gives an agent ten seconds for its first sign of life in a session. An agent that is not
+    /// used costs the relay a quarter of one that is.
+    pub(crate) const DEFAULT: Self = Self {
+        shortest: Duration::from_secs(2),
+        longest: Duration::from_secs(8),
+    };
+
+    /// The wait when nothing has happened for so long: the shortest for ten minutes, then twice that for ten more, and so on.
+    pub(crate) fn wait(self, idle: Duration) -> Duration {
+        let doublings = u32::try_from(idle.as_secs() / 600)
+            .unwrap_or(u32::MAX)
+            .min(16);
+        (self.shortest * (1 << doublings)).min(self.longest)
+    }
+}
+
+impl FromStr for Poll {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (shortest, longest) = text.split_once("..").unwrap_or((text, text));
+        let poll = Self {
+            shortest: shortest.parse::<Span>()?.0,
+            longest: longest.parse::<Span>()?.0,
+        };
+        if poll.shortest > poll.longest {
+            return Err("the first has to be the shorter one, as in `2s..8s`".to_owned());
+        }
+        Ok(poll)
+    }
+}
+
+impl std::fmt::Display for Poll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [shortest, longest] = [self.shortest, self.longest].map(humantime::format_duration);
+        if self.shortest == self.longest {
+            write!(f, "{shortest}")
+        } else {
+            write!(f, "{shortest} to {longest}")
+        }
+    }
+}
+
 /// How the relay reaches this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,14 +124,33 @@ pub(crate) enum TunnelChoice {
     None,
 }
 
-/// Parses an optional setting from its text.
+/// Parses an optional setting from its text. A number is taken as its text: `to = 3000` is a port as good as any.
 pub(super) fn parsed<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: FromStr<Err: std::fmt::Display>,
     D: Deserializer<'de>,
 {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(serde::de::Error::custom)
+    deserializer
+        .deserialize_any(Text)
+        .and_then(|text| text.parse().map(Some).map_err(serde::de::Error::custom))
+}
+
+struct Text;
+
+impl Visitor<'_> for Text {
+    type Value = String;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a text in quotes")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
 }
 
 /// The secret of Linear's webhook as text. It is never shown.
@@ -103,5 +174,27 @@ pub(crate) fn read_secret(file: &Path) -> Result<String, Failure> {
             file.display()
         ))),
         text => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_asks_less_often_the_longer_nothing_happens() {
+        let at = |poll: &str, minutes: u64| {
+            let poll: Poll = poll.parse().unwrap();
+            poll.wait(Duration::from_secs(minutes * 60)).as_secs()
+        };
+        assert_eq!(
+            [0, 9, 10, 19, 20, 600].map(|minutes| at("2s..8s", minutes)),
+            [2, 2, 4, 4, 8, 8]
+        );
+        assert_eq!([0, 600_000].map(|minutes| at("3s", minutes)), [3, 3]);
+        assert_eq!(at("1h", 600_000), 3600);
+        for wrong in ["", "..", "2s..", "8s..2s", "0", "2..8"] {
+            assert!(wrong.parse::<Poll>().is_err(), "{wrong}");
+        }
     }
 }

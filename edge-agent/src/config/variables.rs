@@ -22,6 +22,15 @@ pub(crate) fn environment() -> Result<Settings, Failure> {
     )
 }
 
+/// The value of one variable that a setting names. An empty one counts as absent.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the variables of all settings are read here alone"
+)]
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 pub(super) fn parse(all: impl Iterator<Item = (String, String)>) -> Result<Settings, Failure> {
     let mut table = toml::Table::new();
     for (name, value) in all {

@@ -132,9 +132,10 @@ mod tests {
         let attempting = Attempting {
             client: &crate::handler::client().unwrap(),
             secret: None,
+            headers: &crate::config::Headers::default(),
             attempt: 3,
             time_limit,
-            now: 0,
+            stamp: 0,
             running: None,
         };
         run(command, &event("evt_1"), &attempting).await

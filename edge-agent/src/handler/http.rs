@@ -2,30 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::headers::{EDGE_ATTEMPT, LINEAR_SIGNATURE, WEBHOOK_ID, WEBHOOK_SIGNATURE};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use protocol::headers::{
+    EDGE_ATTEMPT, LINEAR_SIGNATURE, LINEAR_TIMESTAMP, WEBHOOK_ID, WEBHOOK_SIGNATURE,
+};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
 
 use super::{ANSWER_LIMIT, Answer, Attempting, Outcome, linear};
+use crate::config::OF_CONNECTION;
 use crate::relay::root_cause;
 use crate::store::Event;
 use crate::target::Target;
 
-/// Headers that belong to one connection (RFC 9110, section 7.6.1) or one message length.
-const NOT_FORWARDED: [&str; 12] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// As Linear's requests have it.
+const LINEAR_USER_AGENT: &str = "Linear-Webhook";
 
 /// The client that all events are POSTed with.
 pub(crate) fn client() -> reqwest::Result<Client> {
@@ -44,23 +34,28 @@ pub(super) async fn post(target: &Target, event: &Event, attempting: &Attempting
         secret,
         attempt,
         time_limit,
-        now,
+        stamp,
         ..
     } = *attempting;
     let mut headers = forwarded(event, attempt);
     let body = match secret {
         None => event.body.clone(),
         Some(secret) => {
-            let body = linear::stamped(&event.body, now);
+            let body = linear::stamped(&event.body, stamp);
             let signature = protocol::linear_signature::sign(&secret.0, &body);
             if let Ok(signature) = HeaderValue::try_from(signature) {
                 headers.insert(LINEAR_SIGNATURE, signature);
             }
             // It covers bytes that are no longer these.
             headers.remove(WEBHOOK_SIGNATURE);
+            headers.insert(LINEAR_TIMESTAMP, HeaderValue::from(stamp));
+            headers.insert(USER_AGENT, HeaderValue::from_static(LINEAR_USER_AGENT));
             body
         }
     };
+    for (name, value) in &attempting.headers.0 {
+        headers.insert(name, value.clone());
+    }
     let began = Instant::now();
     let request = client
         .post(target.url().clone())
@@ -88,6 +83,11 @@ pub(super) async fn post(target: &Target, event: &Event, attempting: &Attempting
     let outcome = match status {
         StatusCode::GONE => Outcome::Dropped,
         status if status.is_success() => Outcome::Done,
+        StatusCode::REQUEST_TIMEOUT
+        | StatusCode::CONFLICT
+        | StatusCode::TOO_EARLY
+        | StatusCode::TOO_MANY_REQUESTS => Outcome::Retry,
+        status if status.is_client_error() => Outcome::Refused,
         _ => Outcome::Retry,
     };
     let left = time_limit.saturating_sub(began.elapsed());
@@ -98,7 +98,7 @@ pub(super) async fn post(target: &Target, event: &Event, attempting: &Attempting
 fn forwarded(event: &Event, attempt: u64) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &event.headers.0 {
-        if NOT_FORWARDED.contains(&name.as_str()) {
+        if OF_CONNECTION.contains(&name.as_str()) {
             continue;
         }
         if let (Ok(name), Ok(value)) = (

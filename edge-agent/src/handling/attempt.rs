@@ -1,18 +1,21 @@
 //! One attempt at handling an event, from the store to its record.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use protocol::clock::{UnixMillis, millis};
 
-use crate::config::{Config, OnStop};
+use crate::config::{Config, OnStop, Rule};
 use crate::handler::{self, Answer, Attempting, Outcome, Running};
 use crate::output::{info, warn};
 use crate::state::AgentState;
 use crate::store::{Attempt, Event, State, name};
 
-/// The waits before the retries of a failed event, each from the end of the attempt before. After the last, it is *failed*.
-const RETRIES: [Duration; 5] = [
+/// The waits before the retries of a failed event, each from the end of the attempt before. A handler with more retries has the
+/// last of them again and again. After the last retry, the event is *failed*.
+const WAITS: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
     Duration::from_secs(30),
@@ -20,10 +23,17 @@ const RETRIES: [Duration; 5] = [
     Duration::from_secs(600),
 ];
 
+/// How often a request is retried that its handler says is wrong. It holds back all later events of its ordering key meanwhile.
+const REFUSED_RETRIES: u64 = 2;
+
+/// How long retries of an event say that it was sent when it was first sent, so that a handler that knows bodies by their hash
+/// knows it again. Linear's own SDK takes a body that is a minute old.
+const STAMP_KEPT: Duration = Duration::from_secs(45);
+
 /// What an attempt means for the event.
 pub(super) enum Disposition {
-    /// It is settled.
-    Settled,
+    /// It is settled, and the next event of its ordering key waits for this long.
+    Settled(Duration),
     /// It is retried, not before this time.
     Retry(UnixMillis),
     /// Its handler, which has this name, is absent.
@@ -39,6 +49,21 @@ pub(super) struct Handling {
     pub(super) running: Running,
     /// The handlers that are known to be absent.
     pub(super) absent: Vec<String>,
+    /// When the events that are retried were first sent.
+    pub(super) stamps: Stamps,
+}
+
+/// When events were first sent, by their sequence.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stamps(Arc<Mutex<HashMap<i64, UnixMillis>>>);
+
+impl Stamps {
+    /// The time that an event sent at `now` bears.
+    fn of(&self, sequence: i64, now: UnixMillis) -> UnixMillis {
+        let mut stamps = self.0.lock();
+        stamps.retain(|_, stamp| now - *stamp <= millis(STAMP_KEPT));
+        *stamps.entry(sequence).or_insert(now)
+    }
 }
 
 impl Handling {
@@ -46,7 +71,7 @@ impl Handling {
     pub(super) async fn handle(&self, sequence: i64) -> Disposition {
         let (event, attempts) = match self.state.store.load(sequence).await {
             Ok(Some(loaded)) => loaded,
-            Ok(None) => return Disposition::Settled,
+            Ok(None) => return Disposition::Settled(Duration::ZERO),
             Err(error) => {
                 self.state.record_store_result(Err(&error));
                 return Disposition::Retry(self.state.clock.millis() + 1_000);
@@ -60,7 +85,7 @@ impl Handling {
                 body: Vec::new(),
             };
             let began = Instant::now();
-            return (self.record(sequence, &event, "", answer, attempts, began)).await;
+            return (self.record(sequence, &event, None, answer, attempts, began)).await;
         };
         let handler = rule.action.to_string();
         if self.absent.contains(&handler) {
@@ -69,17 +94,18 @@ impl Handling {
         let began = Instant::now();
         let attempting = Attempting {
             client: &self.client,
-            secret: self.config.linear_secret.as_ref(),
+            secret: (rule.linear_secret.as_ref()).or(self.config.linear_secret.as_ref()),
+            headers: &rule.headers,
             attempt: attempts + 1,
             time_limit: rule.time_limit,
-            now: self.state.clock.millis(),
+            stamp: self.stamps.of(sequence, self.state.clock.millis()),
             running: (rule.stop == OnStop::Terminate).then_some(&self.running),
         };
         let answer = rule.action.handle(&event, &attempting).await;
         if answer.outcome == Outcome::Absent {
             return Disposition::HandlerAbsent(handler);
         }
-        self.record(sequence, &event, &handler, answer, attempts, began)
+        self.record(sequence, &event, Some(rule), answer, attempts, began)
             .await
     }
 
@@ -88,23 +114,25 @@ impl Handling {
         &self,
         sequence: i64,
         event: &Event,
-        handler: &str,
+        rule: Option<&Rule>,
         answer: Answer,
         attempts: u64,
         began: Instant,
     ) -> Disposition {
         let now = self.state.clock.millis();
         let took_ms = millis(began.elapsed());
-        let (state, outcome, due_at) = settle(&answer.outcome, attempts, now);
-        let what = match (handler, &answer.result) {
-            ("", result) => result.clone(),
-            (handler, result) => format!("{handler} {result} in {took_ms} ms"),
+        let retries = rule.and_then(|rule| rule.retries);
+        let (state, outcome, due_at) = settle(&answer.outcome, attempts, retries, now);
+        let handler = rule.map_or_else(String::new, |rule| rule.action.to_string());
+        let what = match rule {
+            None => answer.result.clone(),
+            Some(_) => format!("{handler} {} in {took_ms} ms", answer.result),
         };
         report(event, state, &what, due_at - now);
         let attempt = Attempt {
             at: now - took_ms,
             took_ms,
-            handler: handler.to_owned(),
+            handler,
             outcome: outcome.to_owned(),
             result: answer.result,
             answer: answer.body,
@@ -115,7 +143,8 @@ impl Handling {
             .await;
         match state {
             State::Waiting => Disposition::Retry(due_at),
-            State::Done | State::Dropped | State::Failed => Disposition::Settled,
+            State::Done => Disposition::Settled(rule.map_or(Duration::ZERO, |rule| rule.pause)),
+            State::Dropped | State::Failed => Disposition::Settled(Duration::ZERO),
         }
     }
 }
@@ -136,23 +165,28 @@ fn report(event: &Event, state: State, what: &str, wait_ms: i64) {
     }
 }
 
-/// What an outcome means for an event with this many earlier attempts: its state, the word for the attempt, and when it
-/// is due again.
-fn settle(outcome: &Outcome, attempts: u64, now: UnixMillis) -> (State, &'static str, UnixMillis) {
+/// What an outcome means for an event with this many earlier attempts, whose handler has so many retries if that is set: its
+/// state, the word for the attempt, and when it is due again.
+fn settle(
+    outcome: &Outcome,
+    attempts: u64,
+    retries: Option<u64>,
+    now: UnixMillis,
+) -> (State, &'static str, UnixMillis) {
+    let retried = |otherwise: u64| {
+        if attempts >= retries.unwrap_or(otherwise) {
+            return (State::Failed, "retry", 0);
+        }
+        let nth = usize::try_from(attempts).unwrap_or(usize::MAX);
+        let wait = WAITS[nth.min(WAITS.len() - 1)];
+        (State::Waiting, "retry", now + millis(wait))
+    };
     match outcome {
         Outcome::Done => (State::Done, "done", 0),
         Outcome::Dropped => (State::Dropped, "dropped", 0),
         Outcome::Failed => (State::Failed, "failed", 0),
-        Outcome::Retry | Outcome::Absent => {
-            let retry = usize::try_from(attempts).ok().and_then(|n| RETRIES.get(n));
-            match retry {
-                Some(wait) => {
-                    let wait = millis(*wait);
-                    (State::Waiting, "retry", now + wait)
-                }
-                None => (State::Failed, "retry", 0),
-            }
-        }
+        Outcome::Retry | Outcome::Absent => retried(WAITS.len() as u64),
+        Outcome::Refused => retried(REFUSED_RETRIES),
     }
 }
 
@@ -162,14 +196,44 @@ mod tests {
 
     #[test]
     fn an_event_is_retried_after_1_5_30_120_and_600_seconds_and_then_it_has_failed() {
+        assert_eq!(waits(&Outcome::Retry, None), [1, 5, 30, 120, 600]);
+        assert_eq!(settle(&Outcome::Failed, 0, None, 0).0, State::Failed);
+    }
+
+    /// The waits before the retries, in seconds.
+    fn waits(outcome: &Outcome, retries: Option<u64>) -> Vec<i64> {
         let mut waits = Vec::new();
-        for attempts in 0..7 {
-            match settle(&Outcome::Retry, attempts, 1_000) {
+        for attempts in 0..9 {
+            match settle(outcome, attempts, retries, 1_000) {
                 (State::Waiting, "retry", due_at) => waits.push((due_at - 1_000) / 1_000),
                 (state, ..) => assert_eq!(state, State::Failed, "{attempts}"),
             }
         }
-        assert_eq!(waits, [1, 5, 30, 120, 600]);
-        assert_eq!(settle(&Outcome::Failed, 0, 0).0, State::Failed);
+        waits
+    }
+
+    #[test]
+    fn a_request_that_is_refused_has_two_short_retries_and_a_handler_can_have_its_own_number() {
+        assert_eq!(waits(&Outcome::Refused, None), [1, 5]);
+        assert!(waits(&Outcome::Refused, Some(0)).is_empty());
+        let more = [1, 5, 30, 120, 600, 600, 600];
+        assert_eq!(waits(&Outcome::Retry, Some(7)), more);
+        assert_eq!(waits(&Outcome::Refused, Some(7)), more);
+    }
+
+    #[test]
+    fn retries_within_45_seconds_bear_the_first_time() {
+        let stamps = Stamps::default();
+        let first = 1_000_000;
+        for (after, expected) in [
+            (0, 0),
+            (6_000, 0),
+            (45_000, 0),
+            (45_001, 45_001),
+            (50_000, 45_001),
+        ] {
+            assert_eq!(stamps.of(7, first + after), first + expected);
+        }
+        assert_eq!(stamps.of(8, first), first);
     }
 }

@@ -16,12 +16,15 @@ struct KeyQueue {
     events: BTreeMap<i64, UnixMillis>,
     /// An event of the key is being handled, or the key waits for an absent handler.
     is_blocked: bool,
+    /// Nothing of the key is due before this time.
+    paused_until: UnixMillis,
 }
 
 impl KeyQueue {
     /// When the oldest event is due, and its sequence.
     fn oldest(&self) -> Option<(UnixMillis, i64)> {
-        (self.events.first_key_value()).map(|(sequence, due_at)| (*due_at, *sequence))
+        (self.events.first_key_value())
+            .map(|(sequence, due_at)| ((*due_at).max(self.paused_until), *sequence))
     }
 }
 
@@ -57,10 +60,16 @@ impl Queue {
             // After a replay, another event may be the oldest of the key, with its own entry.
             if let Some(queue) = self.keys.get_mut(&key)
                 && !queue.is_blocked
-                && queue.oldest() == Some((due_at, sequence))
             {
-                queue.is_blocked = true;
-                return Some((key, sequence));
+                match queue.oldest() {
+                    Some(oldest) if oldest == (due_at, sequence) => {
+                        queue.is_blocked = true;
+                        return Some((key, sequence));
+                    }
+                    // Its pause has ended.
+                    None if queue.paused_until <= now => drop(self.keys.remove(&key)),
+                    _ => {}
+                }
             }
         }
     }
@@ -84,17 +93,27 @@ impl Queue {
         }
     }
 
-    /// Unblocks a key.
-    pub(super) fn unblock(&mut self, key: &str) {
+    /// Has the next event of a key wait until this time, also if it is not there yet.
+    pub(super) fn pause(&mut self, key: &str, until: UnixMillis) {
+        if let Some(queue) = self.keys.get_mut(key) {
+            queue.paused_until = until;
+        }
+    }
+
+    /// Unblocks a key at `now`.
+    pub(super) fn unblock(&mut self, key: &str, now: UnixMillis) {
         let Some(queue) = self.keys.get_mut(key) else {
             return;
         };
         queue.is_blocked = false;
         match queue.oldest() {
             Some((due_at, sequence)) => self.due.push(Reverse((due_at, sequence, key.to_owned()))),
-            None => {
-                self.keys.remove(key);
+            None if queue.paused_until > now => {
+                // It is forgotten then, if nothing has come.
+                let entry = (queue.paused_until, 0, key.to_owned());
+                self.due.push(Reverse(entry));
             }
+            None => drop(self.keys.remove(key)),
         }
     }
 }
@@ -121,7 +140,7 @@ mod tests {
         assert_eq!(queue.take_due(0), Some(("b".to_owned(), 3)));
         assert_eq!(queue.take_due(0), None);
         queue.remove("a", 1);
-        queue.unblock("a");
+        queue.unblock("a", 0);
         assert_eq!(queue.take_due(0), Some(("a".to_owned(), 2)));
     }
 
@@ -132,9 +151,42 @@ mod tests {
         queue.add(waiting(2, "a", 0));
         assert!(queue.take_due(0).is_some());
         queue.retry_at("a", 1, 1_000);
-        queue.unblock("a");
+        queue.unblock("a", 0);
         assert_eq!(queue.take_due(999), None);
         assert_eq!(queue.take_due(1_000), Some(("a".to_owned(), 1)));
+    }
+
+    #[test]
+    fn after_a_pause_the_next_event_of_the_key_comes_and_no_other_key_waits() {
+        let mut queue = Queue::default();
+        for event in [waiting(1, "a", 0), waiting(2, "a", 0), waiting(3, "b", 0)] {
+            queue.add(event);
+        }
+        assert_eq!(queue.take_due(0), Some(("a".to_owned(), 1)));
+        queue.remove("a", 1);
+        queue.pause("a", 3_000);
+        queue.unblock("a", 0);
+        assert_eq!(queue.take_due(0), Some(("b".to_owned(), 3)));
+        assert_eq!(queue.take_due(2_999), None);
+        assert_eq!(queue.take_due(3_000), Some(("a".to_owned(), 2)));
+    }
+
+    #[test]
+    fn what_comes_within_a_pause_waits_too_and_then_the_key_is_forgotten() {
+        let mut queue = Queue::default();
+        queue.add(waiting(1, "a", 0));
+        assert!(queue.take_due(0).is_some());
+        queue.remove("a", 1);
+        queue.pause("a", 3_000);
+        queue.unblock("a", 0);
+        queue.add(waiting(2, "a", 1_000));
+        assert_eq!(queue.take_due(2_999), None);
+        assert_eq!(queue.take_due(3_000), Some(("a".to_owned(), 2)));
+        queue.remove("a", 2);
+        queue.pause("a", 6_000);
+        queue.unblock("a", 3_000);
+        assert_eq!(queue.take_due(6_000), None);
+        assert!(queue.keys.is_empty() && queue.due.is_empty());
     }
 
     #[test]

@@ -310,9 +310,12 @@ impl Inside {
     pub(crate) async fn start(relay: &Relay, home: &Path, arguments: &[&str]) -> Self {
         let token = home.join("linear-token");
         std::fs::write(&token, TOKEN).unwrap();
-        // Settings that say nothing, so that none of this machine's are read.
-        let settings = home.join("empty.toml");
-        std::fs::write(&settings, "").unwrap();
+        let mut settings = home.join("edge-agent.toml");
+        if !settings.exists() {
+            // Settings that say nothing, so that none of this machine's are read.
+            settings = home.join("empty.toml");
+            std::fs::write(&settings, "").unwrap();
+        }
         let url = relay.local.url();
         let mut all: Vec<OsString> = ["edge-agent", "up", "--quiet", "--name", "laptop"]
             .map(Into::into)

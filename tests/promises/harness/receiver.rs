@@ -262,7 +262,8 @@ async fn receive(
 ) -> Response<Body> {
     let signed = ["webhook-id", "webhook-timestamp"]
         .map(|name| headers.get(name).map(|v| v.to_str().unwrap().to_owned()));
-    let is_signed = headers.contains_key("webhook-signature");
+    let signatures = ["webhook-signature", "linear-signature"];
+    let is_signed = signatures.iter().any(|name| headers.contains_key(*name));
     let sent = body.clone();
     let answer = {
         let mut orders = orders.lock().unwrap();
