@@ -5,6 +5,7 @@
 
 mod attempt;
 mod queue;
+mod stops;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,8 +21,10 @@ use crate::handler::{self, Running};
 use crate::output::{info, warn};
 use crate::report::Report;
 use crate::state::AgentState;
+use crate::store::Waiting;
 use attempt::{Disposition, Handling, Stamps};
 use queue::Queue;
+use stops::Stops;
 
 /// How often a handler is probed: while it is present, and while it is absent.
 const PRESENT_INTERVAL: Duration = Duration::from_secs(2);
@@ -34,21 +37,32 @@ pub(crate) const GRACE_PERIOD: Duration = Duration::from_secs(10);
 /// The result of probing a handler: its name, and what is missing if it is absent.
 type Probe = (String, Result<(), String>);
 
+/// An event that is being handled.
+struct Begun {
+    key: String,
+    sequence: i64,
+    is_stop: bool,
+    /// Whether it is a stop that passed the line: its key is blocked by what it stops.
+    is_beside: bool,
+}
+
 struct Scheduler {
     state: Arc<AgentState>,
     report: Report,
     client: reqwest::Client,
     config: Arc<Config>,
     queue: Queue,
-    /// The stops, which wait for nothing but the stops of the same session before them.
-    stops: Queue,
+    /// The stops in the queue, by the ordering key of their session.
+    stops: Stops,
+    /// The keys of which an event is being handled, since when.
+    begun: HashMap<String, UnixMillis>,
     /// The commands that a stop ends.
     commands: Running,
     /// The sequence of the newest event in the queue.
     last: i64,
     /// The store could not be read, and has to be read from the beginning.
     is_behind: bool,
-    running: JoinSet<(String, i64, Disposition)>,
+    running: JoinSet<(Begun, Disposition)>,
     /// The keys that are blocked, by the absent handler that they wait for.
     absent: HashMap<String, Vec<String>>,
     stamps: Stamps,
@@ -67,7 +81,8 @@ pub(crate) async fn run(
         client: handler::client()?,
         config: Arc::clone(&config.borrow_and_update()),
         queue: Queue::default(),
-        stops: Queue::default(),
+        stops: Stops::default(),
+        begun: HashMap::new(),
         commands: Running::default(),
         last: 0,
         is_behind: false,
@@ -113,38 +128,45 @@ impl Scheduler {
         let waiting = self.state.store.waiting(after, u32::MAX).await;
         self.is_behind = waiting.is_err();
         (self.state).record_store_result(waiting.as_ref().map(|_| ()));
-        for event in waiting.into_iter().flatten() {
+        for mut event in waiting.into_iter().flatten() {
             self.last = self.last.max(event.sequence);
-            self.queue_of(&event.ordering_key).add(event);
-        }
-    }
-
-    /// The queue of the events with this ordering key.
-    fn queue_of(&mut self, key: &str) -> &mut Queue {
-        match stopped_key(key) {
-            Some(_) => &mut self.stops,
-            None => &mut self.queue,
+            if let Some(session) = stopped_key(&event.ordering_key) {
+                event.ordering_key = session.to_owned();
+                self.stops.add(&event.ordering_key, event.sequence);
+            }
+            self.queue.add(event);
         }
     }
 
     fn begin_due(&mut self) {
         let now = self.state.clock.millis();
         // A stop does not wait until fewer events are being handled: it may be the one that ends them.
-        while let Some((key, sequence)) = self.stops.take_due(now) {
-            if stopped_key(&key).is_some_and(|key| self.commands.stop(key)) {
+        for (due_at, key, sequence) in self.passing_stops() {
+            if due_at > now {
+                continue;
+            }
+            self.queue.remove(&key, sequence);
+            if self.commands.stop(&key) {
                 info("a stop ends the running command of its session");
             }
-            self.begin(key, sequence);
+            self.begin(key, sequence, true);
         }
         while self.running.len() < self.config.concurrency {
             let Some((key, sequence)) = self.queue.take_due(now) else {
                 return;
             };
-            self.begin(key, sequence);
+            self.begun.insert(key.clone(), now);
+            self.begin(key, sequence, false);
         }
     }
 
-    fn begin(&mut self, key: String, sequence: i64) {
+    fn begin(&mut self, key: String, sequence: i64, is_beside: bool) {
+        let begun = Begun {
+            is_stop: self.stops.remove(&key, sequence),
+            key,
+            sequence,
+            is_beside,
+        };
         let handling = Handling {
             state: Arc::clone(&self.state),
             client: self.client.clone(),
@@ -155,24 +177,47 @@ impl Scheduler {
         };
         self.running.spawn(async move {
             let disposition = handling.handle(sequence).await;
-            (key, sequence, disposition)
+            (begun, disposition)
         });
     }
 
     /// When the next event can begin.
     fn next_due(&self) -> Option<UnixMillis> {
         let next = (self.queue.next_due()).filter(|_| self.running.len() < self.config.concurrency);
-        (next.into_iter()).chain(self.stops.next_due()).min()
+        let stops = self.passing_stops();
+        (next.into_iter())
+            .chain(stops.into_iter().map(|(due_at, ..)| due_at))
+            .min()
     }
 
-    fn settle(&mut self, (key, sequence, disposition): (String, i64, Disposition)) {
+    /// The stops that pass the line, and when: not before they are due themselves.
+    fn passing_stops(&self) -> Vec<(UnixMillis, String, i64)> {
+        let passing = self.stops.passing(&self.begun);
+        (passing.into_iter())
+            .filter_map(|(passes_at, key, sequence)| {
+                let due_at = self.queue.due_at(&key, sequence)?;
+                Some((due_at.max(passes_at), key, sequence))
+            })
+            .collect()
+    }
+
+    fn settle(&mut self, (begun, disposition): (Begun, Disposition)) {
+        let Begun { key, sequence, .. } = begun;
+        if begun.is_stop && !matches!(disposition, Disposition::Settled(_)) {
+            self.stops.add(&key, sequence);
+        }
+        if begun.is_beside {
+            self.settle_beside(key, sequence, disposition);
+            return;
+        }
+        self.begun.remove(&key);
         match disposition {
             Disposition::Settled(pause) => {
                 let until = self.state.clock.millis() + millis(pause);
-                self.queue_of(&key).remove(&key, sequence);
-                self.queue_of(&key).pause(&key, until);
+                self.queue.remove(&key, sequence);
+                self.queue.pause(&key, until);
             }
-            Disposition::Retry(due_at) => self.queue_of(&key).retry_at(&key, sequence, due_at),
+            Disposition::Retry(due_at) => self.queue.retry_at(&key, sequence, due_at),
             // The key stays blocked until the handler is present.
             Disposition::HandlerAbsent(handler) if self.is_configured(&handler) => {
                 self.absent.entry(handler.clone()).or_default().push(key);
@@ -185,9 +230,23 @@ impl Scheduler {
         self.unblock(&key);
     }
 
+    /// Puts a stop that passed the line back into it, unless it is settled. Its key is blocked by another event, or by none.
+    fn settle_beside(&mut self, key: String, sequence: i64, disposition: Disposition) {
+        let due_at = match disposition {
+            Disposition::Settled(_) => return,
+            Disposition::Retry(due_at) => due_at,
+            Disposition::HandlerAbsent(_) => self.state.clock.millis() + millis(ABSENT_INTERVAL),
+        };
+        self.queue.add(Waiting {
+            sequence,
+            ordering_key: key,
+            due_at,
+        });
+    }
+
     fn unblock(&mut self, key: &str) {
         let now = self.state.clock.millis();
-        self.queue_of(key).unblock(key, now);
+        self.queue.unblock(key, now);
     }
 
     fn is_configured(&self, handler: &str) -> bool {

@@ -79,7 +79,12 @@ impl Queue {
         self.due.peek().map(|Reverse((due_at, ..))| *due_at)
     }
 
-    /// Removes a settled event.
+    /// When an event is due by itself, if it is there.
+    pub(super) fn due_at(&self, key: &str, sequence: i64) -> Option<UnixMillis> {
+        self.keys.get(key)?.events.get(&sequence).copied()
+    }
+
+    /// Removes an event that is settled, or passes the line.
     pub(super) fn remove(&mut self, key: &str, sequence: i64) {
         if let Some(queue) = self.keys.get_mut(key) {
             queue.events.remove(&sequence);

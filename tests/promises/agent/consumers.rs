@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use local::samples::WORKSPACE;
 use protocol::linear_signature::sign;
 use serde_json::Value;
 
+use super::handlers::session;
 use crate::harness::agent::{Agent, Home, Inside, events, relay_and_home, run};
 use crate::harness::{Answer, Received, Receiver, Relay, issue, numbers, until};
 
@@ -183,5 +185,33 @@ async fn a_handler_can_have_no_retries() {
     assert_eq!(numbers(&handler.wait_for(2).await), [1, 2]);
     let found = run(&home, &["events", "--failed", "--json"]).await.json();
     assert_eq!(found["attempts"], 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_that_waited_behind_its_session_comes_after_it_and_not_beside_it() {
+    let (relay, _home, handler, agent) = consumer("pause = '3s'\n").await;
+    for (action, signal) in [
+        ("created", None),
+        ("prompted", None),
+        ("prompted", Some("stop")),
+    ] {
+        relay.post(&session(WORKSPACE, "s", action, signal)).await;
+    }
+    let stops = |received: &[Received]| {
+        let is_stop = |r: &Received| r.body.windows(4).any(|part| part == b"stop");
+        received.iter().map(is_stop).collect::<Vec<_>>()
+    };
+    assert_eq!(stops(&handler.wait_for(1).await), [false]);
+    for count in 2..=3 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(handler.count(), count - 1);
+        until("the pause is over", async || {
+            relay.clock.advance(Duration::from_secs(1));
+            handler.count() == count
+        })
+        .await;
+    }
+    assert_eq!(stops(&handler.received()), [false, false, true]);
     agent.stop().await;
 }

@@ -395,9 +395,14 @@ async fn the_end_waits_for_what_runs_and_a_second_signal_does_not() {
 }
 
 /// An event of an agent session.
-fn session(session: &str, action: &str, signal: Option<&str>) -> String {
+pub(super) fn session(
+    workspace: &str,
+    session: &str,
+    action: &str,
+    signal: Option<&str>,
+) -> String {
     json!({
-        "type": "AgentSessionEvent", "action": action, "organizationId": "w", "webhookTimestamp": 0,
+        "type": "AgentSessionEvent", "action": action, "organizationId": workspace, "webhookTimestamp": 0,
         "agentSession": {"id": session}, "agentActivity": {"agentSessionId": session, "signal": signal},
     })
     .to_string()
@@ -409,13 +414,13 @@ async fn a_stop_passes_the_line_and_all_that_is_being_handled() {
     handler.answer([Answer::Stall(Duration::from_secs(600)), Answer::Status(200)]);
     let mut up = Agent::up(&relay, &home);
     let agent = Agent::start(up.args([&*handler.port(), "--concurrency", "1"])).await;
-    let created = session("s", "created", None);
+    let created = session("w", "s", "created", None);
     agent.accepts(&home, "evt_1", &created).await;
     handler.wait_for(1).await;
-    let prompted = session("s", "prompted", None);
+    let prompted = session("w", "s", "prompted", None);
     agent.accepts(&home, "evt_2", &prompted).await;
     agent.accepts(&home, "evt_3", &issue("i", 1)).await;
-    let stop = session("s", "prompted", Some("stop"));
+    let stop = session("w", "s", "prompted", Some("stop"));
     agent.accepts(&home, "evt_4", &stop).await;
     let received = handler.wait_for(2).await;
     assert_eq!(received[1].header("webhook-id"), "evt_4");
@@ -439,13 +444,13 @@ async fn a_stop_ends_the_running_command_of_its_session_where_the_handler_says_s
     let agent = Agent::pulling(&relay, &home).await;
     let log = || std::fs::read_to_string(home.join("log")).unwrap_or_default();
     for other in ["s", "t"] {
-        let created = session(other, "created", None);
+        let created = session("w", other, "created", None);
         agent
             .accepts(&home, &format!("evt_{other}"), &created)
             .await;
     }
     until("both run", async || log() == "begun\nbegun\n").await;
-    let stop = session("s", "prompted", Some("stop"));
+    let stop = session("w", "s", "prompted", Some("stop"));
     agent.accepts(&home, "evt_stop", &stop).await;
     until("it is stopped", async || log().lines().count() == 4).await;
     let states = async || states(&home).await;
