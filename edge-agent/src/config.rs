@@ -313,9 +313,27 @@ RELAY;[[handler]];type = '?';to = '1' => handler 1: `?` is no pattern
 RELAY;[[handler]];exec = [] => handler 1: `exec` names no program
 RELAY;[[handler]];to = '1';stop = 'terminate' => handler 1: `stop = "terminate"` is for `exec`
 RELAY;[[handler]];exec = ['x'];stop = 'kill' => unknown variant `kill`, expected `pass` or `terminate`
+RELAY;exec = './run x' => no shell is used: write the program and its arguments as a list
+RELAY;[[handler]];exec = 7 => a command is written like `['./run', '--fast']`
+RELAY;type = 7 => a list of texts is written like `['Issue', 'Comment.create']`
+RELAY;[handler];to = '1' => a handler begins with `[[handler]]`
+RELAY;poll = '8s..2s' => the first has to be the shorter one
+RELAY;poll = 3 => a length of time is written like `3s`
 RELAY;to = '1';[[handler]];to = '2' => make them the last `[[handler]]`
 RELAY;linear-secret-file = 'nowhere' => nowhere
 "#;
+
+    #[test]
+    fn what_can_mean_one_thing_alone_is_accepted() {
+        let accepted = config(&format!("{RELAY}type = 'Issue'\nto = 3000\n")).unwrap();
+        assert_eq!(accepted.types.unwrap(), ["Issue"]);
+        let Action::Http(target) = &accepted.rules[0].action else {
+            panic!("a port is a target");
+        };
+        assert_eq!(target.url().port(), Some(3000));
+        let exec = config(&format!("{RELAY}exec = './run'\n")).unwrap();
+        assert_eq!(exec.rules[0].action, Action::Exec(vec!["./run".to_owned()]));
+    }
 
     #[test]
     fn what_is_wrong_is_named_with_what_would_be_right() {

@@ -15,7 +15,7 @@ pub(crate) struct Context {
     pub(crate) directory: DataDirectory,
     /// The file of settings, if there is one.
     pub(crate) file: Option<PathBuf>,
-    /// Its settings, and the variables over them.
+    /// Its settings, and the variables over them. Where neither has a name, it is the registered one.
     pub(crate) settings: Settings,
     pub(crate) json: bool,
     pub(crate) clock: Clock,
@@ -29,13 +29,20 @@ impl Context {
         json: bool,
     ) -> Result<Self, Failure> {
         let file = config::find(file);
-        let settings = match &file {
+        let mut settings = match &file {
             Some(file) => config::environment()?.over(config::read(file)?),
             None => config::environment()?,
         };
         let data = data.or(settings.data.as_deref());
+        let directory = DataDirectory::new(data)?;
+        if settings.name.is_none() {
+            // A machine whose name changes, as that of a laptop does in another network, stays the worker that it was: another
+            // one would leave behind what waits for it.
+            let registered = Registration::read(&directory.registration()).ok().flatten();
+            settings.name = registered.map(|registration| registration.name);
+        }
         Ok(Self {
-            directory: DataDirectory::new(data)?,
+            directory,
             file,
             settings,
             json,

@@ -52,18 +52,24 @@ pub(crate) struct Membership {
     pub(crate) address: watch::Receiver<Option<Url>>,
     /// The machine was asleep, or has moved to another network.
     pub(crate) resumed: Arc<Notify>,
-    /// How many expired events were reported.
-    pub(crate) expired: u64,
     /// When the Linear token was shown, or it was tried to; 0: not since the start.
     pub(crate) checked_at: UnixMillis,
     /// Whether the relay withholds events.
     pub(crate) is_withheld: bool,
     /// When something was pulled last, or the machine woke up.
     pub(crate) active_at: UnixMillis,
-    /// Whether the relay's operator has paused the worker.
-    pub(crate) is_paused: bool,
-    /// The end of the membership that was reported.
-    pub(crate) due_at: Option<String>,
+    pub(crate) reported: Reported,
+}
+
+/// What was reported of the worker.
+#[derive(Default)]
+pub(crate) struct Reported {
+    /// How many events have expired.
+    expired: u64,
+    /// That the relay's operator has paused it.
+    is_paused: bool,
+    /// The end of the membership.
+    due_at: Option<String>,
 }
 
 /// What the relay has to know of the worker. A change is sent at once.
@@ -281,7 +287,7 @@ impl Membership {
                     "ready: `{}` is {}",
                     worker.name,
                     match worker.state {
-                        _ if self.is_paused => "paused",
+                        _ if self.reported.is_paused => "paused",
                         WorkerState::Pull => "a pull worker",
                         WorkerState::Live | WorkerState::Away => "live",
                     }
@@ -359,10 +365,14 @@ impl Membership {
 
     /// Reports events that waited at the relay for longer than it keeps them, once.
     fn report_expired(&mut self, worker: &Worker) {
-        let Some(expired) = worker.expired.as_ref().filter(|e| e.count > self.expired) else {
+        let Some(expired) = worker
+            .expired
+            .as_ref()
+            .filter(|e| e.count > self.reported.expired)
+        else {
             return;
         };
-        self.expired = expired.count;
+        self.reported.expired = expired.count;
         warn(format_args!(
             "events lost: {}; they waited at the relay for longer than it keeps them, the first until {}",
             expired.count, expired.since
@@ -376,16 +386,16 @@ impl Membership {
         let due_at = (worker.membership_due_at.clone()).filter(|due_at| *due_at < notice_until);
         self.report
             .change(|status| status.membership_due_at.clone_from(&due_at));
-        if let (true, Some(due_at)) = (due_at != self.due_at, &due_at) {
+        if let (true, Some(due_at)) = (due_at != self.reported.due_at, &due_at) {
             warn(format_args!("membership until {due_at}: {NEEDS_TOKEN}"));
         }
-        self.due_at = due_at;
+        self.reported.due_at = due_at;
     }
 
     /// Reports that the relay's operator has paused the worker, or resumed it.
     fn report_pause(&mut self, worker: &Worker) {
         let is_paused = worker.away_reason == Some(AwayReason::Paused);
-        if is_paused == std::mem::replace(&mut self.is_paused, is_paused) {
+        if is_paused == std::mem::replace(&mut self.reported.is_paused, is_paused) {
             return;
         }
         if is_paused {
@@ -400,7 +410,7 @@ impl Membership {
         self.report.change(|status| {
             status.workspace = Some(registration.workspace.name.clone());
             let state = match worker.state {
-                _ if self.is_paused => AwayReason::Paused.as_str(),
+                _ if self.reported.is_paused => AwayReason::Paused.as_str(),
                 // The mailbox is empty, so an away worker has just become live.
                 WorkerState::Away => WorkerState::Live.as_str(),
                 state => state.as_str(),

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Route};
 use crate::data_directory::{DataDirectory, Lock};
 use crate::failure::Failure;
-use crate::membership::{Membership, go_offline, linear_token};
+use crate::membership::{Membership, Reported, go_offline, linear_token};
 use crate::output::{hint, info, verbose, warn};
 use crate::receiver::serve;
 use crate::registration::Registration;
@@ -174,12 +174,10 @@ impl Daemon {
             config: config.subscribe(),
             address: address.subscribe(),
             resumed: Arc::clone(&resumed),
-            expired: 0,
             checked_at: 0,
             is_withheld: false,
             active_at: state.clock.millis(),
-            is_paused: false,
-            due_at: None,
+            reported: Reported::default(),
         };
         let notified = [resumed, Arc::clone(&tunnel_resumed)];
         let mut background = vec![

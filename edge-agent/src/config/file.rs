@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys;
@@ -50,6 +51,10 @@ pub(crate) fn read(file: &Path) -> Result<Settings, Failure> {
     let table = DeTable::parse(&text).map_err(invalid)?;
     if let Some((span, message)) = unknown_key(table.get_ref()) {
         return Err(at(Some(span), &message));
+    }
+    if let Some(DeValue::Table(_)) = table.get_ref().get("handler").map(Spanned::get_ref) {
+        let message = "a handler begins with `[[handler]]`, since there can be several";
+        return Err(wrong(message.to_owned()));
     }
     let mut settings: Settings = toml::from_str(&text).map_err(invalid)?;
     let beside = file.parent().unwrap_or(Path::new(""));

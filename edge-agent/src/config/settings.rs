@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::OnStop;
-use super::values::{Address, Poll, Span, TunnelChoice, parsed};
+use super::values::{Address, Poll, Span, TunnelChoice, command, parsed, texts};
 use crate::target::Target;
 
 /// All settings that flags, variables and the file can have.
@@ -24,24 +24,25 @@ pub(crate) struct Settings {
     pub(crate) to: Option<Target>,
     /// A command for each event, its body on stdin; takes the rest of the line
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
+    #[serde(deserialize_with = "command")]
     pub(crate) exec: Option<Vec<String>>,
     /// The relay's address
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) relay: Option<Address>,
-    /// What this worker is called; one name, one worker [default: the host's name]
+    /// What this worker is called; one name, one worker [default: the registered name, at first the host's]
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
     #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "texts")]
     pub(crate) types: Option<Vec<String>>,
     /// Only what concerns the user of the Linear token: created, assigned, delegated, written, mentioned; sessions that the user started
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) mine: Option<bool>,
     /// Only the events of this team, by its key, as `ENG`; may be given again [default: all that the user can see]
     #[arg(long = "team", value_name = "KEY", value_delimiter = ',')]
-    #[serde(rename = "team")]
+    #[serde(rename = "team", deserialize_with = "texts")]
     pub(crate) teams: Option<Vec<String>>,
     /// The group of this worker: of the workers with the same one, a single one gets each event, issue by issue
     #[arg(long, value_name = "NAME")]
@@ -100,6 +101,7 @@ pub(crate) struct HandlerTable {
     pub(super) r#type: Option<String>,
     #[serde(deserialize_with = "parsed")]
     pub(super) to: Option<Target>,
+    #[serde(deserialize_with = "command")]
     pub(super) exec: Option<Vec<String>>,
     #[serde(deserialize_with = "parsed")]
     pub(super) time_limit: Option<Span>,

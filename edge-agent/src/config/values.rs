@@ -135,6 +135,48 @@ where
         .and_then(|text| text.parse().map(Some).map_err(serde::de::Error::custom))
 }
 
+/// A list of texts. One text alone is one of them, where that can mean nothing else.
+pub(super) fn texts<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a list of texts is written like `['Issue', 'Comment.create']`"
+    )]
+    enum Texts {
+        One(String),
+        All(Vec<String>),
+    }
+    Ok(Some(match Texts::deserialize(deserializer)? {
+        Texts::One(text) => vec![text],
+        Texts::All(all) => all,
+    }))
+}
+
+/// A program and its arguments. One text is no list of them: no shell takes it apart.
+pub(super) fn command<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a command is written like `['./run', '--fast']`"
+    )]
+    enum Command {
+        Line(String),
+        Words(Vec<String>),
+    }
+    match Command::deserialize(deserializer)? {
+        Command::Words(words) => Ok(Some(words)),
+        Command::Line(line) if line.contains(char::is_whitespace) => Err(serde::de::Error::custom(
+            "no shell is used: write the program and its arguments as a list, like `['./run', '--fast']`, or \
+                 `['sh', '-c', '…']`",
+        )),
+        Command::Line(program) => Ok(Some(vec![program])),
+    }
+}
+
 struct Text;
 
 impl Visitor<'_> for Text {
@@ -168,7 +210,8 @@ pub(crate) fn read_secret(file: &Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Failure::Configuration(format!("cannot read `{}`: {error}", file.display()))
     })?;
-    match text.trim() {
+    // Some editors begin a file with a byte order mark.
+    match text.trim_start_matches('\u{feff}').trim() {
         "" => Err(Failure::Configuration(format!(
             "`{}` is empty",
             file.display()

@@ -10,7 +10,9 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
-use crate::harness::agent::{Agent, Home, Inside, deliver, free_port, in_time, kept, output};
+use crate::harness::agent::{
+    Agent, Home, Inside, command, deliver, free_port, in_time, kept, output,
+};
 use crate::harness::agent::{reached_at, relay_and_home, run, signed, with_handler, worker};
 use crate::harness::{Receiver, TOKEN, issue, relay, until};
 
@@ -28,6 +30,27 @@ async fn it_waits_for_a_relay_that_is_down_and_reports_it_once() {
     let status = run(&home, &["status", "--json"]).await.exits(3).json();
     let problem = status["problem"].as_str().unwrap();
     assert!(problem.contains("cannot be reached"));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_whose_name_changes_stays_the_worker_that_it_was() {
+    let (relay, home) = relay_and_home().await;
+    let agent = Agent::pulling(&relay, &home).await;
+    let before = worker(&home).path;
+    agent.stop().await;
+    // This machine is not called so.
+    let mut unnamed = command(&home);
+    unnamed.args([
+        "up",
+        "--relay",
+        &relay.local.url(),
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    let mut agent = Agent::begin(&mut unnamed).await;
+    agent.says("ready: `laptop`").await;
+    assert_eq!(worker(&home).path, before);
     agent.stop().await;
 }
 
