@@ -20,6 +20,7 @@ mod mailbox;
 mod membership;
 mod ndjson;
 mod output;
+pub mod printable;
 mod problem;
 mod process;
 mod receiver;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use anstream::ColorChoice;
 
+use crate::printable::printable;
+
 /// How many messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Volume {
@@ -30,6 +32,7 @@ pub(crate) fn set(volume: Volume, color: ColorChoice) {
 
 fn line(volume: Volume, prefix: &str, line: impl Display) {
     if VOLUME.load(Ordering::Relaxed) >= volume as u8 {
+        let line = printable(&line.to_string());
         // A closed stderr is no reason to end.
         let _ = writeln!(anstream::stderr(), "edge-agent: {prefix}{line}");
     }

@@ -42,6 +42,11 @@ impl std::fmt::Debug for Registration {
 }
 
 impl Registration {
+    /// What the relay calls the worker: the last part of its path.
+    pub(crate) fn id(&self) -> &str {
+        self.worker.rsplit('/').next().unwrap_or_default()
+    }
+
     /// A new registration, which replaces `previous`.
     ///
     /// # Errors

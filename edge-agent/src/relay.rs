@@ -18,6 +18,8 @@ use crate::config::is_on_loopback;
 use crate::registration::Registration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest answer: one event of 6 MB, whose bytes JSON can write as six each, and a little more.
+const ANSWER_LIMIT: usize = 40 * 1024 * 1024;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -116,14 +118,25 @@ async fn over_http(client: &Client, request: Request<Bytes>) -> Result<Response<
     let request = reqwest::Request::try_from(request).map_err(failed)?;
     let mut response = client.execute(request).await.map_err(failed)?;
     let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-    let body = response.bytes().await.map_err(|error| {
+    let broken = |error: reqwest::Error| {
         let error = error.without_url();
         CallError::later(format!(
             "the relay broke off its answer: {}",
             root_cause(&error)
         ))
-    })?;
-    let mut response = Response::new(body);
+    };
+    let mut body = Vec::new();
+    // Decompressed: a small answer can become a large one.
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if body.len() + chunk.len() > ANSWER_LIMIT {
+            let limit = bytesize::ByteSize(ANSWER_LIMIT as u64);
+            return Err(CallError::later(format!(
+                "the relay's answer is longer than {limit}, which none of edge-relay's is"
+            )));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut response = Response::new(Bytes::from(body));
     (*response.status_mut(), *response.headers_mut()) = (status, headers);
     Ok(response)
 }

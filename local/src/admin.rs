@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use edge_agent::printable::printable;
 use relay::event::EventId;
 use relay::worker::Worker;
 
@@ -177,7 +178,7 @@ fn stack(text: &str) -> Result<String, String> {
 /// The worker with this id.
 async fn find(admin: &relay::admin::Admin, id: &str) -> anyhow::Result<Worker> {
     (admin.worker(id).await?).with_context(|| {
-        let id = show::printable(id);
+        let id = printable(id);
         format!("there is no worker `{id}`: `edge-relay admin workers` lists them")
     })
 }

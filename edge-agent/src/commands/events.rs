@@ -10,6 +10,7 @@ use super::{print, print_json};
 use crate::config::Span;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::printable::printable;
 use crate::store::{Attempt, Event, Filter, Listed, State, Store, name};
 
 /// How often `--follow` looks.
@@ -182,7 +183,7 @@ fn line(event: &Listed) -> String {
         event.id,
         event.state.as_str()
     );
-    format!("{}\n", line.trim_end())
+    format!("{}\n", printable(line.trim_end()))
 }
 
 async fn one(context: &Context, store: &Store, id: String, body: bool) -> Result<(), Failure> {
@@ -225,24 +226,22 @@ fn attempt_facts(attempt: &Attempt) -> AttemptFacts<'_> {
 }
 
 fn text(event: &Listed, content: &Event, attempts: &[Attempt]) -> Vec<u8> {
-    let mut text = line(event).into_bytes();
+    let mut text = line(event);
     for (name, value) in &content.headers.0 {
-        let value = String::from_utf8_lossy(value);
-        text.extend_from_slice(format!("  {name}: {value}\n").as_bytes());
+        let value = printable(&String::from_utf8_lossy(value));
+        text.push_str(&format!("  {name}: {value}\n"));
     }
-    text.extend_from_slice(format!("  {} bytes (--body prints them)\n", event.size).as_bytes());
+    text.push_str(&format!("  {} bytes (--body prints them)\n", event.size));
     for attempt in attempts {
         let at = rfc3339(attempt.at);
-        text.extend_from_slice(
-            format!(
-                "{at:<24}  {} {} in {} ms: {}\n",
-                attempt.handler, attempt.result, attempt.took_ms, attempt.outcome
-            )
-            .as_bytes(),
-        );
+        let result = printable(&attempt.result);
+        text.push_str(&format!(
+            "{at:<24}  {} {result} in {} ms: {}\n",
+            attempt.handler, attempt.took_ms, attempt.outcome
+        ));
         for line in String::from_utf8_lossy(&attempt.answer).lines() {
-            text.extend_from_slice(format!("  | {line}\n").as_bytes());
+            text.push_str(&format!("  | {}\n", printable(line)));
         }
     }
-    text
+    text.into_bytes()
 }

@@ -11,6 +11,7 @@ use super::{print, print_json};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::membership::NEEDS_TOKEN;
+use crate::printable::printable;
 use crate::relay::Relay;
 use crate::report::{self, Status};
 use crate::store::Counts;
@@ -22,6 +23,8 @@ struct StatusFacts {
     healthy: bool,
     #[serde(flatten)]
     status: Option<Status>,
+    /// What the relay calls the worker.
+    worker_id: Option<String>,
     events: Counts,
     /// When the last event was received, RFC 3339.
     last_event: Option<String>,
@@ -48,6 +51,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         running,
         healthy: unhealthy.is_none(),
         status,
+        worker_id: context.registration().ok().map(|r| r.id().to_owned()),
         events,
         last_event: last_event.map(rfc3339),
         withheld: worker.as_ref().map_or(0, |worker| worker.withheld),
@@ -58,7 +62,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     if context.json {
         print_json(&facts)?;
     } else {
-        print(text(&facts).as_bytes())?;
+        let text = text(&facts);
+        let lines = text.lines().map(|line| printable(line) + "\n");
+        print(lines.collect::<String>().as_bytes())?;
     }
     unhealthy.map_or(Ok(()), |why| Err(Failure::Unhealthy(why)))
 }
@@ -131,6 +137,9 @@ fn text(facts: &StatusFacts) -> String {
             }
         }
     }
+    if let Some(id) = &facts.worker_id {
+        line("id", id);
+    }
     let Counts {
         waiting,
         done,
@@ -153,7 +162,7 @@ fn not_delivered(facts: &StatusFacts) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<10} {value}\n"));
     let reasons: Vec<_> = (facts.not_delivered.iter())
-        .map(|(reason, count)| format!("{count} {}", reason.escape_debug()))
+        .map(|(reason, count)| format!("{count} {}", reason))
         .collect();
     if !reasons.is_empty() {
         line(

@@ -205,11 +205,27 @@ impl std::fmt::Debug for LinearSecret {
     }
 }
 
-/// Reads a file that holds a secret and nothing else.
+/// Reads a file that holds a secret and nothing else. One that others can read is refused: they may have read it.
 pub(crate) fn read_secret(file: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let cannot = |error: std::io::Error| {
         Failure::Configuration(format!("cannot read `{}`: {error}", file.display()))
-    })?;
+    };
+    let text = std::fs::read_to_string(file).map_err(cannot)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(file)
+            .map_err(cannot)?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            let file = file.display();
+            return Err(Failure::Configuration(format!(
+                "`{file}` can be read by other users of this machine: `chmod 600 {file}`, and have what is in it replaced if they \
+                 may have read it"
+            )));
+        }
+    }
     // Some editors begin a file with a byte order mark.
     match text.trim_start_matches('\u{feff}').trim() {
         "" => Err(Failure::Configuration(format!(

@@ -4,6 +4,7 @@
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,6 +17,9 @@ use crate::store::Event;
 
 /// `EX_TEMPFAIL` of sysexits.h: it may go better later.
 const TEMPORARY: i32 = 75;
+
+/// How long a command has to end after SIGTERM, until it is killed.
+const AFTER_SIGTERM: Duration = Duration::from_secs(10);
 
 /// Runs the command for an event.
 pub(super) async fn run(command: &[String], event: &Event, attempting: &Attempting<'_>) -> Answer {
@@ -49,6 +53,11 @@ pub(super) async fn run(command: &[String], event: &Event, attempting: &Attempti
         }
     });
     let ended = tokio::time::timeout(time_limit, child.wait()).await;
+    if ended.is_err() {
+        // What it has begun can be brought to an end.
+        group.leader().terminate();
+        let _ = tokio::time::timeout(AFTER_SIGTERM, child.wait()).await;
+    }
     writing.abort();
     let is_stopped = running.as_ref().is_some_and(RunningCommand::is_stopped);
     drop(running);
@@ -118,8 +127,6 @@ async fn keep(output: Option<impl AsyncRead + Unpin>, kept: Arc<Mutex<Vec<u8>>>)
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::super::store::tests::event;
     use super::*;
 
@@ -139,6 +146,15 @@ mod tests {
             running: None,
         };
         run(command, &event("evt_1"), &attempting).await
+    }
+
+    #[tokio::test]
+    async fn at_its_time_limit_a_command_is_told_to_end_before_it_is_killed() {
+        let script = "trap 'echo cleaned up; exit 0' TERM; while :; do sleep 0.02; done";
+        let answer = sh(script, Duration::from_millis(300)).await;
+        assert_eq!(answer.outcome, Outcome::Failed);
+        assert_eq!(answer.result, "ended after 300ms");
+        assert_eq!(answer.body, b"cleaned up\n");
     }
 
     const LONG: Duration = Duration::from_secs(60);

@@ -10,13 +10,12 @@ use aws_sigv4::sign::v4;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use edge_agent::printable::printable;
 use protocol::clock::Clock;
 use relay::admin::Admin;
 use relay::config::Resources;
 use relay::config::environment;
 use serde::Deserialize;
-
-use super::show::printable;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 

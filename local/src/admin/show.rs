@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write as _};
 
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
+use edge_agent::printable::printable;
 use serde::Serialize;
 
 /// For whom it is printed.
@@ -11,18 +12,6 @@ use serde::Serialize;
 pub(super) struct Show {
     /// For programs.
     pub(super) json: bool,
-}
-
-/// Text from outside, without what a terminal would obey.
-pub(super) fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '"' | '\'' | '\\' => printable.push(c),
-            _ => printable.extend(c.escape_debug()),
-        }
-    }
-    printable
 }
 
 /// Writes to stdout. A reader that has closed it is no error.
@@ -79,22 +68,5 @@ impl Show {
         let facts = facts.into_iter().filter(|(_, fact)| !fact.is_empty());
         let lines = facts.map(|(name, fact)| format!("{name:<15} {}\n", printable(&fact)));
         print(lines.collect::<String>().as_bytes())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_from_outside_has_nothing_that_a_terminal_obeys() {
-        assert_eq!(
-            printable("Ana's \"büro\" \\ 日本"),
-            "Ana's \"büro\" \\ 日本"
-        );
-        assert_eq!(
-            printable("a\u{1b}[31m\n\u{202e}b"),
-            "a\\u{1b}[31m\\n\\u{202e}b"
-        );
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use edge_agent::printable::printable;
 use protocol::clock::rfc3339;
 use protocol::messages;
 use relay::admin::{Admin, Selection, Trace};
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 use super::Answer;
 use super::letters;
-use super::show::{Show, printable};
+use super::show::Show;
 
 /// How many of the events that wait for a worker are listed for people.
 const LISTED: usize = 20;

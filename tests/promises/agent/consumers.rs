@@ -1,6 +1,8 @@
 //! Consumers as they are: those that answer before they work, that check more of a request than its signature, that want headers
 //! of their own, and that say that a request is wrong.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use local::samples::WORKSPACE;
@@ -9,7 +11,7 @@ use serde_json::Value;
 
 use super::handlers::session;
 use crate::harness::agent::{Agent, Home, Inside, events, relay_and_home, run};
-use crate::harness::{Answer, Received, Receiver, Relay, issue, numbers, until};
+use crate::harness::{Answer, Received, Receiver, Relay, TOKEN, issue, numbers, until};
 
 /// A relay, a handler, and an agent for it with these settings beside its address.
 async fn consumer(settings: &str) -> (Relay, Home, Receiver, Inside) {
@@ -214,4 +216,17 @@ async fn a_stop_that_waited_behind_its_session_comes_after_it_and_not_beside_it(
     }
     assert_eq!(stops(&handler.received()), [false, false, true]);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_that_others_can_read_is_refused_with_what_to_do() {
+    let (relay, home) = relay_and_home().await;
+    let token = home.write("linear-token", TOKEN);
+    std::fs::set_permissions(&token, Permissions::from_mode(0o640)).unwrap();
+    let url = relay.local.url();
+    let up = ["up", "--relay", &url, "--linear-token-file", "linear-token"];
+    let done = run(&home, &up).await.exits(2);
+    done.warns("`chmod 600 linear-token`");
+    assert!(!done.stderr.contains(TOKEN));
+    assert_eq!(relay.linear.calls(), 0);
 }

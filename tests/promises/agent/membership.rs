@@ -1,8 +1,12 @@
 //! Being registered: refused, expired, unreachable, replaced, rotated; nothing of it ends the agent.
 
+use std::future::IntoFuture as _;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use local::linear_api::Account;
 use local::samples::{TEAM_KEY, WORKSPACE};
 use protocol::clock::rfc3339;
@@ -227,6 +231,27 @@ async fn while_it_registers_it_answers_only_the_challenge_of_its_own_registratio
     assert_eq!(challenge(nonce).await, (200, json!({"challenge": "x"})));
     drop(connection);
     agent.kill().await;
+}
+
+#[tokio::test]
+async fn a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end() {
+    let (relay, home) = relay_and_home().await;
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::fast());
+    for _ in 0..48 {
+        bomb.write_all(&vec![b' '; 1024 * 1024]).unwrap();
+    }
+    let bomb = bomb.finish().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let hostile = axum::Router::new().fallback(move || {
+        let bomb = bomb.clone();
+        async move { ([("content-encoding", "gzip")], bomb) }
+    });
+    let hostile = tokio::spawn(axum::serve(listener, hostile).into_future());
+    let mut agent = Agent::begin(Agent::up(&relay, &home).args(["--relay", &url])).await;
+    agent.says("the relay's answer is longer than").await;
+    agent.kill().await;
+    hostile.abort();
 }
 
 #[tokio::test]

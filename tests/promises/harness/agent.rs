@@ -33,10 +33,10 @@ impl Home {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// Writes a file in it.
+    /// Writes a file in it that only its owner can read.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let file = self.join(name);
-        std::fs::write(&file, content).unwrap();
+        write_private(&file, content);
         file
     }
 
@@ -46,6 +46,11 @@ impl Home {
         std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
         file
     }
+}
+
+fn write_private(file: &Path, content: impl AsRef<[u8]>) {
+    std::fs::write(file, content).unwrap();
+    std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
 }
 
 impl Deref for Home {
@@ -309,7 +314,7 @@ impl Inside {
     /// Starts it, and waits until the relay knows it.
     pub(crate) async fn start(relay: &Relay, home: &Path, arguments: &[&str]) -> Self {
         let token = home.join("linear-token");
-        std::fs::write(&token, TOKEN).unwrap();
+        write_private(&token, TOKEN);
         let mut settings = home.join("edge-agent.toml");
         if !settings.exists() {
             // Settings that say nothing, so that none of this machine's are read.
