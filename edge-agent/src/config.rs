@@ -24,7 +24,7 @@ pub(crate) use settings::{HandlerTable, Settings};
 pub(crate) use values::{
     Address, LinearSecret, Poll, Span, TunnelChoice, is_on_loopback, read_secret,
 };
-pub(crate) use variables::environment;
+pub(crate) use variables::{TOKEN, environment};
 
 use crate::failure::Failure;
 use crate::target::Target;

@@ -71,8 +71,8 @@ impl Delivery {
     }
 }
 
-/// The ordering key of a stop: one of its own, so that a stop does not wait for the event that it stops. Other keys have
-/// no colon.
+/// The ordering key of a stop: that of its session, marked, so that a stop can be told from what it stops. Other keys have no
+/// colon.
 fn stop_key(session: &str) -> String {
     format!("{session}{STOP}")
 }

@@ -16,7 +16,7 @@ use url::Url;
 
 use check::Shown;
 
-use crate::config::{Config, read_secret};
+use crate::config::{Config, TOKEN, read_secret};
 use crate::failure::Failure;
 use crate::mailbox;
 use crate::output::{info, verbose, warn};
@@ -25,9 +25,6 @@ use crate::registration::Registration;
 use crate::relay::{CallError, Relay};
 use crate::report::{Report, shown};
 use crate::state::{AgentState, ExpectedChallenge};
-
-/// The variable with Linear's token, unless the token is in a file.
-pub(crate) const TOKEN: &str = "LINEAR_TOKEN";
 
 /// How often the lease is renewed. A renewal also shows whether the relay has marked the worker away.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(5 * 60);

@@ -216,7 +216,7 @@ impl Tunnel {
             .arg("--")
             .arg(program)
             .args(arguments)
-            .env_remove(crate::membership::TOKEN);
+            .env_remove(crate::config::TOKEN);
         Ok((Running::start(&mut command)?, source))
     }
 

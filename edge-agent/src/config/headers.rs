@@ -7,7 +7,7 @@ use std::path::Path;
 use reqwest::header::{HeaderName, HeaderValue};
 
 use super::values::read_secret;
-use super::variables::variable;
+use super::variables::{TOKEN, variable};
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1) or one message length.
 pub(crate) const OF_CONNECTION: [&str; 12] = [
@@ -46,6 +46,11 @@ pub(super) fn read(
     for (name, value) in table {
         let value = match value.strip_prefix('$') {
             None => value.clone(),
+            Some(TOKEN) => {
+                return Err(format!(
+                    "`header`: Linear's token (`{TOKEN}`) is the agent's alone"
+                ));
+            }
             Some(of) => variable(of)
                 .ok_or_else(|| format!("`header`: `{name}` is `${of}`, which is not set"))?,
         };
@@ -64,12 +69,9 @@ pub(super) fn read(
 }
 
 fn header(place: &str, name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let parsed: HeaderName = (name.parse()).map_err(|_| {
-        format!(
-            "{place}: {:?} is not a header's name",
-            name.escape_debug().to_string()
-        )
-    })?;
+    // Not shown: a secret may stand where a name should.
+    let parsed: HeaderName = (name.parse())
+        .map_err(|_| format!("{place}: what is before a value is not a header's name"))?;
     if OF_CONNECTION.contains(&parsed.as_str()) {
         return Err(format!(
             "{place}: `{parsed}` is set by each connection itself"

@@ -77,7 +77,7 @@ impl Poll {
         let doublings = u32::try_from(idle.as_secs() / 600)
             .unwrap_or(u32::MAX)
             .min(16);
-        (self.shortest * (1 << doublings)).min(self.longest)
+        (self.shortest.saturating_mul(1 << doublings)).min(self.longest)
     }
 }
 
@@ -252,6 +252,7 @@ mod tests {
         );
         assert_eq!([0, 600_000].map(|minutes| at("3s", minutes)), [3, 3]);
         assert_eq!(at("1h", 600_000), 3600);
+        assert_eq!(at("1s..9000000000000000000s", 600_000), 65_536);
         for wrong in ["", "..", "2s..", "8s..2s", "0", "2..8"] {
             assert!(wrong.parse::<Poll>().is_err(), "{wrong}");
         }

@@ -6,6 +6,8 @@ use crate::failure::Failure;
 
 /// The prefix of a setting's variable: `keep-size` is `EDGE_AGENT_KEEP_SIZE`.
 const PREFIX: &str = "EDGE_AGENT_";
+/// The variable with Linear's token, unless the token is in a file.
+pub(crate) const TOKEN: &str = "LINEAR_TOKEN";
 /// Variables of the general options, which clap reads.
 const NOT_SETTINGS: [&str; 2] = ["config", "data"];
 

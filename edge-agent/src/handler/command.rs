@@ -98,7 +98,7 @@ fn start(command: &[String], event: &Event, attempt: u64) -> std::io::Result<(Ch
         .env("EDGE_WORKSPACE", &event.workspace)
         .env("EDGE_ATTEMPT", attempt.to_string())
         // Linear's token is the agent's, not its handlers'.
-        .env_remove(crate::membership::TOKEN)
+        .env_remove(crate::config::TOKEN)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

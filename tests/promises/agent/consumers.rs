@@ -126,6 +126,7 @@ async fn what_a_header_cannot_be_is_said_without_its_value() {
             "header = { A = '$EDGE_NOT_SET' }",
             "`$EDGE_NOT_SET`, which is not set",
         ),
+        ("header = { A = '$LINEAR_TOKEN' }", "is the agent's alone"),
         ("header = { 'a b' = 'hush' }", "is not a header's name"),
         (
             "header = { Host = 'hush' }",
