@@ -9,10 +9,10 @@ use protocol::envelope::digest;
 use crate::error::Error;
 
 /// The header.
-pub const HEADER: &str = "x-origin-secret";
+const HEADER: &str = "x-origin-secret";
 
 /// The secret, as a hash; none if there is no firewall.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct OriginSecret(Option<String>);
 
 impl fmt::Debug for OriginSecret {

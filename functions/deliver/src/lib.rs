@@ -150,7 +150,11 @@ struct Batch {
 
 /// Reads a batch. What cannot be read has failed.
 fn read(records: Vec<Record>, response: &mut SqsBatchResponse) -> Batch {
-    let (mut batch, mut blocked) = (Batch::default(), HashSet::new());
+    let mut batch = Batch {
+        deliveries: Vec::with_capacity(records.len()),
+        ..Batch::default()
+    };
+    let mut blocked = HashSet::new();
     for record in records {
         let (message_id, group) = (
             record.message_id.clone(),

@@ -68,10 +68,10 @@ pub async fn handle(ingest: &Ingest, request: Request) -> Result<Response<Body>,
 
 async fn accept(ingest: &Ingest, request: Request) -> Result<Response<Body>, Error> {
     let (parts, body) = request.into_parts();
-    ingest.origin_secret().verify(&parts.headers)?;
     if parts.method != Method::POST {
         return Err(Error::MethodNotAllowed { allow: "POST" });
     }
+    ingest.origin_secret().verify(&parts.headers)?;
     // A header that is given twice counts as absent, because it is not known which value is meant.
     let only = |name: &str| {
         let mut values = parts.headers.get_all(name).iter();
