@@ -69,6 +69,14 @@ impl Stack {
         stack
     }
 
+    /// Deploys it, with Linear's secret and a worker at the receiver.
+    async fn with_worker(linear: &str, receiver: &Receiver) -> (Self, Registered) {
+        let stack = Self::deploy(linear).await;
+        stack.put_secret().await;
+        let registered = stack.register("one", receiver).await;
+        (stack, expect(registered, StatusCode::CREATED).await)
+    }
+
     fn sam(&self, command: &str) -> Command {
         let mut sam = Command::new("sam");
         sam.args([command, "--stack-name", STACK, "--region", "us-east-1"])
@@ -161,11 +169,8 @@ impl Stack {
 #[ignore = "needs sam, ministack and the release bootstraps: .ci/run"]
 async fn a_stack_is_deployed_changed_and_removed() {
     let (_linear, url) = linear().await;
-    let stack = Stack::deploy(&url).await;
-    stack.put_secret().await;
     let receiver = Receiver::start().await;
-    let worker: Registered =
-        expect(stack.register("one", &receiver).await, StatusCode::CREATED).await;
+    let (stack, worker) = Stack::with_worker(&url, &receiver).await;
     let webhook = Webhook::sample(SECRET, &issue("i", 1), Clock::system().millis());
     let made = webhook.request(&stack.emulator.client, &stack.emulator.url);
     let posted = stack
@@ -222,11 +227,8 @@ const NOT_EMULATED: [&str; 4] = [
 #[ignore = "needs sam, the AWS CLI, ministack and the release bootstraps: .ci/run"]
 async fn every_command_of_the_operators_page_runs() {
     let (_linear, url) = linear().await;
-    let stack = Stack::deploy(&url).await;
-    stack.put_secret().await;
     let receiver = Receiver::start().await;
-    let worker: Registered =
-        expect(stack.register("one", &receiver).await, StatusCode::CREATED).await;
+    let (stack, worker) = Stack::with_worker(&url, &receiver).await;
     let edge_relay = env!("CARGO_BIN_EXE_edge");
     let listed = run(&mut stack.shell(&format!("{edge_relay} admin workers"))).await;
     assert!(listed.contains(&worker.worker_id), "{listed}");
