@@ -17,7 +17,7 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::output::{self, Volume};
 use crate::signal::Signals;
 use crate::up::{self, Environment};
-use crate::{commands, sleep_watcher, tunnel};
+use crate::{commands, sleep_watcher, supervisor};
 
 /// The arguments.
 #[derive(Debug, Parser)]
@@ -113,10 +113,13 @@ enum Command {
     },
     /// Remove this worker and what waits for it from the relay
     Forget,
-    /// Run a program until stdin ends, so that a tunnel does not outlive its agent
+    /// Run a program until stdin ends, so that it does not outlive its agent
     // An agent that was started before this program was replaced calls it `hold`.
     #[command(hide = true, alias = "hold")]
     Supervise {
+        /// How many bytes on stdin are the program's
+        #[arg(long)]
+        input: Option<usize>,
         #[arg(last = true)]
         command: Vec<String>,
     },
@@ -139,7 +142,7 @@ pub fn main() -> ExitCode {
 pub fn run(cli: Cli) -> ExitCode {
     set_output(&cli.general);
     let done = match cli.command {
-        Command::Supervise { command } => return tunnel::supervisor::supervise(&command),
+        Command::Supervise { input, command } => return supervisor::supervise(input, &command),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "edge-agent", &mut text);

@@ -76,6 +76,16 @@ pub(crate) enum Route {
     Tunnel(TunnelChoice),
 }
 
+impl Route {
+    /// The address that is known from the start.
+    pub(crate) fn address(&self) -> Option<Url> {
+        match self {
+            Self::PublicUrl(url) => Some(url.clone()),
+            Self::Pull | Self::Tunnel(_) => None,
+        }
+    }
+}
+
 /// The settings, valid as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {

@@ -3,15 +3,19 @@
 mod command;
 mod http;
 pub(crate) mod linear;
+mod program;
 mod running;
 
+use std::path::Path;
 use std::time::Duration;
 
 use protocol::clock::UnixMillis;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Action, Headers, LinearSecret, Rule};
 use crate::store::Event;
 
+pub(crate) use command::TEMPORARY;
 pub(crate) use http::client;
 pub(crate) use running::Running;
 
@@ -33,6 +37,8 @@ pub(crate) enum Outcome {
     Refused,
     /// A retry would fail, too.
     Failed,
+    /// The agent shuts down, and the command obeyed: it is done at the next start.
+    Interrupted,
     /// The handler was absent, so nothing was attempted.
     Absent,
 }
@@ -71,6 +77,10 @@ pub(crate) struct Attempting<'a> {
     pub(crate) stamp: UnixMillis,
     /// Where a command is found by a stop that ends it.
     pub(crate) running: Option<&'a Running>,
+    /// The path of this program, which supervises a command.
+    pub(crate) program: &'a Path,
+    /// Cancelled when the agent shuts down: a command is told to end.
+    pub(crate) shutdown: &'a CancellationToken,
 }
 
 impl Action {
@@ -92,18 +102,14 @@ impl Action {
         match self {
             Self::Http(target) => {
                 match tokio::time::timeout(PROBE_TIMEOUT, target.connect()).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) => Err(error.to_string()),
+                    Ok(connected) => connected,
                     Err(_) => Err("it does not answer".to_owned()),
                 }
             }
             Self::Exec(command) => {
                 let program = command.first().cloned().unwrap_or_default();
-                match tokio::task::spawn_blocking(move || which::which(program)).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                }
+                let looked = tokio::task::spawn_blocking(move || program::can_start(&program));
+                looked.await.unwrap_or_else(|error| Err(error.to_string()))
             }
         }
     }

@@ -32,6 +32,7 @@ pub mod signal;
 mod sleep_watcher;
 mod state;
 mod store;
+mod supervisor;
 mod target;
 pub mod testing;
 mod tunnel;

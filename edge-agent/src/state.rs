@@ -1,6 +1,7 @@
 //! What the tasks of a running agent share.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use parking_lot::{Mutex, RwLock};
 use protocol::clock::{Clock, UnixMillis};
@@ -18,6 +19,8 @@ use crate::store::{Store, is_damage};
 #[derive(Debug)]
 pub(crate) struct AgentState {
     pub(crate) clock: Clock,
+    /// The path of this program, which supervises others.
+    pub(crate) program: PathBuf,
     pub(crate) store: Store,
     registration: RwLock<Option<Registration>>,
     /// Only a challenge with one of these nonces is answered, so that nobody else can register this agent's address, not even
@@ -37,9 +40,15 @@ pub(crate) struct AgentState {
 }
 
 impl AgentState {
-    pub(crate) fn new(clock: Clock, store: Store, registration: Option<Registration>) -> Self {
+    pub(crate) fn new(
+        clock: Clock,
+        program: PathBuf,
+        store: Store,
+        registration: Option<Registration>,
+    ) -> Self {
         Self {
             clock,
+            program,
             store,
             registration: RwLock::new(registration),
             nonces: Mutex::default(),
@@ -105,15 +114,15 @@ impl AgentState {
     }
 
     /// Repeats a write to the store until it succeeds, because what it records has already happened.
-    pub(crate) async fn write_until_stored<W>(&self, write: impl Fn() -> W)
+    pub(crate) async fn write_until_stored<T, W>(&self, write: impl Fn() -> W) -> T
     where
-        W: Future<Output = anyhow::Result<()>>,
+        W: Future<Output = anyhow::Result<T>>,
     {
         loop {
             let written = write().await;
-            self.record_store_result(written.as_ref().copied());
-            if written.is_ok() {
-                return;
+            self.record_store_result(written.as_ref().map(|_| ()));
+            if let Ok(written) = written {
+                return written;
             }
             tokio::time::sleep(STORE_RETRY).await;
         }

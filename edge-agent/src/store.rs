@@ -204,35 +204,38 @@ impl Store {
         .await
     }
 
-    /// Records an attempt, and the event's state after it.
+    /// Records an attempt that begins. Returns its row, for [`Store::record`].
+    pub(crate) async fn begin(&self, sequence: i64, attempt: Attempt) -> anyhow::Result<i64> {
+        self.write(move |connection| {
+            connection
+                .prepare_cached("UPDATE event SET attempts = attempts + 1 WHERE sequence = ?")?
+                .execute([sequence])?;
+            write_attempt(connection, sequence, &attempt, None)
+        })
+        .await
+    }
+
+    /// Records an attempt that has ended, in its row if it has one, and the event's state after it.
     pub(crate) async fn record(
         &self,
         sequence: i64,
         attempt: Attempt,
+        begun: Option<i64>,
         state: State,
         due_at: UnixMillis,
     ) -> anyhow::Result<()> {
         self.write(move |connection| {
             let ended_at = attempt.at + attempt.took_ms;
-            connection
-                .prepare_cached("INSERT INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?)")?
-                .execute(params![
-                    sequence,
-                    attempt.at,
-                    attempt.took_ms,
-                    attempt.handler,
-                    attempt.outcome,
-                    attempt.result,
-                    attempt.answer
-                ])?;
+            write_attempt(connection, sequence, &attempt, begun)?;
             connection
                 .prepare_cached(
-                    "UPDATE event SET state = ?2, attempts = attempts + 1, due_at = ?3, finished_at = ?4
+                    "UPDATE event SET state = ?2, attempts = attempts + ?3, due_at = ?4, finished_at = ?5
                      WHERE sequence = ?1",
                 )?
                 .execute(params![
                     sequence,
                     state.as_str(),
+                    i64::from(begun.is_none()),
                     due_at,
                     (state != State::Waiting).then_some(ended_at)
                 ])
@@ -280,6 +283,31 @@ impl Store {
     }
 }
 
+/// Writes an attempt, in this row if it has one. Returns its row.
+fn write_attempt(
+    connection: &Connection,
+    sequence: i64,
+    attempt: &Attempt,
+    row: Option<i64>,
+) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO attempt (rowid, sequence, at, took, handler, outcome, result, answer)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            row,
+            sequence,
+            attempt.at,
+            attempt.took_ms,
+            attempt.handler,
+            attempt.outcome,
+            attempt.result,
+            attempt.answer
+        ])?;
+    Ok(connection.last_insert_rowid())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -324,11 +352,17 @@ pub(crate) mod tests {
         assert_eq!(waiting.len(), 3);
         let first = waiting[0].sequence;
         store
-            .record(first, attempt("done"), State::Done, 0)
+            .record(first, attempt("done"), None, State::Done, 0)
             .await
             .unwrap();
         store
-            .record(waiting[1].sequence, attempt("retry"), State::Waiting, 99)
+            .record(
+                waiting[1].sequence,
+                attempt("retry"),
+                None,
+                State::Waiting,
+                99,
+            )
             .await
             .unwrap();
         drop(store);

@@ -1,6 +1,7 @@
 //! A TARGET: the address of the user's code on this machine, in a short notation.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
@@ -14,6 +15,11 @@ pub(crate) const LOCALHOST: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
 ];
 
+/// Whether a host is this one: `localhost` and every name under it (RFC 6761, section 6.3).
+pub(crate) fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
 /// An HTTP handler's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target(Url);
@@ -24,15 +30,23 @@ impl Target {
     }
 
     /// Connects, to find out whether the address is in use.
-    pub(crate) async fn connect(&self) -> std::io::Result<TcpStream> {
+    pub(crate) async fn connect(&self) -> Result<(), String> {
         let host = self.0.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = self.0.port_or_known_default().unwrap_or(80);
-        if host == "localhost" {
-            let addresses = LOCALHOST.map(|address| SocketAddr::new(address.ip(), port));
-            TcpStream::connect(&addresses[..]).await
+        let addresses: Vec<_> = if is_localhost(host) {
+            LOCALHOST.map(|a| SocketAddr::new(a.ip(), port)).to_vec()
         } else {
-            TcpStream::connect((host, port)).await
+            let found = tokio::net::lookup_host((host, port)).await;
+            let found = found.map_err(|_| format!("the host `{host}` is not known"))?;
+            found.collect()
+        };
+        match TcpStream::connect(&addresses[..]).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                Err("nothing listens there (connection refused)".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
         }
     }
 }

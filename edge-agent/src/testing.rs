@@ -2,6 +2,7 @@
 //! with requests and answers instead of connections.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anstream::ColorChoice;
@@ -75,7 +76,7 @@ impl Agent {
     }
 
     fn over(store: Store, registration: Option<Registration>, relay: Relay, clock: Clock) -> Self {
-        let state = Arc::new(AgentState::new(clock, store, registration));
+        let state = Arc::new(AgentState::new(clock, PathBuf::new(), store, registration));
         Self {
             router: receiver::router(Arc::clone(&state)),
             state,

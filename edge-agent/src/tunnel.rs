@@ -1,23 +1,20 @@
 //! A tunnel: a program that makes an address on the internet lead to the receiver.
 //!
 //! Invariant: an address is sent to the relay only after this agent has received its own request through it. The program
-//! ends with the agent, however the agent ends (see [`supervisor`]).
+//! ends with the agent, however the agent ends (see [`supervisor`](crate::supervisor)).
 
 mod cloudflared;
 mod ngrok;
 mod running;
-pub(crate) mod supervisor;
 mod tailscale;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::clock::millis;
 use protocol::messages::{ChallengeResponse, Control};
 use reqwest::Client;
-use tokio::process::Command;
 use tokio::sync::{Notify, watch};
 use url::Url;
 
@@ -27,6 +24,7 @@ use crate::output::{info, warn};
 use crate::problem::Problem;
 use crate::report::{Report, shown};
 use crate::state::AgentState;
+use crate::supervisor;
 use running::{Printed, Running};
 
 /// How long a program may take to have an address by which this agent is reachable.
@@ -129,8 +127,6 @@ pub(crate) struct Tunnel {
     pub(crate) program: Program,
     /// Where the receiver listens.
     pub(crate) listen: SocketAddr,
-    /// The path of this program, which supervises the tunnel's.
-    pub(crate) own_program: PathBuf,
     pub(crate) state: Arc<AgentState>,
     pub(crate) report: Report,
     pub(crate) address: watch::Sender<Option<Url>>,
@@ -210,13 +206,8 @@ impl Tunnel {
                 AddressSource::Tailscale(tailscale::StatusCommand(program.clone())),
             ),
         };
-        let mut command = Command::new(&self.own_program);
-        command
-            .arg("supervise")
-            .arg("--")
-            .arg(program)
-            .args(arguments)
-            .env_remove(crate::config::TOKEN);
+        let mut command = supervisor::command(&self.state.program, None);
+        command.arg(program).args(arguments);
         Ok((Running::start(&mut command)?, source))
     }
 

@@ -41,7 +41,7 @@ pub struct Environment {
     pub clock: Clock,
     /// Returns the default route.
     pub route: Box<dyn Fn() -> Option<String> + Send>,
-    /// The path of this program, which supervises the tunnel's.
+    /// The path of this program, which supervises others.
     pub program: PathBuf,
     /// The signals that the process receives.
     pub signals: mpsc::Receiver<Signal>,
@@ -110,6 +110,7 @@ impl Resources {
         directory: &DataDirectory,
         config: &Config,
         clock: &Clock,
+        own_program: PathBuf,
     ) -> Result<Self, Failure> {
         let program = match &config.route {
             Route::Tunnel(choice) => Program::choose(*choice)?,
@@ -132,7 +133,12 @@ impl Resources {
         Ok(Self {
             program,
             lock,
-            state: Arc::new(AgentState::new(clock.clone(), store, registration)),
+            state: Arc::new(AgentState::new(
+                clock.clone(),
+                own_program,
+                store,
+                registration,
+            )),
             listen: (listener.local_addr()).context("the listener has no address")?,
             listener,
             relay: Relay::new(config.relay.clone())?,
@@ -146,7 +152,6 @@ impl Daemon {
         config: Config,
         environment: &mut Environment,
     ) -> Result<Self, Failure> {
-        let resources = Resources::open(directory, &config, &environment.clock).await?;
         let Resources {
             program,
             lock,
@@ -154,13 +159,16 @@ impl Daemon {
             listener,
             listen,
             relay,
-        } = resources;
+        } = Resources::open(
+            directory,
+            &config,
+            &environment.clock,
+            environment.program.clone(),
+        )
+        .await?;
         describe(&config, listen, program);
         let report = new_report(directory, &config, listen, &environment.clock);
-        let address = watch::Sender::new(match &config.route {
-            Route::PublicUrl(url) => Some(url.clone()),
-            Route::Pull | Route::Tunnel(_) => None,
-        });
+        let address = watch::Sender::new(config.route.address());
         let (resumed, tunnel_resumed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let config = watch::Sender::new(Arc::new(config));
 
@@ -185,17 +193,14 @@ impl Daemon {
             tokio::spawn(prune(Arc::clone(&state), config.subscribe())),
         ];
         if let Some(program) = program {
-            let tunnel = Tunnel {
+            background.push(open_tunnel(Tunnel {
                 program,
                 listen,
-                own_program: environment.program.clone(),
                 state: Arc::clone(&state),
                 report: report.clone(),
                 address,
                 resumed: tunnel_resumed,
-            };
-            let client = tunnel::client().context("cannot make an HTTP client")?;
-            background.push(tokio::spawn(tunnel.keep_open(client)));
+            })?);
         }
         Ok(Self {
             receiver: tokio::spawn(receiver),
@@ -293,6 +298,11 @@ fn new_report(
         ..Status::default()
     };
     Report::new(directory.report(), status)
+}
+
+fn open_tunnel(tunnel: Tunnel) -> anyhow::Result<JoinHandle<()>> {
+    let client = tunnel::client().context("cannot make an HTTP client")?;
+    Ok(tokio::spawn(tunnel.keep_open(client)))
 }
 
 fn watch_sleep(environment: &mut Environment, notified: [Arc<Notify>; 2]) -> JoinHandle<()> {

@@ -1,9 +1,11 @@
 //! `replay`: has events handled again by the agent, or with `--to` POSTs them to another target.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::events::since;
 use super::{print, print_json};
@@ -104,6 +106,7 @@ async fn post(
     let client = handler::client().map_err(anyhow::Error::from)?;
     let secret = context.settings.linear_secret()?;
     let action = Action::Http(target);
+    let never = CancellationToken::new();
     let mut failed = 0;
     for listed in events {
         let Some(event) = store.content(listed.sequence).await? else {
@@ -117,6 +120,8 @@ async fn post(
             time_limit: TIME_LIMIT,
             stamp: context.clock.millis(),
             running: None,
+            program: Path::new(""),
+            shutdown: &never,
         };
         let answer = action.handle(&event, &attempting).await;
         if !matches!(answer.outcome, Outcome::Done | Outcome::Dropped) {

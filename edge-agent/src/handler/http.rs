@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use protocol::headers::{
     EDGE_ATTEMPT, LINEAR_SIGNATURE, LINEAR_TIMESTAMP, WEBHOOK_ID, WEBHOOK_SIGNATURE,
 };
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
 
@@ -12,7 +13,7 @@ use super::{ANSWER_LIMIT, Answer, Attempting, Outcome, linear};
 use crate::config::OF_CONNECTION;
 use crate::relay::root_cause;
 use crate::store::Event;
-use crate::target::Target;
+use crate::target::{LOCALHOST, Target, is_localhost};
 
 /// As Linear's requests have it.
 const LINEAR_USER_AGENT: &str = "Linear-Webhook";
@@ -23,8 +24,25 @@ pub(crate) fn client() -> reqwest::Result<Client> {
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2))
-        .resolve_to_addrs("localhost", &crate::target::LOCALHOST)
+        .dns_resolver(Loopback)
         .build()
+}
+
+/// Resolves `localhost` and the names under it to loopback, and asks the system for others.
+struct Loopback;
+
+impl Resolve for Loopback {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let addresses: Addrs = if is_localhost(name.as_str()) {
+                Box::new(LOCALHOST.into_iter())
+            } else {
+                let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+                Box::new(found.into_iter())
+            };
+            Ok(addresses)
+        })
+    }
 }
 
 /// POSTs an event; with a secret of Linear's, stamped and signed as Linear would do it now.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use protocol::clock::{UnixMillis, millis};
 
-use crate::config::{Config, OnStop, Rule};
+use crate::config::{Action, Config, OnStop, Rule};
 use crate::handler::{self, Answer, Attempting, Outcome, Running};
 use crate::output::{info, warn};
 use crate::state::AgentState;
@@ -53,6 +53,16 @@ pub(super) struct Handling {
     pub(super) stamps: Stamps,
 }
 
+/// An attempt that has ended.
+struct Ended {
+    answer: Answer,
+    /// The row of the attempt, if it was recorded when it began.
+    begun: Option<i64>,
+    /// How many there were before it.
+    attempts: u64,
+    took_ms: i64,
+}
+
 /// When events were first sent, by their sequence.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stamps(Arc<Mutex<HashMap<i64, UnixMillis>>>);
@@ -84,14 +94,26 @@ impl Handling {
                 result: "no handler is for it".to_owned(),
                 body: Vec::new(),
             };
-            let began = Instant::now();
-            return (self.record(sequence, &event, None, answer, attempts, began)).await;
+            let ended = Ended {
+                answer,
+                begun: None,
+                attempts,
+                took_ms: 0,
+            };
+            return self.record(sequence, &event, None, ended).await;
         };
         let handler = rule.action.to_string();
         if self.absent.contains(&handler) {
             return Disposition::HandlerAbsent(handler);
         }
         let began = Instant::now();
+        let mut begun = None;
+        if let Action::Exec(_) = rule.action {
+            if rule.action.presence().await.is_err() {
+                return Disposition::HandlerAbsent(handler);
+            }
+            begun = Some(self.begin(sequence, &handler).await);
+        }
         let attempting = Attempting {
             client: &self.client,
             secret: (rule.linear_secret.as_ref()).or(self.config.linear_secret.as_ref()),
@@ -100,13 +122,36 @@ impl Handling {
             time_limit: rule.time_limit,
             stamp: self.stamps.of(sequence, self.state.clock.millis()),
             running: (rule.stop == OnStop::Terminate).then_some(&self.running),
+            program: &self.state.program,
+            shutdown: &self.state.shutdown,
         };
         let answer = rule.action.handle(&event, &attempting).await;
         if answer.outcome == Outcome::Absent {
             return Disposition::HandlerAbsent(handler);
         }
-        self.record(sequence, &event, Some(rule), answer, attempts, began)
-            .await
+        let ended = Ended {
+            answer,
+            begun,
+            attempts,
+            took_ms: millis(began.elapsed()),
+        };
+        self.record(sequence, &event, Some(rule), ended).await
+    }
+
+    /// Records that an attempt of a command begins. After `kill -9` of the agent it is known to have begun. An HTTP handler knows
+    /// an event again by its id, and a further write would cost it more than the request.
+    async fn begin(&self, sequence: i64, handler: &str) -> i64 {
+        let attempt = Attempt {
+            at: self.state.clock.millis(),
+            took_ms: 0,
+            handler: handler.to_owned(),
+            outcome: "begun".to_owned(),
+            result: "no end is recorded".to_owned(),
+            answer: Vec::new(),
+        };
+        let store = &self.state.store;
+        let begin = || store.begin(sequence, attempt.clone());
+        self.state.write_until_stored(begin).await
     }
 
     /// Records the attempt, however long that takes, because an event that was handled must not be handled again.
@@ -115,12 +160,15 @@ impl Handling {
         sequence: i64,
         event: &Event,
         rule: Option<&Rule>,
-        answer: Answer,
-        attempts: u64,
-        began: Instant,
+        ended: Ended,
     ) -> Disposition {
         let now = self.state.clock.millis();
-        let took_ms = millis(began.elapsed());
+        let Ended {
+            answer,
+            begun,
+            attempts,
+            took_ms,
+        } = ended;
         let retries = rule.and_then(|rule| rule.retries);
         let (state, outcome, due_at) = settle(&answer.outcome, attempts, retries, now);
         let handler = rule.map_or_else(String::new, |rule| rule.action.to_string());
@@ -139,7 +187,7 @@ impl Handling {
         };
         let store = &self.state.store;
         (self.state)
-            .write_until_stored(|| store.record(sequence, attempt.clone(), state, due_at))
+            .write_until_stored(|| store.record(sequence, attempt.clone(), begun, state, due_at))
             .await;
         match state {
             State::Waiting => Disposition::Retry(due_at),
@@ -185,6 +233,7 @@ fn settle(
         Outcome::Done => (State::Done, "done", 0),
         Outcome::Dropped => (State::Dropped, "dropped", 0),
         Outcome::Failed => (State::Failed, "failed", 0),
+        Outcome::Interrupted => (State::Waiting, "interrupted", now),
         Outcome::Retry | Outcome::Absent => retried(WAITS.len() as u64),
         Outcome::Refused => retried(REFUSED_RETRIES),
     }

@@ -103,7 +103,7 @@ pub(crate) struct Attempt {
     pub(crate) took_ms: i64,
     /// The handler.
     pub(crate) handler: String,
-    /// `done`, `dropped`, `retry` or `failed`.
+    /// `begun`, `done`, `dropped`, `retry`, `interrupted` or `failed`.
     pub(crate) outcome: String,
     /// A status, an exit code, or what went wrong.
     pub(crate) result: String,

@@ -109,7 +109,10 @@ mod tests {
             result: String::new(),
             answer: Vec::new(),
         };
-        store.record(sequence, attempt, state, 0).await.unwrap();
+        store
+            .record(sequence, attempt, None, state, 0)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]

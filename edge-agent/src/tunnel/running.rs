@@ -1,6 +1,5 @@
 //! A running tunnel program and what it prints.
 
-use std::process::Stdio;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -59,10 +58,6 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn start(command: &mut Command) -> std::io::Result<Self> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
         let (mut child, group) = Group::spawn(command)?;
         let printed = Printed::default();
         let readers = vec![
@@ -93,6 +88,7 @@ impl Running {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::process::Stdio;
     use std::time::Duration;
 
     use super::*;
@@ -100,7 +96,9 @@ mod tests {
     #[tokio::test]
     async fn the_reason_has_the_last_line_also_when_the_program_ends_at_once() {
         let mut command = Command::new("sh");
-        command.args(["-c", "sleep 60 & echo no tunnels left >&2; exit 1"]);
+        command
+            .args(["-c", "sleep 60 & echo no tunnels left >&2; exit 1"])
+            .stderr(Stdio::piped());
         let mut running = Running::start(&mut command).unwrap();
         // This thread is blocked, so nothing has been read when the end is found.
         while running.child.try_wait().unwrap().is_none() {

@@ -8,7 +8,7 @@ use edge_agent::signal::Signal;
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 
-use crate::harness::agent::{Agent, Inside, deliver, events, free_port, kept, reached_at};
+use crate::harness::agent::{Agent, Home, Inside, deliver, events, free_port, kept, reached_at};
 use crate::harness::agent::{relay_and_home, run, signed, with_handler};
 use crate::harness::{Answer, Receiver, Relay, eventually, is_running, issue};
 use crate::harness::{number, numbers, terminate, until};
@@ -372,10 +372,10 @@ async fn the_end_waits_for_what_runs_and_a_second_signal_does_not() {
     relay.settled().await;
     assert_eq!(handler.count(), 1, "its mail waits");
 
-    // What runs for long is cut off by the second signal, with all its processes.
+    // What goes on after SIGTERM is cut off by the second signal, with all its processes.
     let pid = home.join("pid");
     let file = pid.display();
-    let script = format!("echo $$ > '{file}'; while :; do sleep 0.02; done");
+    let script = format!("trap '' TERM; echo $$ > '{file}'; while :; do sleep 0.02; done");
     let mut command = Agent::up(&relay, &home);
     command.args(["--exec", "sh", "-c", &script]);
     let mut agent = Agent::start(&mut command).await;
@@ -391,7 +391,86 @@ async fn the_end_waits_for_what_runs_and_a_second_signal_does_not() {
     until("its command has ended", async || !is_running(pid)).await;
     let left = events(&home).await.pop().unwrap();
     assert_eq!(left["state"], "waiting");
-    assert_eq!(left["attempts"], 0);
+    assert_eq!(left["attempts"], 1);
+}
+
+/// A handler that writes its process and its attempt into a file, and then runs for ever.
+fn endless(home: &Home, before: &str) -> String {
+    let script = format!(
+        "#!/bin/sh\n{before}\necho $$ $EDGE_ATTEMPT >> \"$0.begun\"\nwhile :; do sleep 0.02; done\n"
+    );
+    home.script("endless", &script).display().to_string()
+}
+
+/// What it wrote, once so many have begun: the process and the attempt of each.
+async fn begun(home: &Home, count: usize) -> Vec<(u32, u64)> {
+    eventually("its command runs", || async {
+        let text = std::fs::read_to_string(home.join("endless.begun")).ok()?;
+        let begun: Vec<_> = (text.lines())
+            .filter_map(|line| {
+                let (process, attempt) = line.split_once(' ')?;
+                Some((process.parse().ok()?, attempt.parse().ok()?))
+            })
+            .collect();
+        (begun.len() == count).then_some(begun)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_command_ends_with_the_agent_however_that_ends_and_its_attempt_is_known() {
+    let (relay, home) = relay_and_home().await;
+    let script = endless(&home, "cat > /dev/null");
+    let up = || {
+        let mut up = Agent::up(&relay, &home);
+        up.args(["--exec", &script]);
+        up
+    };
+    let mut agent = Agent::start(&mut up()).await;
+    let posted = relay.post(&issue("i", 1)).await;
+    let (first, _) = begun(&home, 1).await[0];
+    agent.says("its command runs").await;
+    agent.kill().await;
+    until("the first has ended", async || !is_running(first)).await;
+
+    let agent = Agent::start(&mut up()).await;
+    let (second, attempt) = begun(&home, 2).await[1];
+    assert_eq!(attempt, 2);
+    let tries = tries(&home, &json!(posted.event)).await;
+    let outcomes: Vec<_> = tries.iter().map(|t| &t["outcome"]).collect();
+    assert_eq!(outcomes, ["begun", "begun"]);
+    agent.stop().await;
+    until("the second has ended", async || !is_running(second)).await;
+}
+
+#[tokio::test]
+async fn a_command_that_reads_nothing_of_a_large_event_ends_with_the_agent_too() {
+    let (relay, home) = relay_and_home().await;
+    let script = endless(&home, "");
+    let agent = Agent::start(Agent::up(&relay, &home).args(["--exec", &script])).await;
+    let large = issue(&"x".repeat(300_000), 1);
+    agent.accepts(&home, "evt_1", &large).await;
+    let (process, _) = begun(&home, 1).await[0];
+    agent.kill().await;
+    until("it has ended", async || !is_running(process)).await;
+}
+
+#[tokio::test]
+async fn at_the_shutdown_a_command_is_told_to_end_and_what_it_had_not_done_is_done_again() {
+    for (exit, state, outcome) in [(3, "waiting", "interrupted"), (0, "done", "done")] {
+        let (relay, home) = relay_and_home().await;
+        let trap = format!("trap 'echo saved > \"$0.saved\"; exit {exit}' TERM");
+        let script = endless(&home, &trap);
+        let agent = Agent::start(Agent::up(&relay, &home).args(["--exec", &script])).await;
+        let posted = relay.post(&issue("i", 1)).await;
+        begun(&home, 1).await;
+        agent.stop().await;
+        assert!(home.join("endless.saved").exists());
+        assert_eq!(states(&home).await, [state]);
+        let tries = tries(&home, &json!(posted.event)).await;
+        assert_eq!(tries.len(), 1);
+        assert_eq!(tries[0]["outcome"], outcome);
+    }
 }
 
 /// An event of an agent session.
