@@ -21,10 +21,8 @@ use url::Url;
 pub(crate) use file::{FILE, find, read};
 pub(crate) use headers::{Headers, OF_CONNECTION};
 pub(crate) use settings::{HandlerTable, Settings};
-pub(crate) use values::{
-    Address, LinearSecret, Poll, Span, TunnelChoice, is_on_loopback, read_secret,
-};
-pub(crate) use variables::{TOKEN, environment};
+pub(crate) use values::{Address, LinearSecret, Poll, Span, TunnelChoice, read_secret};
+pub(crate) use variables::{TOKEN, environment, proxy_variable};
 
 use crate::failure::Failure;
 use crate::target::Target;
@@ -55,6 +53,8 @@ pub(crate) struct Rule {
     pub(crate) headers: Headers,
     /// In the place of the one for all handlers.
     pub(crate) linear_secret: Option<LinearSecret>,
+    /// Whether any certificate of the target is taken.
+    pub(crate) insecure: bool,
 }
 
 /// What a stop does with the event of its session that is being handled.
@@ -141,7 +141,8 @@ impl Settings {
         if !(1..=64).contains(&concurrency) {
             return Err(wrong("`concurrency` has to be 1 to 64".to_owned()));
         }
-        let rules = rules(self.handler, self.to, self.exec, self.time_limit)?;
+        let insecure = self.insecure == Some(true);
+        let rules = rules(self.handler, self.to, self.exec, self.time_limit, insecure)?;
         Ok(Config {
             file,
             relay: relay.0,
@@ -172,7 +173,7 @@ impl Settings {
 }
 
 impl HandlerTable {
-    fn rule(self, time_limit: Duration) -> Result<Rule, String> {
+    fn rule(self, time_limit: Duration, insecure: bool) -> Result<Rule, String> {
         let pattern = self.r#type.unwrap_or_else(|| "*".to_owned());
         if !protocol::capability::is_pattern(&pattern) {
             return Err(format!(
@@ -192,6 +193,11 @@ impl HandlerTable {
             _ => return Err("it takes either `to` or `exec`".to_owned()),
         };
         let is_http = matches!(action, Action::Http(_));
+        if let (Action::Http(target), true) = (&action, insecure)
+            && !target.is_on_this_machine()
+        {
+            return Err("`insecure` is for a target on this machine".to_owned());
+        }
         let has_headers = !self.header.is_empty() || self.headers_file.is_some();
         if !is_http && (has_headers || self.linear_secret_file.is_some()) {
             return Err(
@@ -214,6 +220,7 @@ impl HandlerTable {
             retries: self.retries,
             headers: headers::read(&self.header, self.headers_file.as_deref())?,
             linear_secret: linear_secret.map(LinearSecret),
+            insecure,
         })
     }
 }
@@ -224,6 +231,7 @@ fn rules(
     to: Option<Target>,
     exec: Option<Vec<String>>,
     time_limit: Option<Span>,
+    insecure: bool,
 ) -> Result<Vec<Rule>, Failure> {
     let time_limit = time_limit.map_or(Duration::from_secs(300), |t| t.0);
     let has_single = to.is_some() || exec.is_some();
@@ -244,7 +252,7 @@ fn rules(
     };
     (tables.into_iter().enumerate())
         .map(|(at, table)| {
-            (table.rule(time_limit))
+            (table.rule(time_limit, insecure))
                 .map_err(|text| Failure::Configuration(format!("handler {}: {text}", at + 1)))
         })
         .collect()

@@ -3,6 +3,7 @@
 mod command;
 mod http;
 pub(crate) mod linear;
+mod owner;
 mod program;
 mod running;
 
@@ -14,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Action, Headers, LinearSecret, Rule};
 use crate::store::Event;
+use crate::target::Target;
 
 pub(crate) use command::TEMPORARY;
-pub(crate) use http::client;
+pub(crate) use http::Clients;
 pub(crate) use running::Running;
 
 /// How much of an answer is kept.
@@ -66,7 +68,9 @@ impl Answer {
 /// What an attempt at an event needs beside it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempting<'a> {
-    pub(crate) client: &'a reqwest::Client,
+    pub(crate) clients: &'a Clients,
+    /// Whether any certificate of the target is taken.
+    pub(crate) insecure: bool,
     pub(crate) secret: Option<&'a LinearSecret>,
     /// Headers beside those of the event.
     pub(crate) headers: &'a Headers,
@@ -87,7 +91,10 @@ impl Action {
     /// Passes the event to the handler.
     pub(crate) async fn handle(&self, event: &Event, attempting: &Attempting<'_>) -> Answer {
         let mut answer = match self {
-            Self::Http(target) => http::post(target, event, attempting).await,
+            Self::Http(target) => match is_own(target) {
+                Ok(()) => http::post(target, event, attempting).await,
+                Err(why) => Answer::new(Outcome::Absent, why, Vec::new()),
+            },
             Self::Exec(command) => command::run(command, event, attempting).await,
         };
         if answer.outcome == Outcome::Absent && self.presence().await.is_ok() {
@@ -101,6 +108,7 @@ impl Action {
     pub(crate) async fn presence(&self) -> Result<(), String> {
         match self {
             Self::Http(target) => {
+                is_own(target)?;
                 match tokio::time::timeout(PROBE_TIMEOUT, target.connect()).await {
                     Ok(connected) => connected,
                     Err(_) => Err("it does not answer".to_owned()),
@@ -113,6 +121,15 @@ impl Action {
             }
         }
     }
+}
+
+/// Refuses a port of this machine at which another user listens.
+fn is_own(target: &Target) -> Result<(), String> {
+    let is_port = target.socket().is_none() && target.is_on_this_machine();
+    if is_port && owner::is_another_users(target.port()) {
+        return Err("another user of this machine listens there, who gets no events".to_owned());
+    }
+    Ok(())
 }
 
 /// For people: an address without its query, or the program's name without its arguments.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::delivery::stopped_key;
-use crate::handler::{self, Running};
+use crate::handler::{Clients, Running};
 use crate::output::{info, warn};
 use crate::report::Report;
 use crate::state::AgentState;
@@ -49,7 +49,7 @@ struct Begun {
 struct Scheduler {
     state: Arc<AgentState>,
     report: Report,
-    client: reqwest::Client,
+    clients: Clients,
     config: Arc<Config>,
     queue: Queue,
     /// The stops in the queue, by the ordering key of their session.
@@ -78,7 +78,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let (probes, mut probed) = mpsc::unbounded_channel();
     let mut scheduler = Scheduler {
-        client: handler::client()?,
+        clients: Clients::default(),
         config: Arc::clone(&config.borrow_and_update()),
         queue: Queue::default(),
         stops: Stops::default(),
@@ -108,7 +108,11 @@ pub(crate) async fn run(
             Some((handler, presence)) = probed.recv() => scheduler.record_probe(&handler, presence),
             () = state.clock.until(next.unwrap_or_default()), if next.is_some() => {}
             Ok(()) = config.changed() => {
-                scheduler.config = Arc::clone(&config.borrow_and_update());
+                let new = Arc::clone(&config.borrow_and_update());
+                let old = std::mem::replace(&mut scheduler.config, new);
+                if old.rules != scheduler.config.rules {
+                    scheduler.queue.hasten(state.clock.millis());
+                }
                 scheduler.watch_handlers();
             }
             _ = other_writers.tick() => {
@@ -130,6 +134,11 @@ impl Scheduler {
         (self.state).record_store_result(waiting.as_ref().map(|_| ()));
         for mut event in waiting.into_iter().flatten() {
             self.last = self.last.max(event.sequence);
+            // What has failed at another handler is not kept waiting for this one.
+            let tried = event.tried.take();
+            if tried.is_some_and(|handler| !self.is_configured(&handler)) {
+                event.due_at = 0;
+            }
             if let Some(session) = stopped_key(&event.ordering_key) {
                 event.ordering_key = session.to_owned();
                 self.stops.add(&event.ordering_key, event.sequence);
@@ -169,7 +178,7 @@ impl Scheduler {
         };
         let handling = Handling {
             state: Arc::clone(&self.state),
-            client: self.client.clone(),
+            clients: self.clients.clone(),
             config: Arc::clone(&self.config),
             running: self.commands.clone(),
             absent: self.absent.keys().cloned().collect(),
@@ -220,8 +229,7 @@ impl Scheduler {
             Disposition::Retry(due_at) => self.queue.retry_at(&key, sequence, due_at),
             // The key stays blocked until the handler is present.
             Disposition::HandlerAbsent(handler) if self.is_configured(&handler) => {
-                self.absent.entry(handler.clone()).or_default().push(key);
-                self.record_probe(&handler, Err(String::new()));
+                self.absent.entry(handler).or_default().push(key);
                 return;
             }
             // The configuration has changed meanwhile.
@@ -241,6 +249,7 @@ impl Scheduler {
             sequence,
             ordering_key: key,
             due_at,
+            tried: None,
         });
     }
 
@@ -299,20 +308,24 @@ impl Scheduler {
 
     /// Records whether a handler is present, and reports a change.
     fn record_probe(&mut self, handler: &str, presence: Result<(), String>) {
-        let is_present = presence.is_ok();
-        let was_present = self
+        let before = self
             .report
-            .change(|status| status.set_presence(handler, is_present));
+            .change(|status| status.set_presence(handler, &presence));
         match presence {
-            Ok(()) if was_present == Some(false) => info(format_args!("{handler} is there")),
-            Err(_) if was_present != Some(false) => {
-                warn(format_args!("{handler} is not there: events wait for it"));
+            Ok(()) => {
+                if before.is_some_and(|before| before.is_there == Some(false)) {
+                    info(format_args!("{handler} is there"));
+                }
+                self.unblock_waiting_for(handler);
+            }
+            Err(why) => {
+                if before.is_none_or(|before| before.why.as_ref() != Some(&why)) {
+                    warn(format_args!(
+                        "{handler} is not there: {why}; events wait for it"
+                    ));
+                }
                 self.absent.entry(handler.to_owned()).or_default();
             }
-            _ => {}
-        }
-        if is_present {
-            self.unblock_waiting_for(handler);
         }
     }
 

@@ -6,6 +6,7 @@
 //! the stored events to a [`handler`] or [`ndjson`] prints them, a [`tunnel`] makes the agent reachable, and the
 //! [`sleep_watcher`] detects that the machine was asleep. [`commands`] are all other commands.
 
+mod cause;
 pub mod cli;
 mod commands;
 mod config;

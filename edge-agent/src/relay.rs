@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::config::is_on_loopback;
+use crate::cause::root_cause;
 use crate::registration::Registration;
+use crate::target::is_on_loopback;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest answer: one event of 6 MB, whose bytes JSON can write as six each, and a little more.
@@ -288,7 +289,15 @@ impl Relay {
                 wait,
             }),
             Err(_) => Err(CallError::Later {
-                reason: format!("the relay answered {}", status.as_u16()),
+                reason: match status {
+                    // As an HTTP API of AWS's answers where it has no route.
+                    StatusCode::NOT_FOUND => {
+                        "the relay answered 404, so that it has nothing there: its address is `RelayUrl`, which `sam deploy` \
+                         prints"
+                            .to_owned()
+                    }
+                    status => format!("the relay answered {}", status.as_u16()),
+                },
                 wait,
             }),
         }
@@ -308,13 +317,4 @@ impl Success {
             CallError::later("the relay answered something else than its interface says")
         })
     }
-}
-
-/// The innermost cause of an error, which a person can do something about.
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -36,12 +36,15 @@ pub(crate) struct Status {
 }
 
 /// Whether a handler is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Presence {
     pub(crate) handler: String,
     /// Unknown until it was looked for.
     pub(crate) is_there: Option<bool>,
+    /// Why it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
 }
 
 impl Status {
@@ -51,18 +54,28 @@ impl Status {
         for handler in handlers {
             if self.handlers.iter().all(|known| known.handler != *handler) {
                 let known = before.iter().find(|known| known.handler == *handler);
-                self.handlers.push(Presence {
-                    handler: handler.clone(),
-                    is_there: known.and_then(|known| known.is_there),
-                });
+                self.handlers
+                    .push(known.cloned().unwrap_or_else(|| Presence {
+                        handler: handler.clone(),
+                        ..Presence::default()
+                    }));
             }
         }
     }
 
-    /// Records whether a handler is present. Returns whether it was, if that is known.
-    pub(crate) fn set_presence(&mut self, handler: &str, is_there: bool) -> Option<bool> {
+    /// Records whether a handler is present, or why not. Returns what was known before.
+    pub(crate) fn set_presence(
+        &mut self,
+        handler: &str,
+        presence: &Result<(), String>,
+    ) -> Option<Presence> {
         let known = self.handlers.iter_mut().find(|h| h.handler == handler)?;
-        known.is_there.replace(is_there)
+        let now = Presence {
+            handler: handler.to_owned(),
+            is_there: Some(presence.is_ok()),
+            why: presence.as_ref().err().cloned(),
+        };
+        Some(std::mem::replace(known, now))
     }
 }
 

@@ -18,13 +18,14 @@ use reqwest::Client;
 use tokio::sync::{Notify, watch};
 use url::Url;
 
-use crate::config::{TunnelChoice, is_on_loopback};
+use crate::config::TunnelChoice;
 use crate::failure::Failure;
 use crate::output::{info, warn};
 use crate::problem::Problem;
 use crate::report::{Report, shown};
 use crate::state::AgentState;
 use crate::supervisor;
+use crate::target::is_on_loopback;
 use running::{Printed, Running};
 
 /// How long a program may take to have an address by which this agent is reachable.

@@ -12,4 +12,5 @@ mod settings;
 mod sleep;
 mod stdout;
 mod store;
+mod targets;
 mod tunnels;

@@ -302,7 +302,7 @@ async fn around(
             "ping",
             format!(
                 "a signed ping {what} did not come round: {}",
-                crate::relay::root_cause(&error.without_url())
+                crate::cause::root_cause(&error.without_url())
             ),
             "check the tunnel, and that it leads to where the agent listens",
         ),

@@ -12,7 +12,7 @@ use super::{print, print_json};
 use crate::config::{Action, Headers, Span};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::handler::{self, Attempting, Outcome};
+use crate::handler::{Attempting, Clients, Outcome};
 use crate::output::{hint, info};
 use crate::store::{Filter, Listed, Store, name};
 use crate::target::Target;
@@ -103,7 +103,7 @@ async fn post(
     events: &[Listed],
     target: Target,
 ) -> Result<(), Failure> {
-    let client = handler::client().map_err(anyhow::Error::from)?;
+    let clients = Clients::default();
     let secret = context.settings.linear_secret()?;
     let action = Action::Http(target);
     let never = CancellationToken::new();
@@ -113,7 +113,8 @@ async fn post(
             continue;
         };
         let attempting = Attempting {
-            client: &client,
+            clients: &clients,
+            insecure: context.settings.insecure == Some(true),
             secret: secret.as_ref(),
             headers: &Headers::default(),
             attempt: 1,

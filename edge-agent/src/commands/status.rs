@@ -91,7 +91,13 @@ fn unhealthy(status: Option<&Status>) -> Option<String> {
     }
     (status.handlers.iter())
         .find(|handler| handler.is_there == Some(false))
-        .map(|handler| format!("{} is not there: events wait for it", handler.handler))
+        .map(|handler| {
+            let why = handler.why.as_deref().unwrap_or_default();
+            format!(
+                "{} is not there: {why}; events wait for it",
+                handler.handler
+            )
+        })
 }
 
 fn text(facts: &StatusFacts) -> String {
@@ -128,10 +134,10 @@ fn text(facts: &StatusFacts) -> String {
                 line("address", &format!("none yet ({tunnel}): pulling"));
             }
             for handler in &status.handlers {
-                let is_there = match handler.is_there {
-                    Some(true) => "there",
-                    Some(false) => "not there",
-                    None => "not looked for yet",
+                let is_there = match (handler.is_there, &handler.why) {
+                    (Some(true), _) => "there",
+                    (Some(false), why) => &format!("not there: {}", why.as_deref().unwrap_or("")),
+                    (None, _) => "not looked for yet",
                 };
                 line("handler", &format!("{}: {is_there}", handler.handler));
             }

@@ -72,6 +72,9 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) time_limit: Option<Span>,
+    /// Take any certificate of a TARGET on this machine, as a self-signed one
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) insecure: Option<bool>,
     /// A file with the webhook secret that your code gives to Linear's SDK: events are stamped and signed for it
     #[arg(long, value_name = "FILE")]
     pub(crate) linear_secret_file: Option<PathBuf>,
@@ -175,6 +178,7 @@ impl Settings {
             listen: self.listen.or(file.listen),
             concurrency: self.concurrency.or(file.concurrency),
             time_limit: self.time_limit.or(file.time_limit),
+            insecure: self.insecure.or(file.insecure),
             linear_secret_file: self.linear_secret_file.or(file.linear_secret_file),
             linear_token_file: self.linear_token_file.or(file.linear_token_file),
             keep: self.keep.or(file.keep),

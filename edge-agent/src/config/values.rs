@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
 use crate::failure::Failure;
+use crate::target::is_on_loopback;
 
 /// An address that secrets and events may be sent to: by https, or on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,16 +30,6 @@ impl FromStr for Address {
                     .to_owned(),
             )
         }
-    }
-}
-
-/// Whether an address is one of this machine's loopback interface.
-pub(crate) fn is_on_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(v4)) => v4.is_loopback(),
-        Some(url::Host::Ipv6(v6)) => v6.is_loopback(),
-        None => false,
     }
 }
 

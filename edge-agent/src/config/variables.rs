@@ -33,6 +33,13 @@ pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The variable that names the proxy for `https://`, if one does: what the HTTP client goes by.
+pub(crate) fn proxy_variable() -> Option<&'static str> {
+    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+        .into_iter()
+        .find(|name| variable(name).is_some())
+}
+
 pub(super) fn parse(all: impl Iterator<Item = (String, String)>) -> Result<Settings, Failure> {
     let mut table = toml::Table::new();
     for (name, value) in all {
@@ -55,7 +62,7 @@ pub(super) fn parse(all: impl Iterator<Item = (String, String)>) -> Result<Setti
                 .map(|part| part.trim().to_owned())
                 .collect::<Vec<_>>()
                 .into(),
-            "pull" => {
+            "pull" | "mine" | "insecure" => {
                 toml::Value::Boolean(value.parse().map_err(|_| wrong("use `true` or `false`"))?)
             }
             "concurrency" => {

@@ -197,7 +197,8 @@ mod tests {
         std::fs::write(&program, SUPERVISOR).unwrap();
         std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
         let attempting = Attempting {
-            client: &crate::handler::client().unwrap(),
+            clients: &crate::handler::Clients::default(),
+            insecure: false,
             secret: None,
             headers: &crate::config::Headers::default(),
             attempt: 3,

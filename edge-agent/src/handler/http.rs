@@ -1,31 +1,59 @@
 //! The HTTP handler: the same bytes and the same headers, POSTed to this machine.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use protocol::headers::{
     EDGE_ATTEMPT, LINEAR_SIGNATURE, LINEAR_TIMESTAMP, WEBHOOK_ID, WEBHOOK_SIGNATURE,
 };
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
 
 use super::{ANSWER_LIMIT, Answer, Attempting, Outcome, linear};
+use crate::cause::root_cause;
 use crate::config::OF_CONNECTION;
-use crate::relay::root_cause;
+use crate::report::shown;
 use crate::store::Event;
 use crate::target::{LOCALHOST, Target, is_localhost};
 
 /// As Linear's requests have it.
 const LINEAR_USER_AGENT: &str = "Linear-Webhook";
 
-/// The client that all events are POSTed with.
-pub(crate) fn client() -> reqwest::Result<Client> {
-    Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(2))
-        .dns_resolver(Loopback)
-        .build()
+/// How many header fields an answer may have.
+const MAX_HEADERS: usize = 1000;
+
+/// What a connection depends on: the socket in the place of a host, and whether any certificate is taken.
+type Means = (Option<PathBuf>, bool);
+
+/// The clients that events are POSTed with. Clones share them, and their connections.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Clients(Arc<Mutex<HashMap<Means, Client>>>);
+
+impl Clients {
+    fn of(&self, target: &Target, insecure: bool) -> reqwest::Result<Client> {
+        let means = (target.socket().map(Path::to_owned), insecure);
+        let mut clients = self.0.lock();
+        if let Some(client) = clients.get(&means) {
+            return Ok(client.clone());
+        }
+        let mut client = Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(2))
+            .http1_max_headers(MAX_HEADERS)
+            .tls_danger_accept_invalid_certs(insecure)
+            .dns_resolver(Loopback);
+        if let Some(socket) = target.socket() {
+            client = client.unix_socket(socket);
+        }
+        let client = client.build()?;
+        clients.insert(means, client.clone());
+        Ok(client)
+    }
 }
 
 /// Resolves `localhost` and the names under it to loopback, and asks the system for others.
@@ -45,35 +73,14 @@ impl Resolve for Loopback {
     }
 }
 
-/// POSTs an event; with a secret of Linear's, stamped and signed as Linear would do it now.
+/// POSTs an event.
 pub(super) async fn post(target: &Target, event: &Event, attempting: &Attempting<'_>) -> Answer {
-    let Attempting {
-        client,
-        secret,
-        attempt,
-        time_limit,
-        stamp,
-        ..
-    } = *attempting;
-    let mut headers = forwarded(event, attempt);
-    let body = match secret {
-        None => event.body.clone(),
-        Some(secret) => {
-            let body = linear::stamped(&event.body, stamp);
-            let signature = protocol::linear_signature::sign(&secret.0, &body);
-            if let Ok(signature) = HeaderValue::try_from(signature) {
-                headers.insert(LINEAR_SIGNATURE, signature);
-            }
-            // It covers bytes that are no longer these.
-            headers.remove(WEBHOOK_SIGNATURE);
-            headers.insert(LINEAR_TIMESTAMP, HeaderValue::from(stamp));
-            headers.insert(USER_AGENT, HeaderValue::from_static(LINEAR_USER_AGENT));
-            body
-        }
+    let time_limit = attempting.time_limit;
+    let (headers, body) = request(event, attempting);
+    let client = match attempting.clients.of(target, attempting.insecure) {
+        Ok(client) => client,
+        Err(error) => return Answer::new(Outcome::Retry, root_cause(&error), Vec::new()),
     };
-    for (name, value) in &attempting.headers.0 {
-        headers.insert(name, value.clone());
-    }
     let began = Instant::now();
     let request = client
         .post(target.url().clone())
@@ -97,20 +104,66 @@ pub(super) async fn post(target: &Target, event: &Event, attempting: &Attempting
             return Answer::new(Outcome::Retry, result, Vec::new());
         }
     };
-    let status = response.status();
-    let outcome = match status {
+    let (outcome, result) = (outcome(response.status()), result(&response));
+    let left = time_limit.saturating_sub(began.elapsed());
+    let body = read_body(response, left).await;
+    Answer::new(outcome, result, body)
+}
+
+/// The headers and the body of a request; with a secret of Linear's, stamped and signed as Linear would do it now.
+fn request(event: &Event, attempting: &Attempting<'_>) -> (HeaderMap, Vec<u8>) {
+    let mut headers = forwarded(event, attempting.attempt);
+    let stamp = attempting.stamp;
+    let body = match attempting.secret {
+        None => event.body.clone(),
+        Some(secret) => {
+            let body = linear::stamped(&event.body, stamp);
+            let signature = protocol::linear_signature::sign(&secret.0, &body);
+            if let Ok(signature) = HeaderValue::try_from(signature) {
+                headers.insert(LINEAR_SIGNATURE, signature);
+            }
+            // It covers bytes that are no longer these.
+            headers.remove(WEBHOOK_SIGNATURE);
+            headers.insert(LINEAR_TIMESTAMP, HeaderValue::from(stamp));
+            headers.insert(USER_AGENT, HeaderValue::from_static(LINEAR_USER_AGENT));
+            body
+        }
+    };
+    for (name, value) in &attempting.headers.0 {
+        headers.insert(name, value.clone());
+    }
+    (headers, body)
+}
+
+/// What the status of an answer means.
+fn outcome(status: StatusCode) -> Outcome {
+    match status {
         StatusCode::GONE => Outcome::Dropped,
         status if status.is_success() => Outcome::Done,
+        // A request is not made again elsewhere, and the same answer would come again.
+        status if status.is_redirection() => Outcome::Refused,
         StatusCode::REQUEST_TIMEOUT
         | StatusCode::CONFLICT
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS => Outcome::Retry,
         status if status.is_client_error() => Outcome::Refused,
         _ => Outcome::Retry,
-    };
-    let left = time_limit.saturating_sub(began.elapsed());
-    let body = read_body(response, left).await;
-    Answer::new(outcome, status.as_u16().to_string(), body)
+    }
+}
+
+/// The status of an answer, and where a redirection leads: without its query, which may hold a key.
+fn result(response: &Response) -> String {
+    let status = response.status().as_u16();
+    let location = (response.headers().get(LOCATION))
+        .filter(|_| response.status().is_redirection())
+        .and_then(|location| response.url().join(location.to_str().ok()?).ok());
+    match location {
+        Some(location) => format!(
+            "{status} to {}, which has to be the target then",
+            shown(&location)
+        ),
+        None => status.to_string(),
+    }
 }
 
 fn forwarded(event: &Event, attempt: u64) -> HeaderMap {

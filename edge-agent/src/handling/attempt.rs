@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use protocol::clock::{UnixMillis, millis};
 
 use crate::config::{Action, Config, OnStop, Rule};
-use crate::handler::{self, Answer, Attempting, Outcome, Running};
+use crate::handler::{self, Answer, Attempting, Clients, Outcome, Running};
 use crate::output::{info, warn};
 use crate::state::AgentState;
 use crate::store::{Attempt, Event, State, name};
@@ -43,7 +43,7 @@ pub(super) enum Disposition {
 /// What an attempt needs.
 pub(super) struct Handling {
     pub(super) state: Arc<AgentState>,
-    pub(super) client: reqwest::Client,
+    pub(super) clients: Clients,
     pub(super) config: Arc<Config>,
     /// The commands that a stop ends.
     pub(super) running: Running,
@@ -115,7 +115,8 @@ impl Handling {
             begun = Some(self.begin(sequence, &handler).await);
         }
         let attempting = Attempting {
-            client: &self.client,
+            clients: &self.clients,
+            insecure: rule.insecure,
             secret: (rule.linear_secret.as_ref()).or(self.config.linear_secret.as_ref()),
             headers: &rule.headers,
             attempt: attempts + 1,

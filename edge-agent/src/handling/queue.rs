@@ -98,6 +98,18 @@ impl Queue {
         }
     }
 
+    /// Makes all events due at `now` that are due later.
+    pub(super) fn hasten(&mut self, now: UnixMillis) {
+        for (key, queue) in &mut self.keys {
+            for due_at in queue.events.values_mut() {
+                *due_at = (*due_at).min(now);
+            }
+            if let (false, Some((due_at, sequence))) = (queue.is_blocked, queue.oldest()) {
+                self.due.push(Reverse((due_at, sequence, key.clone())));
+            }
+        }
+    }
+
     /// Has the next event of a key wait until this time, also if it is not there yet.
     pub(super) fn pause(&mut self, key: &str, until: UnixMillis) {
         if let Some(queue) = self.keys.get_mut(key) {
@@ -132,6 +144,7 @@ mod tests {
             sequence,
             ordering_key: key.to_owned(),
             due_at,
+            tried: None,
         }
     }
 
@@ -192,6 +205,17 @@ mod tests {
         queue.unblock("a", 3_000);
         assert_eq!(queue.take_due(6_000), None);
         assert!(queue.keys.is_empty() && queue.due.is_empty());
+    }
+
+    #[test]
+    fn what_is_due_later_can_be_made_due_now() {
+        let mut queue = Queue::default();
+        queue.add(waiting(1, "a", 9_000));
+        queue.add(waiting(2, "b", 0));
+        assert_eq!(queue.take_due(0), Some(("b".to_owned(), 2)));
+        queue.hasten(5);
+        assert_eq!(queue.take_due(5), Some(("a".to_owned(), 1)));
+        assert_eq!(queue.take_due(9_000), None);
     }
 
     #[test]

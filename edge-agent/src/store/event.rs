@@ -118,4 +118,6 @@ pub(crate) struct Waiting {
     pub(crate) ordering_key: String,
     /// When it is due.
     pub(crate) due_at: UnixMillis,
+    /// The handler of its last attempt.
+    pub(crate) tried: Option<String>,
 }

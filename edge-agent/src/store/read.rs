@@ -83,14 +83,16 @@ impl Store {
     pub(crate) async fn waiting(&self, after: i64, limit: u32) -> anyhow::Result<Vec<Waiting>> {
         self.read(move |connection| {
             let mut read = connection.prepare_cached(
-                "SELECT sequence, ordering_key, due_at FROM event INDEXED BY waiting
-                 WHERE state = 'waiting' AND sequence > ? ORDER BY sequence LIMIT ?",
+                "SELECT sequence, ordering_key, due_at, CASE WHEN attempts > 0 THEN
+                     (SELECT handler FROM attempt a WHERE a.sequence = e.sequence ORDER BY a.rowid DESC LIMIT 1) END
+                 FROM event e INDEXED BY waiting WHERE state = 'waiting' AND sequence > ? ORDER BY sequence LIMIT ?",
             )?;
             let rows = read.query_map(params![after, limit], |row| {
                 Ok(Waiting {
                     sequence: row.get(0)?,
                     ordering_key: row.get(1)?,
                     due_at: row.get(2)?,
+                    tried: row.get(3)?,
                 })
             })?;
             rows.collect()

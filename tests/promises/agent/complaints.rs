@@ -130,7 +130,7 @@ async fn a_private_ca_is_trusted_if_the_system_trusts_it() {
 }
 
 /// Answers everything with 418, over TLS.
-async fn serve_tls(certificate: &Certificate) -> std::net::SocketAddr {
+pub(super) async fn serve_tls(certificate: &Certificate) -> std::net::SocketAddr {
     let acceptor = certificate.acceptor(&[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

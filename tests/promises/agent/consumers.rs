@@ -193,7 +193,7 @@ async fn a_handler_can_have_no_retries() {
 
 #[tokio::test]
 async fn a_stop_that_waited_behind_its_session_comes_after_it_and_not_beside_it() {
-    let (relay, _home, handler, agent) = consumer("pause = '3s'\n").await;
+    let (relay, home, handler, agent) = consumer("pause = '3s'\n").await;
     for (action, signal) in [
         ("created", None),
         ("prompted", None),
@@ -207,13 +207,16 @@ async fn a_stop_that_waited_behind_its_session_comes_after_it_and_not_beside_it(
     };
     assert_eq!(stops(&handler.wait_for(1).await), [false]);
     for count in 2..=3 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(handler.count(), count - 1);
-        until("the pause is over", async || {
-            relay.clock.advance(Duration::from_secs(1));
-            handler.count() == count
+        // The pause begins once the event before is done.
+        until("the one before is done", async || {
+            let events = events(&home).await;
+            let is_done = |event: &&Value| event["state"] == "done";
+            events.iter().filter(is_done).count() == count - 1
         })
         .await;
+        assert_eq!(handler.count(), count - 1);
+        relay.clock.advance(Duration::from_secs(4));
+        handler.wait_for(count).await;
     }
     assert_eq!(stops(&handler.received()), [false, false, true]);
     agent.stop().await;

@@ -229,7 +229,9 @@ async fn a_server_that_goes_and_comes_back_is_noticed_and_costs_no_attempt() {
     let (relay, home) = relay_and_home().await;
     let port = free_port().await;
     let mut agent = Agent::begin(Agent::up(&relay, &home).arg(port.to_string())).await;
-    let missed = format!("http://localhost:{port}/ is not there: events wait for it");
+    let missed = format!(
+        "http://localhost:{port}/ is not there: nothing listens there (connection refused); events wait for it"
+    );
     agent.says(&missed).await;
     for at in 0..3 {
         relay.post(&issue("a", at)).await;
