@@ -81,12 +81,14 @@ impl Program {
             .into_owned();
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start `{name}`"))?;
         let stderr = child.stderr.take().context("it has no stderr")?;
+        let mut stdout = child.stdout.take().context("it has no stdout")?;
+        tokio::spawn(async move { tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await });
         Ok(Self {
             child,
             said: Some(BufReader::new(stderr).lines()),

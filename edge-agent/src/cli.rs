@@ -17,7 +17,7 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::output::{self, Volume};
 use crate::signal::Signals;
 use crate::up::{self, Environment};
-use crate::{commands, sleep_watcher, supervisor};
+use crate::{commands, ndjson, sleep_watcher, supervisor};
 
 /// The arguments.
 #[derive(Debug, Parser)]
@@ -211,6 +211,7 @@ async fn daemon(general: General, flags: Settings) -> Result<(), Failure> {
         clock: Clock::system(),
         route: Box::new(sleep_watcher::default_route),
         program: std::env::current_exe().context("cannot find this program")?,
+        prints_to_nowhere: ndjson::is_null_device(),
         signals: receiver,
     };
     up_in(general, flags, environment).await

@@ -101,6 +101,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// Empty: NDJSON on stdout.
     pub(crate) rules: Vec<Rule>,
+    /// Whether a printed event is done only once it was acknowledged.
+    pub(crate) ack: bool,
     pub(crate) concurrency: usize,
     pub(crate) linear_secret: Option<LinearSecret>,
     pub(crate) linear_token_file: Option<PathBuf>,
@@ -143,6 +145,12 @@ impl Settings {
         }
         let insecure = self.insecure == Some(true);
         let rules = rules(self.handler, self.to, self.exec, self.time_limit, insecure)?;
+        let ack = self.ack == Some(true);
+        if ack && !rules.is_empty() {
+            return Err(wrong(
+                "`ack` is for events on stdout, and there is a handler".to_owned(),
+            ));
+        }
         Ok(Config {
             file,
             relay: relay.0,
@@ -163,6 +171,7 @@ impl Settings {
                 .listen
                 .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 4747))),
             rules,
+            ack,
             concurrency,
             linear_secret,
             linear_token_file: self.linear_token_file,

@@ -1,134 +1,180 @@
 //! Prints events as lines of JSON on stdout, in the order in which they were stored, if there is no handler.
 //!
 //! The body is a JSON string, so that it is the raw body byte for byte, line breaks and all.
+//!
+//! Invariant: an event is done once its reader has taken it: it is no longer in the pipe, or its id was acknowledged on stdin.
+//! What was not taken when the agent ends is printed again at the next start.
 
-use std::collections::BTreeMap;
+mod line;
+mod reader;
+mod taken;
+
+use std::collections::BTreeSet;
 use std::io::Write as _;
-
-use anyhow::Context as _;
-use protocol::clock::rfc3339;
-use protocol::headers::EDGE_ATTEMPT;
-use serde::Serialize;
+use std::time::Duration;
 
 use crate::state::AgentState;
-use crate::store::{Event, Headers};
+use anyhow::Context as _;
+use taken::Taken;
 
-/// How many events are printed and marked as printed at once.
+pub(crate) use reader::is_null_device;
+
+/// How many events are printed at once.
 const BATCH: u32 = 100;
+/// After how many bytes the next one waits for the next batch.
+const BATCH_BYTES: usize = 1_000_000;
 /// How often the store is checked for writes of another process, which `replay` makes.
-const OTHER_WRITERS_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+const OTHER_WRITERS_INTERVAL: Duration = Duration::from_secs(1);
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct EventLine<'a> {
-    id: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    action: &'a str,
-    workspace: &'a str,
-    received_at: String,
-    attempt: u64,
-    headers: BTreeMap<&'a str, String>,
-    body: &'a str,
-}
-
-/// Prints the events that were not printed before, then each that is stored. Ends with an error, or between two batches on
-/// the shutdown, so that what was printed is marked as printed.
-pub(crate) async fn run(state: &AgentState) -> anyhow::Result<()> {
-    let mut after = 0;
-    while !state.shutdown.is_cancelled() {
-        let printed = match print(state, &mut after).await {
-            Ok(printed) => printed,
-            Err(PrintError::Stdout(error)) => return Err(error),
-            Err(PrintError::Store(error)) => {
-                state.record_store_result(Err(&error));
-                after = 0;
-                false
+/// Prints the events that are not done, then each that is stored. Ends with an error once nobody reads any more; at the shutdown,
+/// once everything that was printed is taken.
+pub(crate) async fn run(state: &AgentState, acknowledged: bool) -> anyhow::Result<()> {
+    let mut printer = Printer {
+        state,
+        after: 0,
+        has_begun: false,
+        printed: BTreeSet::new(),
+        taken: if acknowledged {
+            Taken::acknowledged()
+        } else {
+            Taken::read()
+        },
+    };
+    let gone = reader::watch();
+    let mut other_writers = tokio::time::interval(OTHER_WRITERS_INTERVAL);
+    other_writers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let is_ending = state.shutdown.is_cancelled();
+        if is_ending && printer.printed.is_empty() {
+            return Ok(());
+        }
+        if !is_ending && printer.print().await? {
+            continue;
+        }
+        tokio::select! {
+            () = state.stored.notified(), if !is_ending => {}
+            () = state.shutdown.cancelled(), if !is_ending => {}
+            taken = printer.taken.next() => printer.settle(taken?).await,
+            () = gone.notified() => {
+                let taken = printer.taken.so_far();
+                printer.settle(taken).await;
+                anyhow::bail!("nothing reads stdout any more: what it has not taken is printed at the next start");
             }
-        };
-        if !printed {
-            tokio::select! {
-                () = state.stored.notified() => {}
-                () = state.shutdown.cancelled() => {}
-                () = tokio::time::sleep(OTHER_WRITERS_INTERVAL) => {
-                    if state.store.changed_by_another().await.unwrap_or(true) {
-                        after = 0;
-                    }
+            _ = other_writers.tick(), if !is_ending => {
+                if state.store.changed_by_another().await.unwrap_or(true) {
+                    printer.after = 0;
                 }
             }
         }
     }
-    Ok(())
 }
 
-/// Why events cannot be printed: stdout is closed, which is the end, or they cannot be read, which may pass.
-enum PrintError {
-    Stdout(anyhow::Error),
-    Store(anyhow::Error),
+struct Printer<'a> {
+    state: &'a AgentState,
+    /// The newest event that was printed.
+    after: i64,
+    /// Whether anything was written, or nothing had waited at the start.
+    has_begun: bool,
+    /// The events that are printed and not done.
+    printed: BTreeSet<i64>,
+    taken: Taken,
 }
 
-/// Prints the next events after `after`. Returns whether there were any.
-async fn print(state: &AgentState, after: &mut i64) -> Result<bool, PrintError> {
-    let waiting = (state.store.waiting(*after, BATCH).await).map_err(PrintError::Store)?;
-    if waiting.is_empty() {
-        return Ok(false);
+impl Printer<'_> {
+    /// Prints the next events. Returns whether there were any. An error of stdout is the end; one of the store may pass.
+    async fn print(&mut self) -> anyhow::Result<bool> {
+        let batch = match self.next_batch().await {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.state.record_store_result(Err(&error));
+                self.after = 0;
+                return Ok(false);
+            }
+        };
+        self.has_begun = true;
+        let Some(Batch {
+            lines,
+            events,
+            last,
+        }) = batch
+        else {
+            return Ok(false);
+        };
+        self.after = last;
+        self.printed
+            .extend(events.iter().map(|event| event.sequence));
+        self.taken.expect(events, lines.len());
+        let written = tokio::task::spawn_blocking(move || {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(&lines)?;
+            stdout.flush()
+        });
+        written.await?.context("cannot write to stdout")?;
+        let taken = self.taken.so_far();
+        self.settle(taken).await;
+        Ok(true)
     }
-    let mut lines = Vec::new();
-    let mut printed = Vec::new();
-    for waiting in waiting {
-        let loaded = (state.store.load(waiting.sequence).await).map_err(PrintError::Store)?;
-        if let Some((event, _)) = loaded {
-            write(&mut lines, &event).map_err(PrintError::Stdout)?;
-            printed.push(waiting.sequence);
+
+    /// The next events that are not printed; none if there are none.
+    async fn next_batch(&self) -> anyhow::Result<Option<Batch>> {
+        let mut batch = Batch {
+            lines: Vec::new(),
+            events: Vec::new(),
+            last: self.after,
+        };
+        if !self.has_begun {
+            // The end of an earlier process may have torn its last line.
+            batch.lines.push(b'\n');
         }
-        *after = waiting.sequence;
+        for waiting in self.state.store.waiting(self.after, BATCH).await? {
+            if batch.lines.len() > BATCH_BYTES {
+                break;
+            }
+            batch.last = waiting.sequence;
+            if self.printed.contains(&waiting.sequence) {
+                continue;
+            }
+            if let Some((event, _)) = self.state.store.load(waiting.sequence).await? {
+                line::write(&mut batch.lines, &event)?;
+                batch.events.push(Printed {
+                    sequence: waiting.sequence,
+                    end: batch.lines.len(),
+                    id: event.id,
+                });
+            }
+        }
+        Ok((batch.last > self.after).then_some(batch))
     }
-    let written = tokio::task::spawn_blocking(move || {
-        let mut stdout = std::io::stdout().lock();
-        stdout.write_all(&lines)?;
-        stdout.flush()
-    });
-    (written.await.map_err(anyhow::Error::from))
-        .and_then(|written| written.context("cannot write to stdout"))
-        .map_err(PrintError::Stdout)?;
-    let now = state.clock.millis();
-    // An event that is printed must not be printed again.
-    (state.write_until_stored(|| state.store.mark_printed(printed.clone(), now))).await;
-    Ok(true)
+
+    /// Marks events that were taken as done.
+    async fn settle(&mut self, taken: Vec<i64>) {
+        if taken.is_empty() {
+            return;
+        }
+        for sequence in &taken {
+            self.printed.remove(sequence);
+        }
+        let (store, now) = (&self.state.store, self.state.clock.millis());
+        // An event that was taken must not be printed again.
+        (self
+            .state
+            .write_until_stored(|| store.mark_printed(taken.clone(), now)))
+        .await;
+    }
 }
 
-/// Writes an event as one line.
-fn write(lines: &mut Vec<u8>, event: &Event) -> anyhow::Result<()> {
-    let line = EventLine {
-        id: &event.id,
-        kind: &event.kind,
-        action: &event.action,
-        workspace: &event.workspace,
-        received_at: rfc3339(event.received_at),
-        attempt: (event.headers.get(EDGE_ATTEMPT))
-            .and_then(|attempt| attempt.parse().ok())
-            .unwrap_or(1),
-        headers: joined(&event.headers),
-        // The relay accepts only UTF-8.
-        body: std::str::from_utf8(&event.body).context("a stored body is not UTF-8")?,
-    };
-    serde_json::to_writer(&mut *lines, &line)?;
-    lines.push(b'\n');
-    Ok(())
+/// Lines that are written at once.
+struct Batch {
+    lines: Vec<u8>,
+    events: Vec<Printed>,
+    /// The last event that was looked at.
+    last: i64,
 }
 
-/// Several values of one name as one list (RFC 9110, section 5.3).
-fn joined(headers: &Headers) -> BTreeMap<&str, String> {
-    let mut joined: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, value) in &headers.0 {
-        let value = String::from_utf8_lossy(value);
-        joined
-            .entry(name)
-            .and_modify(|values| {
-                values.push_str(", ");
-                values.push_str(&value);
-            })
-            .or_insert_with(|| value.into_owned());
-    }
-    joined
+/// An event in a batch.
+struct Printed {
+    sequence: i64,
+    id: String,
+    /// Where its line ends.
+    end: usize,
 }

@@ -43,6 +43,8 @@ pub struct Environment {
     pub route: Box<dyn Fn() -> Option<String> + Send>,
     /// The path of this program, which supervises others.
     pub program: PathBuf,
+    /// Whether what is printed is gone at once.
+    pub prints_to_nowhere: bool,
     /// The signals that the process receives.
     pub signals: mpsc::Receiver<Signal>,
 }
@@ -59,7 +61,15 @@ pub(crate) async fn run(
     read: impl Fn() -> Result<Config, Failure>,
     mut environment: Environment,
 ) -> Result<(), Failure> {
-    let mut daemon = Daemon::start(directory, read()?, &mut environment).await?;
+    let config = read()?;
+    if config.rules.is_empty() && environment.prints_to_nowhere {
+        return Err(Failure::Configuration(
+            "stdout is closed or /dev/null, and without a handler events are printed there: name a TARGET or `--exec`, or \
+             give stdout a reader"
+                .to_owned(),
+        ));
+    }
+    let mut daemon = Daemon::start(directory, config, &mut environment).await?;
     let ended = daemon.wait(&read, &mut environment.signals).await;
     let ended = match ended {
         Ended::Signal => Ok(()),
@@ -317,10 +327,10 @@ fn spawn_handling(
     config: &watch::Sender<Arc<Config>>,
 ) -> JoinHandle<anyhow::Result<()>> {
     let (state, report, config) = (Arc::clone(state), report.clone(), config.subscribe());
-    let prints = config.borrow().rules.is_empty();
+    let (prints, acknowledged) = (config.borrow().rules.is_empty(), config.borrow().ack);
     tokio::spawn(async move {
         if prints {
-            ndjson::run(&state).await
+            ndjson::run(&state, acknowledged).await
         } else {
             handling::run(state, report, config).await
         }
@@ -369,6 +379,7 @@ fn reload(read: &impl Fn() -> Result<Config, Failure>, config: &watch::Sender<Ar
         ("relay", new.relay != old.relay),
         ("name", new.name != old.name),
         ("listen", new.listen != old.listen),
+        ("ack", new.ack != old.ack),
         ("tunnel, public-url or pull", new.route != old.route),
         (
             "whether there is a handler",

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             clock,
             route: Box::new(|| Some("one".to_owned())),
             program: std::env::current_exe().expect("this program"),
+            prints_to_nowhere: false,
             signals,
         };
         edge_agent::cli::up(arguments, around).await

@@ -26,6 +26,9 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
     #[serde(deserialize_with = "command")]
     pub(crate) exec: Option<Vec<String>>,
+    /// Without a handler: a line is done once its id was written to stdin, and is printed again at the next start otherwise
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub(crate) ack: Option<bool>,
     /// The relay's address
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "parsed")]
@@ -168,6 +171,7 @@ impl Settings {
             tunnel,
             public_url,
             pull,
+            ack: self.ack.or(file.ack),
             relay: self.relay.or(file.relay),
             name: self.name.or(file.name),
             types: self.types.or(file.types),

@@ -62,7 +62,7 @@ pub(super) fn parse(all: impl Iterator<Item = (String, String)>) -> Result<Setti
                 .map(|part| part.trim().to_owned())
                 .collect::<Vec<_>>()
                 .into(),
-            "pull" | "mine" | "insecure" => {
+            "pull" | "mine" | "insecure" | "ack" => {
                 toml::Value::Boolean(value.parse().map_err(|_| wrong("use `true` or `false`"))?)
             }
             "concurrency" => {

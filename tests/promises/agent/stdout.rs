@@ -1,13 +1,16 @@
 //! Without a handler: stored, answered, printed; once, in order, and over restarts.
 
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use local::samples::{FIVE_KINDS, WORKSPACE};
 use protocol::messages::WorkerState;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
-use crate::harness::agent::{Agent, Home, command, deliver, free_port, in_time, output};
-use crate::harness::agent::{relay_and_home, signed, signed_at, worker};
+use crate::harness::agent::{Agent, Home, command, deliver, events, free_port, in_time, output};
+use crate::harness::agent::{relay_and_home, run, signed, signed_at, worker};
 use crate::harness::{TOKEN, client, issue, relay, terminate, until};
 
 #[tokio::test]
@@ -175,6 +178,109 @@ async fn it_ends_also_when_nobody_reads_what_it_prints() {
     let ended = in_time(child.wait()).await.unwrap();
     assert_eq!(ended.code(), Some(0));
     drop(agent.lines);
+}
+
+/// The numbers of the events that are not done.
+async fn waiting(home: &Path) -> usize {
+    let events = events(home).await;
+    events
+        .iter()
+        .filter(|event| event["state"] == "waiting")
+        .count()
+}
+
+#[tokio::test]
+async fn what_a_reader_has_not_taken_when_it_dies_is_printed_to_the_next_one() {
+    let (relay, home) = relay_and_home().await;
+    let mut agent = Agent::pulling(&relay, &home).await;
+    relay.post(&issue("i", 0)).await;
+    assert_eq!(agent.number().await, 0);
+    until("the one that is read is done", async || {
+        waiting(&home).await == 0 && events(&home).await.len() == 1
+    })
+    .await;
+    relay.post_all(1..21).await;
+    until("all are stored", async || events(&home).await.len() == 21).await;
+    // They are in the pipe by now, or soon; nobody reads them.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(waiting(&home).await, 20);
+    drop(agent.lines);
+    // Noticed at once, and not by the next event.
+    let ended = in_time(agent.child.wait()).await.unwrap();
+    assert_eq!(ended.code(), Some(1));
+    assert_eq!(waiting(&home).await, 20);
+
+    let mut agent = Agent::begin(&mut Agent::up(&relay, &home)).await;
+    let first = agent.lines.next_line().await.unwrap().unwrap();
+    assert_eq!(first, "", "the end of a line that the first may have begun");
+    for at in 1..21 {
+        assert_eq!(agent.number().await, at);
+    }
+    until("all are done", async || waiting(&home).await == 0).await;
+    assert_eq!(agent.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn with_ack_an_event_is_done_once_its_id_comes_on_stdin() {
+    let (relay, home) = relay_and_home().await;
+    let up = || {
+        let mut up = Agent::up(&relay, &home);
+        up.arg("--ack").stdin(Stdio::piped());
+        up
+    };
+    let mut agent = Agent::start(&mut up()).await;
+    relay.post_all(0..3).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(agent.event().await["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(waiting(&home).await, 3);
+    let mut stdin = agent.child.stdin.take().unwrap();
+    let acks = format!("{}\n\x1b[2Jnonsense\n\n{}\n", ids[2], ids[0]);
+    stdin.write_all(acks.as_bytes()).await.unwrap();
+    until("two are done", async || waiting(&home).await == 1).await;
+    agent
+        .says("`\\u{1b}[2Jnonsense` was acknowledged and does not wait for it")
+        .await;
+    agent.kill().await;
+
+    let mut agent = Agent::start(&mut up()).await;
+    assert_eq!(agent.event().await["id"], ids[1]);
+    // A replay has it printed again, and what waits for its acknowledgement is not.
+    run(&home, &["replay", &ids[0]]).await.exits(0);
+    assert_eq!(agent.event().await["id"], ids[0]);
+    drop(agent.child.stdin.take());
+    agent.says("stdin is closed").await;
+    assert_eq!(agent.ends().await, Some(1));
+    assert_eq!(waiting(&home).await, 2);
+    let handled = ["up", "3000", "--ack", "--relay", &relay.local.url()];
+    run(&home, &handled)
+        .await
+        .exits(2)
+        .warns("there is a handler");
+}
+
+#[tokio::test]
+async fn events_are_not_printed_to_nowhere() {
+    let (relay, home) = relay_and_home().await;
+    let mut to_null = Agent::up(&relay, &home);
+    to_null.stdout(Stdio::null());
+    let agent = env!("CARGO_BIN_EXE_agent");
+    let url = relay.local.url();
+    let mut shell = tokio::process::Command::new("sh");
+    shell
+        .args(["-c", "exec \"$0\" up --relay \"$1\" >&-", agent, &url])
+        .env("EDGE_AGENT_DATA", &*home)
+        .env("LINEAR_TOKEN", TOKEN)
+        .current_dir(&*home)
+        .stderr(Stdio::piped());
+    for mut command in [to_null, shell] {
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let output = in_time(child.wait_with_output()).await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("stdout is closed or /dev/null"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -247,9 +247,14 @@ impl Agent {
     }
 
     pub(crate) async fn event(&mut self) -> Value {
-        let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
-        let line = line.expect("no event in time").unwrap().expect("it ended");
-        serde_json::from_str(&line).expect("stdout is lines of JSON alone")
+        loop {
+            let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await;
+            let line = line.expect("no event in time").unwrap().expect("it ended");
+            // An empty one ends a line that an earlier agent may have begun.
+            if !line.is_empty() {
+                return serde_json::from_str(&line).expect("stdout is lines of JSON alone");
+            }
+        }
     }
 
     /// The number of the next event, as [`super::issue`] gave it.
@@ -288,7 +293,9 @@ impl Agent {
         assert_eq!(self.ends().await, Some(0));
         let mut left = Vec::new();
         while let Some(line) = self.lines.next_line().await.unwrap() {
-            left.push(line);
+            if !line.is_empty() {
+                left.push(line);
+            }
         }
         left
     }
@@ -340,6 +347,7 @@ impl Inside {
             clock: relay.clock.clone(),
             route: Box::new(|| Some("one".to_owned())),
             program: env!("CARGO_BIN_EXE_agent").into(),
+            prints_to_nowhere: false,
             signals,
         };
         let agent = Self {
