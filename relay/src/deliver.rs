@@ -131,12 +131,17 @@ impl Deliver {
         })
     }
 
-    /// Attempts each delivery of a batch. Returns the ids of the messages that are not acknowledged.
+    /// Attempts each delivery of a batch. Returns the ids of the messages that are not acknowledged. Those that are, are deleted
+    /// here if the invocation `goes_on` with something else, and by the event source mapping at its end otherwise.
     ///
     /// # Errors
     ///
     /// The workers could not be read. Nothing was attempted.
-    pub async fn batch(&self, deliveries: &[Delivery]) -> Result<Vec<String>, TableError> {
+    pub async fn batch(
+        &self,
+        deliveries: &[Delivery],
+        goes_on: bool,
+    ) -> Result<Vec<String>, TableError> {
         let began = Instant::now();
         let context = self.table.batch_context(deliveries).await?;
         let batch = Batch::new(context, deliveries, began + BATCH_BUDGET);
@@ -177,8 +182,10 @@ impl Deliver {
             // Messages that could not be settled become visible after the queue's visibility timeout.
             let _ = settling.await;
         }
-        // The event source mapping deletes what is acknowledged and not deleted yet.
-        self.queue.return_after(&settled.returned).await;
+        if !goes_on {
+            settled.acknowledged.clear();
+        }
+        self.clone().settle(settled).await;
         Ok(failed)
     }
 

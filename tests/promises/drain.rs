@@ -265,3 +265,29 @@ async fn a_mailbox_that_takes_longer_than_an_invocation_is_drained_by_several() 
     assert_eq!(delivered(&receiver, tried), (0..6).collect::<Vec<_>>());
     relay.settled().await;
 }
+
+#[tokio::test]
+async fn a_drain_holds_up_nothing_that_came_in_its_batch() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let other = Receiver::start().await;
+    relay.register_receiving("two", &other.url()).await;
+    let later = Answer::With(429, "retry-after", "30".to_owned());
+    other.answer([later, Answer::Status(200)]);
+    relay.post(&issue("j", 1)).await;
+    other.wait_for(1).await;
+    // Two events of eight seconds.
+    receiver.answer_ping(Answer::Status(204));
+    receiver.answer([Answer::Slow(Duration::from_secs(8), 200)]);
+    let pinged = receiver.pinged().len();
+    // The drain and the retry are due at once.
+    relay.pass(Duration::from_secs(200), &other, 1).await;
+    until("the drain runs", async || receiver.pinged().len() > pinged).await;
+    other.wait_for(2).await;
+    let began = std::time::Instant::now();
+    relay.post(&issue("j", 2)).await;
+    other.wait_for(3).await;
+    let took = began.elapsed();
+    assert_eq!(numbers(&other.received()), [1, 1, 2]);
+    assert!(took < Duration::from_secs(6), "{took:?}");
+}

@@ -123,7 +123,9 @@ pub async fn handle(
         let is_settled = deliver.drain(request).await;
         (!is_settled).then(|| request.message_id.clone())
     });
-    let (delivered, unsettled) = join!(deliver.batch(&deliveries), join_all(drains));
+    // A drain may take as long as an invocation. What is delivered beside it does not wait for its end.
+    let goes_on = drains.len() > 0;
+    let (delivered, unsettled) = join!(deliver.batch(&deliveries, goes_on), join_all(drains));
     for id in unsettled.into_iter().flatten() {
         response.add_failure(id);
     }
