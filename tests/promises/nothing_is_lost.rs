@@ -1,6 +1,8 @@
 //! Nothing accepted is lost: 200 comes after the queue has it, and what cannot be stored is refused with 5xx.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use local::local_relay::QUEUE;
@@ -138,18 +140,40 @@ async fn what_was_begun_is_finished_when_the_caller_hangs_up() {
 }
 
 #[tokio::test]
+async fn when_every_call_is_slow_linear_is_answered_within_its_patience_and_its_retry_finds_all_queued()
+ {
+    let is_slow = Arc::new(AtomicBool::new(true));
+    // Each call alone would be fast enough.
+    let slow = relay().slow_while(Arc::clone(&is_slow), "ingest", Duration::from_secs(3));
+    let (relay, receiver, _) = slow.with_worker().await;
+    let webhook = Webhook::sample(SECRET, &issue("i", 1), relay.clock.millis());
+    let began = Instant::now();
+    relay
+        .refuses_webhook(&webhook, (503, "storage_unavailable"))
+        .await;
+    let took = began.elapsed();
+    // Two calls one after another take longer than the budget of 4.5 s, which a loaded machine may exceed a little.
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    is_slow.store(false, Ordering::Relaxed);
+    relay.post_webhook(webhook).await;
+    receiver.wait_for(1).await;
+    relay.settled().await;
+    assert_eq!(receiver.count(), 1);
+}
+
+#[tokio::test]
 async fn a_slow_aws_is_answered_503_within_linears_patience_and_200_once_all_is_queued() {
     let slow = relay().slow("ingest", &["Query"]).start().await;
     let webhook = Webhook::sample(SECRET, &issue("i", 1), slow.clock.millis());
     let began = Instant::now();
     slow.refuses_webhook(&webhook, (503, "storage_unavailable"))
         .await;
-    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(began.elapsed() < Duration::from_secs(6));
     // The marker against replays is written after everything is queued.
     let (marks_slowly, receiver, _) = relay().slow("ingest", &["PutItem"]).with_worker().await;
     let began = Instant::now();
     let posted = marks_slowly.post(&issue("i", 1)).await;
     assert_eq!(posted.answer["deliveries"], 1);
-    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(began.elapsed() < Duration::from_secs(6));
     receiver.wait_for(1).await;
 }

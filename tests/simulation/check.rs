@@ -76,7 +76,7 @@ pub(crate) fn unsettled(world: &World, all: &[Places]) -> Option<String> {
             AtLast::Absent(_) if !places.on_queue.is_empty() => {
                 return Some(format!("{name}: something is on the queue for it"));
             }
-            AtLast::Absent(_) => {
+            AtLast::Absent(_) | AtLast::Rejecting(_) => {
                 let is_drained = machine.spec.kind.has_address() && !machine.spec.kind.pulls();
                 if is_drained
                     && !places.in_mailbox.is_empty()
@@ -86,7 +86,6 @@ pub(crate) fn unsettled(world: &World, all: &[Places]) -> Option<String> {
                     return Some(format!("{name}: nobody drains its mailbox"));
                 }
             }
-            AtLast::Rejecting(_) => {}
         }
     }
     None

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use local::local_relay::{DEAD_LETTERS, QUEUE, VISIBILITY_SECONDS};
 use local::sqs::Message;
 use serde_json::{Value, json};
@@ -39,7 +39,8 @@ impl Places {
             let worker = machine.worker();
             let mut places = Self::default();
             for (at, (_, event)) in machine.agent().stored()?.into_iter().enumerate() {
-                places.stored.insert(event, at);
+                let twice = places.stored.insert(event, at);
+                ensure!(twice.is_none(), "an event is stored twice");
             }
             for item in &items {
                 places.add_item(&worker, item);
@@ -52,7 +53,9 @@ impl Places {
                 .filter(|m| text(m, "worker") == Some(&worker))
             {
                 let reason = text(message, "reason").filter(|reason| !reason.is_empty());
-                reason.context("a dead letter has no reason")?;
+                let reason = reason.context("a dead letter has no reason")?;
+                // What nobody answers waits, however long.
+                ensure!(reason.starts_with("rejected"), "a dead letter was {reason}");
                 places
                     .dead
                     .extend(text(message, "event").map(str::to_owned));

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use local::linear_api::LinearApi;
@@ -128,6 +129,23 @@ impl<'a> Start<'a> {
             let is_slow = function == slow && actions.contains(&action);
             Interference {
                 delay: Duration::from_secs(if is_slow { 60 } else { 0 }),
+                ..Interference::default()
+            }
+        }));
+        self
+    }
+
+    /// Delays all calls of a function while this is set.
+    pub(crate) fn slow_while(
+        mut self,
+        is_slow: Arc<AtomicBool>,
+        slow: &'static str,
+        delay: Duration,
+    ) -> Self {
+        self.interfere = Some(Arc::new(move |function, _, _: &[u8]| {
+            let is_slow = function == slow && is_slow.load(Ordering::Relaxed);
+            Interference {
+                delay: if is_slow { delay } else { Duration::ZERO },
                 ..Interference::default()
             }
         }));
