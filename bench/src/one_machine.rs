@@ -84,6 +84,7 @@ pub(crate) fn worker_at(receiver: SocketAddr, worker: usize) -> Register {
         group: None,
         receipts: false,
         pulls: true,
+        replace: None,
         nonce: None,
     }
 }

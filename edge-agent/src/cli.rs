@@ -204,6 +204,7 @@ fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
 }
 
 async fn daemon(general: General, flags: Settings) -> Result<(), Failure> {
+    output::with_times();
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let (sender, receiver) = mpsc::channel(8);
     tokio::spawn(async move { while sender.send(signals.next().await).await.is_ok() {} });

@@ -9,7 +9,7 @@ mod settings;
 mod values;
 mod variables;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,12 +93,14 @@ pub(crate) struct Config {
     pub(crate) file: Option<PathBuf>,
     pub(crate) relay: Url,
     pub(crate) name: String,
+    /// Whether the name is taken over from an agent that uses it.
+    pub(crate) replace: bool,
     pub(crate) types: Option<Vec<String>>,
     pub(crate) filter: Option<Filter>,
     pub(crate) group: Option<String>,
     pub(crate) route: Route,
     pub(crate) poll: Poll,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: Option<SocketAddr>,
     /// Empty: NDJSON on stdout.
     pub(crate) rules: Vec<Rule>,
     /// Whether a printed event is done only once it was acknowledged.
@@ -155,6 +157,7 @@ impl Settings {
             file,
             relay: relay.0,
             name,
+            replace: self.replace,
             types: self.types,
             group: self.group,
             filter: (self.mine == Some(true) || self.teams.is_some()).then(|| Filter {
@@ -167,9 +170,7 @@ impl Settings {
                 (None, Some(tunnel)) => Route::Tunnel(tunnel),
             },
             poll: self.poll.unwrap_or(Poll::DEFAULT),
-            listen: self
-                .listen
-                .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 4747))),
+            listen: self.listen,
             rules,
             ack,
             concurrency,

@@ -59,7 +59,13 @@ impl Context {
                 self.directory.directory().display()
             )));
         }
-        Ok(Store::open_existing(&path)?)
+        Ok(Store::open_to_read(&path)?)
+    }
+
+    /// The events, to change them.
+    pub(crate) fn store_to_write(&self) -> Result<Store, Failure> {
+        self.store()?;
+        Ok(Store::open_existing(&self.directory.events())?)
     }
 
     pub(crate) fn registration(&self) -> Result<Registration, Failure> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::report;
 
 /// How often the lock is tried.
 const LOCK_TRIES: u32 = 10;
@@ -71,12 +72,24 @@ impl DataDirectory {
         }
         match locked {
             Ok(()) => Ok(Lock { _file: file }),
-            Err(fs::TryLockError::WouldBlock) => Err(Failure::Configuration(format!(
-                "another edge-agent uses `{}`: stop it, or give this one its own with `--data`",
-                self.directory.display()
-            ))),
+            Err(fs::TryLockError::WouldBlock) => Err(Failure::Configuration(self.in_use())),
             Err(fs::TryLockError::Error(error)) => Err(failed(error)),
         }
+    }
+
+    /// Who uses the directory, and what another agent needs.
+    fn in_use(&self) -> String {
+        let who = report::read(&self.report()).map_or_else(String::new, |status| {
+            format!(
+                " (process {}, `{}`, listening on {})",
+                status.pid, status.name, status.listen
+            )
+        });
+        format!(
+            "another edge-agent uses `{}`{who}: stop it, or give this one its own `--data` and `--name`, and `--listen` if it is \
+             pushed to",
+            self.directory.display()
+        )
     }
 
     /// Whether an `up` uses the directory.

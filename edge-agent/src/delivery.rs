@@ -6,7 +6,7 @@ use protocol::clock::UnixMillis;
 use protocol::envelope;
 use protocol::headers::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use protocol::messages::Control;
-use protocol::signature::{Secret, SignatureError, Signed, verify};
+use protocol::signature::{Secret, SignatureError, Signed, verify, verify_form};
 
 use crate::store::{Event, Headers};
 
@@ -37,12 +37,28 @@ impl Delivery {
         body: Vec<u8>,
         now: UnixMillis,
     ) -> Result<Self, SignatureError> {
-        let signed = signed(&headers);
-        verify(secrets, signed, &body, now / 1000)?;
+        verify(secrets, signed(&headers), &body, now / 1000)?;
+        Ok(Self::read(headers, body, now))
+    }
+
+    /// Verifies format and digest, then parses the body. The age does not count: the relay has just answered with it, over a
+    /// connection that nobody else can answer on, and this machine's clock may be wrong.
+    pub(crate) fn verify_pulled(
+        secrets: &[Secret],
+        headers: Headers,
+        body: Vec<u8>,
+        now: UnixMillis,
+    ) -> Result<Self, SignatureError> {
+        let at = verify_form(signed(&headers))?;
+        verify(secrets, signed(&headers), &body, at)?;
+        Ok(Self::read(headers, body, now))
+    }
+
+    fn read(headers: Headers, body: Vec<u8>, now: UnixMillis) -> Self {
         if let Some(control) = control(&body) {
-            return Ok(Self::Control(control));
+            return Self::Control(control);
         }
-        let id = signed.id.to_owned();
+        let id = signed(&headers).id.to_owned();
         // A newer relay may accept a body that this agent cannot parse. It is stored all the same.
         let envelope = std::str::from_utf8(&body).map(envelope::parse);
         let (kind, action, workspace, ordering_key) = match envelope {
@@ -58,7 +74,7 @@ impl Delivery {
             ),
             _ => Default::default(),
         };
-        Ok(Self::Event(Event {
+        Self::Event(Event {
             id,
             kind,
             action,
@@ -67,7 +83,7 @@ impl Delivery {
             received_at: now,
             headers,
             body,
-        }))
+        })
     }
 }
 

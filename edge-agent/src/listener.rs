@@ -1,10 +1,13 @@
 //! A listener for strangers: bounded in connections, and in the time of a header and of an idle connection.
 //!
-//! Invariant: no client can keep a connection for longer than it takes to send a request and to have it answered, so that idle
-//! ones cannot keep the others out.
+//! Invariant: no client can keep a connection for longer than it takes to send a request and to have it answered. If there are
+//! as many as there may be, the one that has been without a request for the longest is closed for the next, so that idle and
+//! half-open ones cannot keep the others out.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +40,8 @@ pub enum ConnectionError {
     BrokeOff(#[from] hyper::Error),
 }
 
-/// Serves so many connections at a time, each with the service for its peer, until `stop` is cancelled. Others wait to be
-/// accepted. Returns what ends the connections once their requests are answered.
+/// Serves so many connections at a time, each with the service for its peer, until `stop` is cancelled. Others wait, if all of
+/// these have a request. Returns what ends the connections once their requests are answered.
 pub async fn serve<S>(
     listener: TcpListener,
     connections: usize,
@@ -47,8 +51,9 @@ pub async fn serve<S>(
 ) -> GracefulShutdown
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + 'static,
-    S::Future: Send,
+    S::Future: Send + 'static,
 {
+    let waiting = Waiting::default();
     let places = Arc::new(Semaphore::new(connections));
     let ending = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -56,12 +61,8 @@ where
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES);
     loop {
-        let accepting = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            accepted = accepting => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = stop.cancelled() => return ending,
         };
         let (stream, peer) = match accepted {
@@ -74,13 +75,105 @@ where
         };
         // Responses are small. Waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
-        let connection = http.serve_connection(TokioIo::new(stream), service(peer));
-        let connection = ending.watch(connection);
+        if places.available_permits() == 0 {
+            waiting.close_oldest();
+        }
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = stop.cancelled() => return ending,
+        };
+        let closed = CancellationToken::new();
+        let waits = waiting.add(closed.clone());
+        let service = Watched {
+            service: service(peer),
+            waits,
+        };
+        let connection = ending.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                log(error.into());
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    log(error.into());
+                },
+                () = closed.cancelled() => {}
             }
             drop(place);
         });
+    }
+}
+
+/// The connections that have no request, the one that has been without for the longest first, and what closes each.
+#[derive(Debug, Clone, Default)]
+struct Waiting(Arc<Mutex<BTreeMap<u64, CancellationToken>>>);
+
+impl Waiting {
+    fn add(&self, closed: CancellationToken) -> Arc<Waits> {
+        let waits = Waits {
+            all: self.clone(),
+            closed,
+            since: Mutex::new(0),
+        };
+        waits.begin();
+        Arc::new(waits)
+    }
+
+    fn close_oldest(&self) {
+        if let Some((_, closed)) = self.0.lock().pop_first() {
+            closed.cancel();
+        }
+    }
+}
+
+/// One connection, which waits for a request or has one.
+#[derive(Debug)]
+struct Waits {
+    all: Waiting,
+    closed: CancellationToken,
+    since: Mutex<u64>,
+}
+
+impl Waits {
+    fn begin(&self) {
+        let mut all = self.all.0.lock();
+        let last = all.last_key_value().map_or(0, |(since, _)| *since);
+        let mut since = self.since.lock();
+        // Also later than its own last time, which may have been the last of all.
+        *since = last.max(*since) + 1;
+        all.insert(*since, self.closed.clone());
+    }
+
+    fn end(&self) {
+        self.all.0.lock().remove(&*self.since.lock());
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A service whose connection does not wait while it has a request.
+struct Watched<S> {
+    service: S,
+    waits: Arc<Waits>,
+}
+
+impl<S> Service<Request<Incoming>> for Watched<S>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.waits.end();
+        let (answering, waits) = (self.service.call(request), Arc::clone(&self.waits));
+        Box::pin(async move {
+            let answered = answering.await;
+            waits.begin();
+            answered
+        })
     }
 }

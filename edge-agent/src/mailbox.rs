@@ -38,12 +38,8 @@ pub(crate) async fn empty(
             let headers = (waiting.headers.into_iter())
                 .map(|(name, value)| (name, value.into_bytes()))
                 .collect();
-            match Delivery::verify(
-                &state.secrets(now),
-                Headers(headers),
-                waiting.body.into_bytes(),
-                now,
-            ) {
+            let (headers, body) = (Headers(headers), waiting.body.into_bytes());
+            match Delivery::verify_pulled(&state.secrets(now), headers, body, now) {
                 Ok(Delivery::Event(event)) => events.push(event),
                 // It is not an event, but it has to leave the mailbox.
                 Ok(Delivery::Control(_)) => {}

@@ -99,10 +99,11 @@ impl Membership {
             if let (CallError::Refused(refusal), None, false) =
                 (&error, &registration, error.is_not_served())
             {
-                return Err(Failure::Refused(format!(
-                    "the relay refused: {}",
-                    refusal.detail
-                )));
+                return Err(Failure::Refused(if error.is_name_in_use() {
+                    name_in_use(&self.config.borrow().name)
+                } else {
+                    format!("the relay refused: {}", refusal.detail)
+                }));
             }
             let wait = self.problem_occurs(&mut problem, &error);
             if let (CallError::Refused(_), Some(registration), false) =
@@ -127,6 +128,7 @@ impl Membership {
                  another `--name`"
                     .to_owned()
             }
+            error if error.is_name_in_use() => name_in_use(&self.config.borrow().name),
             CallError::Refused(refusal) => format!("the relay refused: {}", refusal.detail),
             CallError::Later { reason, .. } => reason.clone(),
         };
@@ -177,6 +179,7 @@ impl Membership {
             group: desired.group,
             receipts: true,
             pulls: true,
+            replace: Some(config.replace),
             nonce: Some(expected.nonce()),
         };
         let registered = self.relay.register(&request).await;
@@ -322,6 +325,7 @@ impl Membership {
                     renew_at = renew_at.min(check::due_at(self.checked_at, true));
                 }
                 () = self.state.mail_waits.notified() => self.pull(registration).await?,
+                () = self.state.doubted.notified() => return Ok(()),
                 () = tokio::time::sleep(poll), if polls => self.pull(registration).await?,
             }
         }
@@ -357,7 +361,24 @@ impl Membership {
         if renewed.is_ok() {
             verbose("renewed");
         }
+        self.compare_clocks();
         renewed
+    }
+
+    /// Compares this machine's clock with the relay's. Deliveries are verified by the relay's.
+    fn compare_clocks(&self) {
+        let Some(seconds) = (self.relay.date()).and_then(|date| self.state.compare_clocks(date))
+        else {
+            return;
+        };
+        let direction = if seconds > 0 { "ahead of" } else { "behind" };
+        match seconds.abs() {
+            0 => info("this machine's clock is as the relay's again"),
+            seconds => warn(format_args!(
+                "this machine's clock is {seconds} s {direction} the relay's, by which deliveries are verified: set it by NTP"
+            )),
+        }
+        self.report.change(|status| status.clock_ahead_s = seconds);
     }
 
     /// Reports events that waited at the relay for longer than it keeps them, once.
@@ -404,6 +425,7 @@ impl Membership {
 
     fn report_state(&self, registration: &Registration, worker: &Worker, desired: &DesiredState) {
         let now = rfc3339(self.state.clock.millis());
+        let refused = (self.state.refused()).map(|(at, why)| format!("{}: {why}", rfc3339(at)));
         self.report.change(|status| {
             status.workspace = Some(registration.workspace.name.clone());
             let state = match worker.state {
@@ -415,6 +437,7 @@ impl Membership {
             status.state = Some(state.to_owned());
             status.renewed_at = Some(now);
             status.address = desired.address.as_ref().map(shown);
+            status.refused = refused;
         });
     }
 
@@ -426,6 +449,14 @@ impl Membership {
         }
         Ok(())
     }
+}
+
+/// What to do about a name that another agent has.
+fn name_in_use(name: &str) -> String {
+    format!(
+        "another edge-agent of yours is `{name}` and in use: give this one its own `--name`, `--data` and, if it is pushed to, \
+         `--listen`; or take over with `--replace`"
+    )
 }
 
 /// Linear's token. It is read when it is needed and not kept.

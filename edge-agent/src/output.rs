@@ -2,9 +2,10 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use anstream::ColorChoice;
+use protocol::clock::{Clock, rfc3339};
 
 use crate::printable::printable;
 
@@ -24,17 +25,35 @@ pub(crate) enum Volume {
 /// Set once, before the first message: a level for messages, not a setting that code depends on.
 static VOLUME: AtomicU8 = AtomicU8::new(Volume::Normal as u8);
 
+/// Whether lines begin with the time. The daemon's do: they are read later.
+static HAS_TIMES: AtomicBool = AtomicBool::new(false);
+
 /// Sets how many messages are written, and whether in colour.
 pub(crate) fn set(volume: Volume, color: ColorChoice) {
     VOLUME.store(volume as u8, Ordering::Relaxed);
     color.write_global();
 }
 
+/// From now on lines begin with the time.
+pub(crate) fn with_times() {
+    HAS_TIMES.store(true, Ordering::Relaxed);
+}
+
+/// As much of an id as tells it from others and leaves room on a line. The commands take it for the whole.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..17).unwrap_or(id)
+}
+
 fn line(volume: Volume, prefix: &str, line: impl Display) {
     if VOLUME.load(Ordering::Relaxed) >= volume as u8 {
         let line = printable(&line.to_string());
+        let begin = if HAS_TIMES.load(Ordering::Relaxed) {
+            rfc3339(Clock::system().seconds() * 1000)
+        } else {
+            "edge-agent:".to_owned()
+        };
         // A closed stderr is no reason to end.
-        let _ = writeln!(anstream::stderr(), "edge-agent: {prefix}{line}");
+        let _ = writeln!(anstream::stderr(), "{begin} {prefix}{line}");
     }
 }
 

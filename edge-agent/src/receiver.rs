@@ -20,7 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use protocol::headers::{WEBHOOK_RECEIPT, WEBHOOK_SIGNATURE};
 use protocol::messages::{ChallengeResponse, Control};
 use protocol::problem::{Code, PROBLEM_JSON, Problem};
-use protocol::signature::{self, Secret, SignatureError};
+use protocol::signature::{self, Secret, SignatureError, verify_age};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -30,12 +30,16 @@ use crate::output::{verbose, warn};
 use crate::state::AgentState;
 use crate::store::Headers;
 
-/// The largest delivery.
-const BODY_LIMIT: usize = 10 * 1000 * 1000;
-/// The largest body without a signature, which can only be a challenge.
-const UNSIGNED_LIMIT: usize = 4096;
-/// How long a body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body may be, and how long it may take.
+#[derive(Clone, Copy)]
+struct Bounds(usize, Duration);
+
+/// Of a delivery.
+const SIGNED: Bounds = Bounds(10 * 1000 * 1000, Duration::from_secs(30));
+/// Of what has no signature, or none that can be right: that is at most a challenge.
+const UNSIGNED: Bounds = Bounds(4096, Duration::from_secs(5));
+/// How much of a body that is too long is read and dropped.
+const DROPPED: usize = 10 * 1000 * 1000;
 /// How many connections are served concurrently.
 const CONNECTIONS: usize = 64;
 
@@ -85,7 +89,8 @@ fn problem(code: Code, detail: impl Into<String>) -> Response {
 
 /// Reads a body within its limits. The rest of a longer one is read and dropped up to a limit, since most clients read the
 /// response only after they have sent everything.
-async fn read_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
+async fn read_body(mut body: Body, bounds: Bounds) -> Result<Vec<u8>, Response> {
+    let Bounds(limit, timeout) = bounds;
     let reading = async {
         let mut bytes = Vec::with_capacity(
             usize::try_from(body.size_hint().lower())
@@ -93,7 +98,7 @@ async fn read_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
                 .min(limit),
         );
         let mut length = 0;
-        while length <= limit + BODY_LIMIT {
+        while length <= limit + DROPPED {
             let Some(Ok(frame)) = body.frame().await else {
                 break;
             };
@@ -106,7 +111,7 @@ async fn read_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
         }
         (length <= limit).then_some(bytes)
     };
-    match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+    match tokio::time::timeout(timeout, reading).await {
         Ok(Some(bytes)) => Ok(bytes),
         Ok(None) => Err(problem(
             Code::BodyTooLarge,
@@ -114,7 +119,7 @@ async fn read_body(mut body: Body, limit: usize) -> Result<Vec<u8>, Response> {
         )),
         Err(_) => Err(problem(
             Code::BodyTooSlow,
-            format!("a body may take {} s", BODY_TIMEOUT.as_secs()),
+            format!("a body may take {} s", timeout.as_secs()),
         )),
     }
 }
@@ -123,24 +128,26 @@ async fn receive(State(state): State<Arc<AgentState>>, headers: HeaderMap, body:
     if state.shutdown.is_cancelled() {
         return problem(Code::Ending, "this agent is about to end");
     }
-    let is_signed = headers.contains_key(WEBHOOK_SIGNATURE);
-    let limit = if is_signed {
-        BODY_LIMIT
-    } else {
-        UNSIGNED_LIMIT
-    };
-    let body = match read_body(body, limit).await {
-        Ok(body) => body,
-        Err(answer) => return answer,
-    };
-    if !is_signed {
-        return unsigned(&state, &body);
+    if !headers.contains_key(WEBHOOK_SIGNATURE) {
+        return match read_body(body, UNSIGNED).await {
+            Ok(body) => unsigned(&state, &body),
+            Err(answer) => answer,
+        };
     }
     let headers = (headers.iter())
         .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .collect();
-    let now = state.clock.millis();
+    let now = state.relay_millis();
     let (headers, secrets) = (Headers(headers), state.secrets(now));
+    // Nobody holds memory or time here without at least the form of a signature, and a present one.
+    let signed = delivery::signed(&headers);
+    let form = signature::verify_form(signed).and_then(|at| verify_age(at, now / 1000));
+    let bounds = if form.is_ok() { SIGNED } else { UNSIGNED };
+    let body = match (read_body(body, bounds).await, form) {
+        (Ok(body), _) => body,
+        (Err(answer), Ok(())) => return answer,
+        (Err(_), Err(error)) => return respond(&state, Err(error)).await,
+    };
     let receipt = receipt(&headers, &secrets);
     let delivery = Delivery::verify(&secrets, headers, body, now);
     // Whoever has only copied the headers of a request gets no receipt for it.
@@ -161,9 +168,9 @@ pub(crate) fn receipt(headers: &Headers, secrets: &[Secret]) -> Option<HeaderVal
 
 /// Stores a delivery, or says what is wrong with it.
 async fn respond(state: &AgentState, delivery: Result<Delivery, SignatureError>) -> Response {
+    state.record_delivery(delivery.as_ref().err());
     match delivery {
         Err(error) => {
-            warn(format_args!("a delivery was refused: {error}"));
             let code = match error {
                 SignatureError::Format { .. } => Code::SignatureFormat,
                 SignatureError::Age { .. } => Code::SignatureAge,

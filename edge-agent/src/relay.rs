@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
@@ -64,6 +65,11 @@ impl CallError {
         self.is(Code::MembershipCheckDue)
     }
 
+    /// Whether the name belongs to a worker that is in use.
+    pub(crate) fn is_name_in_use(&self) -> bool {
+        self.is(Code::NameInUse)
+    }
+
     /// Whether the relay does not serve the workspace, yet.
     pub(crate) fn is_not_served(&self) -> bool {
         self.is(Code::WorkspaceNotServed)
@@ -94,6 +100,8 @@ enum Sender {
 pub(crate) struct Relay {
     sender: Sender,
     base: Url,
+    /// What the relay's clock showed at its last answer; 0 if it did not say.
+    date: Arc<AtomicI64>,
 }
 
 impl Sender {
@@ -155,6 +163,7 @@ impl Relay {
         Ok(Self {
             sender: Sender::Client(client.build()?),
             base,
+            date: Arc::default(),
         })
     }
 
@@ -163,6 +172,7 @@ impl Relay {
         Self {
             sender: Sender::Simulated(exchange),
             base,
+            date: Arc::default(),
         }
     }
 
@@ -195,11 +205,13 @@ impl Relay {
             .await
     }
 
-    /// The worker as the relay knows it, and the relay's time.
-    pub(crate) async fn read(
-        &self,
-        registration: &Registration,
-    ) -> Result<(Worker, Option<UnixMillis>), CallError> {
+    /// What the relay's clock showed at its last answer, to the second.
+    pub(crate) fn date(&self) -> Option<UnixMillis> {
+        Some(self.date.load(Ordering::Relaxed)).filter(|date| *date > 0)
+    }
+
+    /// The worker as the relay knows it.
+    pub(crate) async fn read(&self, registration: &Registration) -> Result<Worker, CallError> {
         let answer = self
             .send::<()>(
                 Method::GET,
@@ -208,8 +220,7 @@ impl Relay {
                 None,
             )
             .await?;
-        let date = answer.date;
-        Ok((answer.parse()?, date))
+        answer.parse()
     }
 
     /// Removes the worker and its mailbox.
@@ -269,18 +280,18 @@ impl Relay {
         let wait = header("retry-after")
             .and_then(|value| value.parse().ok())
             .map(Duration::from_secs);
-        let date = header("date")
-            .and_then(|value| httpdate::parse_http_date(value).ok())
-            .and_then(|date| date.duration_since(UNIX_EPOCH).ok())
-            .and_then(|since| i64::try_from(since.as_millis()).ok());
+        if let Some(date) = header("date").and_then(parse_date) {
+            self.date.store(date, Ordering::Relaxed);
+        }
         let body = response.into_body();
         if status.is_success() {
-            return Ok(Success { body, date });
+            return Ok(Success(body));
         }
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem)
                 if status.is_client_error()
-                    && !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT) =>
+                    && status != StatusCode::TOO_MANY_REQUESTS
+                    && !problem.is(Code::WorkerChanged) =>
             {
                 Err(CallError::Refused(problem))
             }
@@ -304,16 +315,17 @@ impl Relay {
     }
 }
 
-/// The response to a successful call.
-struct Success {
-    body: Bytes,
-    /// The relay's clock, to the second.
-    date: Option<UnixMillis>,
+fn parse_date(value: &str) -> Option<UnixMillis> {
+    let since = (httpdate::parse_http_date(value).ok()?).duration_since(UNIX_EPOCH);
+    i64::try_from(since.ok()?.as_millis()).ok()
 }
+
+/// The response to a successful call.
+struct Success(Bytes);
 
 impl Success {
     fn parse<T: DeserializeOwned>(&self) -> Result<T, CallError> {
-        serde_json::from_slice(&self.body).map_err(|_| {
+        serde_json::from_slice(&self.0).map_err(|_| {
             CallError::later("the relay answered something else than its interface says")
         })
     }

@@ -32,6 +32,18 @@ pub(crate) struct Status {
     pub(crate) tunnel: Option<String>,
     /// Why it is not registered, or not reached.
     pub(crate) problem: Option<String>,
+    /// By how many seconds this machine's clock is ahead of the relay's, if that is much.
+    #[serde(default)]
+    pub(crate) clock_ahead_s: i64,
+    /// When and why a delivery was refused, unless one was accepted since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) refused: Option<String>,
+    /// How often it asks, if it has no address.
+    #[serde(default)]
+    pub(crate) poll: String,
+    /// The file of settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settings: Option<String>,
     pub(crate) handlers: Vec<Presence>,
 }
 
@@ -48,6 +60,17 @@ pub(crate) struct Presence {
 }
 
 impl Status {
+    /// How far this machine's clock is from the relay's.
+    pub(crate) fn clock(&self) -> String {
+        let direction = if self.clock_ahead_s > 0 {
+            "ahead of"
+        } else {
+            "behind"
+        };
+        let seconds = self.clock_ahead_s.abs();
+        format!("this machine's clock is {seconds} s {direction} the relay's: set it by NTP")
+    }
+
     /// Forgets every handler but these.
     pub(crate) fn keep_handlers(&mut self, handlers: &[String]) {
         let before = std::mem::take(&mut self.handlers);

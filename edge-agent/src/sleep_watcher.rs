@@ -33,15 +33,22 @@ pub(crate) async fn watch<const N: usize>(
         // Without a network there is nothing to do yet.
         let has_moved = route_now.is_some() && route_now != route_before;
         let was_asleep = u64::try_from(gap).is_ok_and(|gap| Duration::from_millis(gap) > GAP);
+        // The process was stopped, or the machine did nothing else for long: what was sent meanwhile may not have been answered.
+        let was_stopped = passed > millis(INTERVAL + GAP);
         if was_asleep {
             info(format_args!("back after {} s of sleep", gap / 1000));
+        } else if was_stopped {
+            info(format_args!(
+                "back after {} s in which nothing ran",
+                passed / 1000
+            ));
         } else if has_moved {
             info("back in a network");
         }
         if route_now != route_before {
             route_before = route_now;
         }
-        if was_asleep || has_moved {
+        if was_asleep || was_stopped || has_moved {
             for one in &resumed {
                 one.notify_one();
             }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use protocol::clock::{Clock, UnixMillis};
 use protocol::envelope::digest;
-use protocol::signature::Secret;
+use protocol::signature::{Secret, SignatureError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,11 @@ pub(crate) struct AgentState {
     pub(crate) mail_waits: Notify,
     /// Events are withheld until the membership is checked.
     pub(crate) withheld: Notify,
+    /// What the relay knows of this agent may not be true any more: it is renewed and pulled soon.
+    pub(crate) doubted: Notify,
+    /// By how much this clock is ahead of the relay's, in milliseconds.
+    ahead: AtomicI64,
+    refusals: Mutex<Refusals>,
     /// The store is damaged, and the agent has to shut down.
     pub(crate) store_is_damaged: Notify,
     store_problem: Mutex<Problem>,
@@ -56,6 +62,9 @@ impl AgentState {
             stored: Notify::new(),
             mail_waits: Notify::new(),
             withheld: Notify::new(),
+            doubted: Notify::new(),
+            ahead: AtomicI64::new(0),
+            refusals: Mutex::default(),
             store_is_damaged: Notify::new(),
             store_problem: Mutex::new(Problem::none()),
         }
@@ -78,6 +87,54 @@ impl AgentState {
             .collect()
     }
 
+    /// Records what the relay's clock showed just now. Returns by how many seconds this one is ahead, if that is news and much.
+    pub(crate) fn compare_clocks(&self, relay: UnixMillis) -> Option<i64> {
+        let ahead = self.clock.millis() - relay;
+        // The header `Date` is to the second, and some time ago.
+        let ahead = if ahead.abs() > CLOCK_TOLERANCE {
+            ahead
+        } else {
+            0
+        };
+        let before = self.ahead.swap(ahead, Ordering::Relaxed);
+        ((ahead - before).abs() > CLOCK_TOLERANCE).then_some(ahead / 1000)
+    }
+
+    /// The time by the relay's clock, by which deliveries are signed.
+    pub(crate) fn relay_millis(&self) -> UnixMillis {
+        self.clock.millis() - self.ahead.load(Ordering::Relaxed)
+    }
+
+    /// Records a delivery that was accepted, or why one was refused. Strangers can cause refusals, so that few are written.
+    pub(crate) fn record_delivery(&self, refused: Option<&SignatureError>) {
+        let now = self.clock.millis();
+        let mut refusals = self.refusals.lock();
+        let Some(error) = refused else {
+            if refusals.last.take().is_some() {
+                self.doubted.notify_one();
+            }
+            return;
+        };
+        refusals.last = Some((now, error.to_string()));
+        refusals.unsaid += 1;
+        if now - refusals.said_at < REFUSALS_INTERVAL {
+            return;
+        }
+        match std::mem::take(&mut refusals.unsaid) {
+            1 => warn(format_args!("a delivery was refused: {error}")),
+            count => warn(format_args!(
+                "{count} deliveries were refused, the last one: {error}"
+            )),
+        }
+        refusals.said_at = now;
+        self.doubted.notify_one();
+    }
+
+    /// When and why a delivery was refused, unless one was accepted since.
+    pub(crate) fn refused(&self) -> Option<(UnixMillis, String)> {
+        self.refusals.lock().last.clone()
+    }
+
     /// Expects challenges with a new nonce, until what is returned is dropped.
     pub(crate) fn expect_challenge(&self) -> ExpectedChallenge<'_> {
         let nonce = digest(Secret::generate().expose().as_bytes());
@@ -97,6 +154,7 @@ impl AgentState {
             Ok(()) => {
                 if problem.ends() {
                     warn("events can be stored again");
+                    self.doubted.notify_one();
                 }
             }
             Err(error) => {
@@ -128,6 +186,22 @@ impl AgentState {
         }
     }
 }
+
+/// What is known of refused deliveries.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// The last one, unless a delivery was accepted since.
+    last: Option<(UnixMillis, String)>,
+    /// How many have not been written about.
+    unsaid: u64,
+    said_at: UnixMillis,
+}
+
+/// How long after a refused delivery the next ones are written about, together.
+const REFUSALS_INTERVAL: UnixMillis = 60_000;
+
+/// By how many milliseconds two clocks may differ.
+const CLOCK_TOLERANCE: UnixMillis = 60_000;
 
 /// Challenges with this nonce are answered.
 #[derive(Debug)]

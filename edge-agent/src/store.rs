@@ -67,6 +67,16 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+fn verify_version(connection: &Connection) -> anyhow::Result<()> {
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    anyhow::ensure!(
+        version == SCHEMA_VERSION,
+        "the file was written by another version of edge-agent (its form is {version}, this one's is \
+         {SCHEMA_VERSION}): use that version, or move the file away"
+    );
+    Ok(())
+}
+
 /// Whether SQLite cannot read the file.
 pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     let code = error
@@ -111,6 +121,23 @@ impl Store {
         .with_context(|| format!("cannot open the events in `{}`", path.display()))
     }
 
+    /// Opens the file to read it alone, which needs no room on the disk.
+    pub(crate) fn open_to_read(path: &Path) -> anyhow::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connect = || {
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(std::time::Duration::from_secs(10))?;
+            verify_version(&connection)?;
+            anyhow::Ok(Arc::new(Mutex::new(connection)))
+        };
+        let connection =
+            connect().with_context(|| format!("cannot open the events in `{}`", path.display()))?;
+        Ok(Self {
+            writer: Writer::Here(Arc::clone(&connection)),
+            reader: connection,
+        })
+    }
+
     /// Opens the file for a command beside `up`, which does not repair it.
     pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Self> {
         Self::try_open(path)
@@ -119,18 +146,14 @@ impl Store {
 
     fn try_open(path: &Path) -> anyhow::Result<Self> {
         let mut connection = connect(path)?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let is_empty = connection
             .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))
             .optional()?
             .is_none();
         if is_empty {
             create(&mut connection)?;
-        } else if version != SCHEMA_VERSION {
-            anyhow::bail!(
-                "the file was written by another version of edge-agent (its form is {version}, this one's is \
-                 {SCHEMA_VERSION}): use that version, or move the file away"
-            );
+        } else {
+            verify_version(&connection)?;
         }
         Ok(Self {
             writer: Writer::start(connection)?,

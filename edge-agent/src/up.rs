@@ -3,7 +3,7 @@
 //! Invariant: it listens before it registers, because the relay challenges its address. It never ends because the relay or
 //! Linear is down.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,12 +134,7 @@ impl Resources {
         }
         let lock = directory.lock()?;
         let store = Store::open(&directory.events(), clock.millis())?;
-        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-            Failure::Configuration(format!(
-                "cannot listen on `{}`: {error}; use another `--listen`",
-                config.listen
-            ))
-        })?;
+        let listener = listen(config).await?;
         Ok(Self {
             program,
             lock,
@@ -282,6 +277,23 @@ impl Daemon {
     }
 }
 
+/// Where nothing else is asked for.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4747);
+
+/// Listens where it was asked to, else at a fixed address. A worker that only pulls does not need that one.
+async fn listen(config: &Config) -> Result<TcpListener, Failure> {
+    let address = config.listen.unwrap_or(LISTEN);
+    let mut bound = TcpListener::bind(address).await;
+    if bound.is_err() && config.listen.is_none() && config.route == Route::Pull {
+        bound = TcpListener::bind((LISTEN.ip(), 0)).await;
+    }
+    bound.map_err(|error| {
+        Failure::Configuration(format!(
+            "cannot listen on `{address}`: {error}; use another `--listen`"
+        ))
+    })
+}
+
 /// Writes how the agent was started.
 fn describe(config: &Config, listen: SocketAddr, program: Option<Program>) {
     info(format_args!("listening on http://{listen}/webhook"));
@@ -305,6 +317,8 @@ fn new_report(
         listen: listen.to_string(),
         relay: config.relay.origin().ascii_serialization(),
         name: config.name.clone(),
+        poll: config.poll.to_string(),
+        settings: (config.file.as_ref()).map(|file| file.display().to_string()),
         ..Status::default()
     };
     Report::new(directory.report(), status)

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_lambda_events::apigw::ApiGatewayV2httpResponse;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use axum::middleware::map_response_with_state;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BytesMut;
@@ -110,7 +111,20 @@ impl Gateway {
 
 /// The routes of the template.
 pub(crate) fn router(gateway: Gateway) -> axum::Router {
-    axum::Router::new().fallback(route).with_state(gateway)
+    axum::Router::new()
+        .fallback(route)
+        .layer(map_response_with_state(gateway.clone(), date))
+        .with_state(gateway)
+}
+
+/// The time of the relay's clock: agents compare theirs with it.
+async fn date(State(gateway): State<Gateway>, mut response: Response<Body>) -> Response<Body> {
+    let millis = u64::try_from(gateway.clock.millis()).unwrap_or_default();
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis));
+    if let Ok(date) = HeaderValue::try_from(date) {
+        response.headers_mut().insert(header::DATE, date);
+    }
+    response
 }
 
 #[derive(Serialize)]

@@ -49,6 +49,10 @@ pub struct Register {
     /// Whether the worker empties its mailbox itself when it is away. The relay does not deliver it then.
     #[serde(default)]
     pub pulls: bool,
+    /// Whether it may take the place of a worker of the same user and name that is in use. Without it: yes, as before there was
+    /// this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace: Option<bool>,
     /// Random text that the challenge of `webhookUrl` carries, so that the worker answers the challenge of its own
     /// registration alone: 1 to 64 of `A-Z a-z 0-9 _ -`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -438,6 +442,7 @@ mod tests {
             group: None,
             receipts: true,
             pulls: true,
+            replace: None,
             nonce: None,
         };
         assert!(!format!("{register:?}").contains("hush"));

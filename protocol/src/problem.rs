@@ -171,6 +171,9 @@ codes! {
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, Both,
         "The path does not accept this method.",
         "Use a method that the `Allow` header names.";
+    NameInUse = "name_in_use", CONFLICT, Relay,
+        "The same user has a worker of this name that is in use, and the registration was not to replace it.",
+        "Give one of the two another name, or register with `replace` to take over.";
     NotFound = "not_found", NOT_FOUND, Both,
         "There is nothing at this path.",
         "Correct the path.";

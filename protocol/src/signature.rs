@@ -221,6 +221,21 @@ pub fn verify(
     body: &[u8],
     now: UnixSeconds,
 ) -> Result<(), SignatureError> {
+    let timestamp = verify_form(signed)?;
+    let at = timestamp.to_string();
+    let parts = [signed.id.as_bytes(), at.as_bytes(), body];
+    if !matches(secrets, parts, digests(signed.signature)) {
+        return Err(SignatureError::Digest);
+    }
+    verify_age(timestamp, now)
+}
+
+/// Checks the form of the three headers, before there is a body. Returns the time.
+///
+/// # Errors
+///
+/// [`SignatureError::Format`]
+pub fn verify_form(signed: Signed<'_>) -> Result<UnixSeconds, SignatureError> {
     use crate::headers::{WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
     let format = |header, wrong| SignatureError::Format { header, wrong };
@@ -235,22 +250,13 @@ pub fn verify(
     }
     let timestamp: UnixSeconds = (signed.timestamp.parse())
         .map_err(|_| format(WEBHOOK_TIMESTAMP, "is too large to be a time"))?;
-    let mut digests = digests(signed.signature).peekable();
-    if digests.peek().is_none() {
+    if digests(signed.signature).next().is_none() {
         return Err(format(
             WEBHOOK_SIGNATURE,
             "has to hold a `v1,<base64 of 32 bytes>`",
         ));
     }
-    let at = timestamp.to_string();
-    if !matches(
-        secrets,
-        [signed.id.as_bytes(), at.as_bytes(), body],
-        digests,
-    ) {
-        return Err(SignatureError::Digest);
-    }
-    verify_age(timestamp, now)
+    Ok(timestamp)
 }
 
 /// Checks that a signature was made at most [`TOLERANCE`] before or after `now`.

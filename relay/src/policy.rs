@@ -36,6 +36,9 @@ const AWAY_OVER: Duration = Duration::from_secs(10);
 /// within seconds.
 pub(crate) const DRAIN_FIRST: Duration = Duration::from_secs(10);
 
+/// How long a worker is in use after it has renewed: an agent renews every five minutes.
+const IN_USE: Duration = Duration::from_secs(7 * 60);
+
 /// The time between two runs of `health`.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// When `health` probes an away worker first; then after twice that, and so on, up to every [`AWAY_LONGEST`].
@@ -313,6 +316,13 @@ fn is_due(age: Duration, first: Duration, longest: Duration) -> bool {
         age % longest
     };
     since_due < PROBE_INTERVAL.as_secs()
+}
+
+/// Whether somebody uses a worker: it has renewed lately, as an agent does every five minutes, and has not gone offline. Then
+/// another one of the same name does not take its events by mistake.
+pub(crate) fn is_in_use(state: WorkerState, is_paused: bool, since_renewal: Duration) -> bool {
+    let is_online = is_paused || state != WorkerState::Away;
+    is_online && since_renewal < IN_USE
 }
 
 /// The state of a worker that registers. One with a mailbox, which can outlive its lease, gets what is in it first.
@@ -665,6 +675,24 @@ mod tests {
             let wait = backoff(Duration::from_secs(tried_for), Some(Duration::from_secs(retry_after)), jitter);
             prop_assert!(wait >= SHORTEST.mul_f64(0.8));
             prop_assert!(wait <= LONGEST.mul_f64(1.2));
+        }
+    }
+
+    #[test]
+    fn a_worker_that_has_renewed_lately_and_is_not_offline_is_in_use() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        for (state, paused, since, expected) in [
+            (WorkerState::Live, false, minutes(0), true),
+            (WorkerState::Pull, false, minutes(6), true),
+            (WorkerState::Live, false, minutes(7), false),
+            (WorkerState::Away, false, minutes(0), false),
+            (WorkerState::Away, true, minutes(0), true),
+        ] {
+            assert_eq!(
+                is_in_use(state, paused, since),
+                expected,
+                "{state:?} {since:?}"
+            );
         }
     }
 }

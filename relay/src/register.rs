@@ -10,7 +10,7 @@ mod limits;
 use std::collections::BTreeMap;
 
 use protocol::capability;
-use protocol::clock::{Clock, rfc3339};
+use protocol::clock::{Clock, elapsed, rfc3339};
 use protocol::envelope::is_identifier;
 use protocol::headers::WEBHOOK_ID;
 use protocol::messages::{
@@ -174,6 +174,12 @@ impl Register {
                 self.verify_number(member).await?;
                 None
             }
+            Some(previous) if request.replace == Some(false) && self.is_in_use(&previous) => {
+                return Err(Error::refused(
+                    Code::NameInUse,
+                    format!("`{}` is in use by another agent of yours", request.name),
+                ));
+            }
             // A registration is a check, too.
             Some(previous) => match self.release(&previous, member).await? {
                 None => return Ok(None),
@@ -215,6 +221,13 @@ impl Register {
             replaced: previous.is_some(),
             expires_at: rfc3339(worker.expires_at * 1000),
         }))
+    }
+
+    /// Whether somebody uses a worker.
+    fn is_in_use(&self, worker: &Worker) -> bool {
+        let renewed_at = (worker.expires_at - self.lease_seconds()) * 1000;
+        let since = elapsed(renewed_at, self.clock.millis());
+        policy::is_in_use(worker.state, worker.paused, since)
     }
 
     /// The worker that a registration makes of `previous`.

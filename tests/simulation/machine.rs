@@ -309,6 +309,7 @@ impl Machine {
                 group: None,
                 receipts,
                 pulls: kind.pulls(),
+                replace: None,
                 nonce: None,
             };
             agent.register(&register).await?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::send::signed;
+use super::status::failing;
 use super::{print, print_json};
 use crate::config::{Config, Route, Settings};
 use crate::context::Context;
@@ -85,8 +86,27 @@ pub(crate) async fn run(context: &Context, flags: Settings) -> Result<(), Failur
             "start it: `edge-agent up`, or `edge-agent service install`",
         ),
     }
+    let registration = registration(context, &mut checks);
+    if let Some(registration) = &registration {
+        relay(context, registration, &mut checks).await?;
+    }
+    match (&status, &config) {
+        (Some(status), _) => running(context, status, &mut checks).await?,
+        (None, Some(config)) => {
+            tunnel(config, &mut checks);
+            handlers(config, &mut checks).await;
+        }
+        (None, None) => {}
+    }
+    if let (Some(status), Some(registration)) = (&status, &registration) {
+        around(context, config.as_ref(), status, registration, &mut checks).await?;
+    }
+    tell(context, &checks)
+}
+
+fn registration(context: &Context, checks: &mut Checks) -> Option<Registration> {
     let registration = Registration::read(&context.directory.registration());
-    let registration = match registration {
+    match registration {
         Ok(Some(registration)) => {
             checks.well(
                 "registration",
@@ -109,18 +129,7 @@ pub(crate) async fn run(context: &Context, flags: Settings) -> Result<(), Failur
             checks.wrong("registration", error.to_string(), "as it says");
             None
         }
-    };
-    if let Some(registration) = &registration {
-        relay(context, registration, &mut checks).await?;
     }
-    if let Some(config) = &config {
-        tunnel(config, status.as_ref(), &mut checks);
-        handlers(config, &mut checks).await;
-    }
-    if let (Some(status), Some(registration)) = (&status, &registration) {
-        around(context, config.as_ref(), status, registration, &mut checks).await?;
-    }
-    tell(context, &checks)
 }
 
 fn tell(context: &Context, checks: &Checks) -> Result<(), Failure> {
@@ -153,8 +162,9 @@ async fn relay(
     checks: &mut Checks,
 ) -> Result<(), Failure> {
     let base = Url::parse(&registration.relay).map_err(anyhow::Error::from)?;
-    let (worker, date) = match Relay::new(base)?.read(registration).await {
-        Ok(read) => read,
+    let relay = Relay::new(base)?;
+    let worker = match relay.read(registration).await {
+        Ok(worker) => worker,
         Err(CallError::Refused(problem)) => {
             checks.wrong(
                 "relay",
@@ -190,7 +200,7 @@ async fn relay(
         ),
         _ => checks.well("relay", found),
     }
-    if let Some(date) = date {
+    if let Some(date) = relay.date() {
         let skew = (context.clock.millis() - date) / 1000;
         if skew.abs() <= CLOCK_SKEW_SECONDS {
             checks.well("clock", "as the relay's");
@@ -209,24 +219,62 @@ async fn relay(
     Ok(())
 }
 
-fn tunnel(config: &Config, status: Option<&Status>, checks: &mut Checks) {
-    let address = status.and_then(|status| status.address.as_deref());
-    match (&config.route, address) {
-        (Route::Pull, _) => checks.well("address", format!("none: it asks every {}", config.poll)),
-        (_, Some(address)) => checks.well("address", address),
-        (Route::PublicUrl(url), None) => checks.wrong(
+/// What the running agent reports: it may have been started with other settings than these.
+async fn running(context: &Context, status: &Status, checks: &mut Checks) -> Result<(), Failure> {
+    match (&status.address, &status.tunnel) {
+        (Some(address), _) => checks.well("address", address),
+        (None, Some(tunnel)) => checks.wrong(
             "address",
-            format!("{} is not registered", report::shown(url)),
-            "see what `edge-agent up` says",
+            format!("{tunnel} has none yet"),
+            "see what `edge-agent up -v` says of it: it may need a login",
         ),
-        (Route::Tunnel(choice), None) => match Program::choose(*choice) {
+        (None, None) => checks.well("address", format!("none: it asks every {}", status.poll)),
+    }
+    if let Some(problem) = &status.problem {
+        checks.wrong("problem", problem, "see what `edge-agent up` says");
+    }
+    if let Some(refused) = &status.refused {
+        checks.wrong(
+            "deliveries",
+            format!("one was refused at {refused}"),
+            "if it was the relay's: `edge-agent forget`, and start `edge-agent up` again",
+        );
+    }
+    if status.handlers.is_empty() {
+        checks.well("handler", "none: events are printed on stdout");
+    }
+    for handler in &status.handlers {
+        match (&handler.is_there, &handler.why) {
+            (Some(false), why) => checks.wrong(
+                "handler",
+                format!(
+                    "{}: {}",
+                    handler.handler,
+                    why.as_deref().unwrap_or_default()
+                ),
+                "start it; events wait for it meanwhile",
+            ),
+            _ => checks.well("handler", &handler.handler),
+        }
+    }
+    if let Some(failing) = failing(status, &context.store()?).await? {
+        checks.wrong(
+            "last event",
+            failing,
+            "`edge-agent events` has what it answered; `edge-agent replay --failed` hands it over again",
+        );
+    }
+    Ok(())
+}
+
+fn tunnel(config: &Config, checks: &mut Checks) {
+    match &config.route {
+        Route::Pull => checks.well("address", format!("none: it asks every {}", config.poll)),
+        Route::PublicUrl(url) => checks.well("address", report::shown(url)),
+        Route::Tunnel(choice) => match Program::choose(*choice) {
             Err(error) => checks.wrong("address", error.to_string(), "as it says"),
             Ok(None) => checks.well("address", "no tunnel program is installed: it pulls"),
-            Ok(Some(program)) => checks.wrong(
-                "address",
-                format!("{} has none yet", program.name()),
-                "see what `edge-agent up -v` says of it: it may need a login",
-            ),
+            Ok(Some(program)) => checks.well("address", format!("from {}", program.name())),
         },
     }
 }

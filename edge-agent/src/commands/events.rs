@@ -10,6 +10,7 @@ use super::{print, print_json};
 use crate::config::Span;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::output::short;
 use crate::printable::printable;
 use crate::store::{Attempt, Event, Filter, Listed, State, Store, name};
 
@@ -21,7 +22,7 @@ const LIMIT: u32 = 50;
 /// The arguments.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// One event, with its attempts and what was answered
+    /// One event, by its id or the beginning of it, with its attempts and what was answered
     #[arg(conflicts_with_all = ["failed", "since", "types", "follow", "limit"])]
     id: Option<String>,
     /// Only those that failed for good
@@ -39,7 +40,7 @@ pub(crate) struct Events {
     /// The newest so many [default: 50; with --since, all]
     #[arg(short = 'n', long, value_name = "N")]
     limit: Option<u32>,
-    /// Print bodies, byte for byte, and nothing else
+    /// Print the body, byte for byte, and nothing else; of several events, a line feed follows each
     #[arg(long)]
     body: bool,
 }
@@ -157,7 +158,7 @@ async fn show(
     for event in events {
         if bodies {
             if let Some(event) = store.content(event.sequence).await? {
-                print(&event.body)?;
+                print(&[&event.body[..], b"\n"].concat())?;
             }
         } else if context.json {
             print_json(&facts(event))?;
@@ -180,21 +181,34 @@ fn line(event: &Listed) -> String {
     let line = format!(
         "{:<24}  {}  {named:<32}  {:<7}  {result}",
         rfc3339(event.received_at),
-        event.id,
+        short(&event.id),
         event.state.as_str()
     );
     format!("{}\n", printable(line.trim_end()))
 }
 
-async fn one(context: &Context, store: &Store, id: String, body: bool) -> Result<(), Failure> {
+/// The one event whose id is this or begins with it.
+pub(crate) async fn find(store: &Store, id: &str) -> Result<Listed, Failure> {
     let filter = Filter {
-        ids: vec![id.clone()],
+        id: Some(id.to_owned()),
         ..Filter::default()
     };
-    let found = store.list(filter).await?;
-    let [event] = found.as_slice() else {
-        return Err(Failure::Unhealthy(format!("there is no event `{id}` here")));
-    };
+    let mut found = store.list(filter).await?;
+    if let Some(at) = found.iter().position(|event| event.id == id) {
+        return Ok(found.swap_remove(at));
+    }
+    match found.len() {
+        0 => Err(Failure::Unhealthy(format!("there is no event `{id}` here"))),
+        1 => Ok(found.remove(0)),
+        count => Err(Failure::Configuration(format!(
+            "the ids of {count} events begin with `{id}`: `{}`, `{}`, …",
+            found[0].id, found[1].id
+        ))),
+    }
+}
+
+async fn one(context: &Context, store: &Store, id: String, body: bool) -> Result<(), Failure> {
+    let event = &find(store, &id).await?;
     let Some(content) = store.content(event.sequence).await? else {
         return Err(Failure::Unhealthy(format!("there is no event `{id}` here")));
     };
@@ -227,6 +241,7 @@ fn attempt_facts(attempt: &Attempt) -> AttemptFacts<'_> {
 
 fn text(event: &Listed, content: &Event, attempts: &[Attempt]) -> Vec<u8> {
     let mut text = line(event);
+    text.push_str(&format!("  id: {}\n", event.id));
     for (name, value) in &content.headers.0 {
         let value = printable(&String::from_utf8_lossy(value));
         text.push_str(&format!("  {name}: {value}\n"));

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::events::since;
+use super::events::{find, since};
 use super::{print, print_json};
 use crate::config::{Action, Headers, Span};
 use crate::context::Context;
@@ -24,7 +24,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(300);
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("which").required(true).multiple(true).args(["ids", "failed", "since"])))]
 pub(crate) struct Replay {
-    /// These events
+    /// These events, by their ids or the beginnings of them
     #[arg(value_name = "ID", conflicts_with_all = ["failed", "since"])]
     ids: Vec<String>,
     /// Those that failed for good
@@ -54,19 +54,21 @@ struct ReplayFacts<'a> {
 }
 
 pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Failure> {
-    let store = context.store()?;
-    let filter = Filter {
-        ids: arguments.ids.clone(),
-        only_failed: arguments.failed,
-        since: since(context, arguments.since),
-        ..Filter::default()
-    };
-    let events = store.list(filter).await?;
-    let unknown = (arguments.ids.iter()).find(|id| events.iter().all(|event| event.id != **id));
-    if let Some(unknown) = unknown {
-        return Err(Failure::Unhealthy(format!(
-            "there is no event `{unknown}` here: nothing was replayed"
-        )));
+    let store = context.store_to_write()?;
+    let mut events = Vec::new();
+    for id in &arguments.ids {
+        events.push(find(&store, id).await.map_err(|failure| match failure {
+            Failure::Unhealthy(why) => Failure::Unhealthy(format!("{why}: nothing was replayed")),
+            failure => failure,
+        })?);
+    }
+    if events.is_empty() {
+        let filter = Filter {
+            only_failed: arguments.failed,
+            since: since(context, arguments.since),
+            ..Filter::default()
+        };
+        events = store.list(filter).await?;
     }
     if events.is_empty() {
         return Err(Failure::Unhealthy("no event matches".to_owned()));

@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use protocol::clock::UnixMillis;
-use protocol::headers::{EDGE_ATTEMPT, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+use protocol::envelope;
+use protocol::headers::{
+    EDGE_ATTEMPT, LINEAR_DELIVERY, LINEAR_EVENT, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP,
+};
 use protocol::problem::Problem;
 use protocol::signature::{Secret, sign};
 
@@ -71,10 +74,7 @@ pub(crate) async fn run(context: &Context, arguments: Send) -> Result<(), Failur
     };
     let (status, registration) = running(context)?;
     let random = Secret::generate().expose();
-    let id = format!(
-        "evt_sent-{}",
-        &protocol::envelope::digest(random.as_bytes())[..24]
-    );
+    let id = format!("evt_sent-{}", &envelope::digest(random.as_bytes())[..24]);
     let client = reqwest::Client::builder()
         .no_proxy()
         .timeout(Duration::from_secs(30))
@@ -84,8 +84,18 @@ pub(crate) async fn run(context: &Context, arguments: Send) -> Result<(), Failur
     for (name, value) in signed(&registration, &id, &body, context.clock.millis()) {
         request = request.header(name, value);
     }
+    let kind = std::str::from_utf8(&body)
+        .ok()
+        .and_then(|body| envelope::parse(body).ok())
+        .map_or_else(String::new, |read| read.kind.into_owned());
     let answer = request
+        .header(LINEAR_EVENT, kind)
+        .header(LINEAR_DELIVERY, &id["evt_".len()..])
         .header("content-type", "application/json; charset=utf-8")
+        .header(
+            "user-agent",
+            concat!("edge-relay/", env!("CARGO_PKG_VERSION")),
+        )
         .body(body)
         .send()
         .await

@@ -14,7 +14,7 @@ use crate::membership::NEEDS_TOKEN;
 use crate::printable::printable;
 use crate::relay::Relay;
 use crate::report::{self, Status};
-use crate::store::Counts;
+use crate::store::{Counts, Store};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,7 +45,11 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         Err(Failure::Unhealthy(_)) => (Counts::default(), None),
         Err(failure) => return Err(failure),
     };
-    let unhealthy = unhealthy(status.as_ref());
+    let failing = match (&status, context.store()) {
+        (Some(status), Ok(store)) => failing(status, &store).await?,
+        _ => None,
+    };
+    let unhealthy = unhealthy(status.as_ref()).or(failing);
     let worker = worker(context).await;
     let facts = StatusFacts {
         running,
@@ -74,8 +78,20 @@ async fn worker(context: &Context) -> Option<Worker> {
     let registration = context.registration().ok()?;
     let relay = Relay::new(registration.relay.parse().ok()?).ok()?;
     let read = tokio::time::timeout(TIMEOUT, relay.read(&registration)).await;
-    let (worker, _) = read.ok()?.ok()?;
-    Some(worker)
+    read.ok()?.ok()
+}
+
+/// A handler of the running agent whose last attempt failed, and how.
+pub(super) async fn failing(status: &Status, store: &Store) -> anyhow::Result<Option<String>> {
+    let last = store.last_attempts().await?;
+    let failed = last.into_iter().find(|(handler, outcome, _)| {
+        let is_configured = status
+            .handlers
+            .iter()
+            .any(|known| known.handler == *handler);
+        is_configured && matches!(outcome.as_str(), "retry" | "failed")
+    });
+    Ok(failed.map(|(handler, _, result)| format!("{handler} failed at its last event: {result}")))
 }
 
 /// Why events are not handled, if they are not.
@@ -85,6 +101,12 @@ fn unhealthy(status: Option<&Status>) -> Option<String> {
     };
     if let Some(problem) = &status.problem {
         return Some(problem.clone());
+    }
+    if status.clock_ahead_s != 0 {
+        return Some(status.clock());
+    }
+    if let Some(refused) = &status.refused {
+        return Some(format!("a delivery was refused at {refused}"));
     }
     if status.state.is_none() {
         return Some("it is not registered yet".to_owned());
@@ -124,6 +146,12 @@ fn text(facts: &StatusFacts) -> String {
                 "relay",
                 &format!("{}, last answered {renewed}", status.relay),
             );
+            if status.clock_ahead_s != 0 {
+                line("clock", &status.clock());
+            }
+            if let Some(refused) = &status.refused {
+                line("refused", refused);
+            }
             if let Some(due_at) = &status.membership_due_at {
                 line("member", &format!("until {due_at}: {NEEDS_TOKEN}"));
             }
@@ -132,6 +160,8 @@ fn text(facts: &StatusFacts) -> String {
                 line("address", &format!("{address} ({tunnel})"));
             } else if let Some(tunnel) = &status.tunnel {
                 line("address", &format!("none yet ({tunnel}): pulling"));
+            } else {
+                line("address", &format!("none: it asks every {}", status.poll));
             }
             for handler in &status.handlers {
                 let is_there = match (handler.is_there, &handler.why) {

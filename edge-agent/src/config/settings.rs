@@ -36,6 +36,10 @@ pub(crate) struct Settings {
     /// What this worker is called; one name, one worker [default: the registered name, at first the host's]
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Take the name over from another edge-agent of yours that uses it
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) replace: bool,
     /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
     #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
     #[serde(rename = "type", deserialize_with = "texts")]
@@ -64,7 +68,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) poll: Option<Poll>,
-    /// Where to listen for deliveries [default: 127.0.0.1:4747]
+    /// Where to listen for deliveries [default: 127.0.0.1:4747; any free port if that is taken and nothing is pushed]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) listen: Option<SocketAddr>,
@@ -174,6 +178,7 @@ impl Settings {
             ack: self.ack.or(file.ack),
             relay: self.relay.or(file.relay),
             name: self.name.or(file.name),
+            replace: self.replace,
             types: self.types.or(file.types),
             mine: self.mine.or(file.mine),
             teams: self.teams.or(file.teams),

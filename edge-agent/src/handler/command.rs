@@ -13,7 +13,7 @@ use tokio::process::Child;
 
 use super::running::RunningCommand;
 use super::{ANSWER_LIMIT, Answer, Attempting, Outcome};
-use crate::output::{info, verbose};
+use crate::output::{info, short, verbose};
 use crate::process::{Group, finish_reading};
 use crate::store::{Event, name};
 use crate::supervisor;
@@ -111,7 +111,7 @@ async fn wait(
             () = &mut long, if !is_long => {
                 is_long = true;
                 let named = name(&event.kind, &event.action);
-                info(format_args!("{named} {}: its command runs", event.id));
+                info(format_args!("{named} {}: its command runs", short(&event.id)));
             }
         }
     };

@@ -9,7 +9,7 @@ use protocol::clock::{UnixMillis, millis};
 
 use crate::config::{Action, Config, OnStop, Rule};
 use crate::handler::{self, Answer, Attempting, Clients, Outcome, Running};
-use crate::output::{info, warn};
+use crate::output::{info, short, warn};
 use crate::state::AgentState;
 use crate::store::{Attempt, Event, State, name};
 
@@ -201,7 +201,7 @@ impl Handling {
 /// Writes the result of an attempt.
 fn report(event: &Event, state: State, what: &str, wait_ms: i64) {
     let named = name(&event.kind, &event.action);
-    let id = &event.id;
+    let id = short(&event.id);
     match state {
         State::Done | State::Dropped => info(format_args!("{named} {id}: {what}")),
         State::Waiting => warn(format_args!(

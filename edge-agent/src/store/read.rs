@@ -10,7 +10,8 @@ use super::{Attempt, Event, Headers, State, Store, Waiting};
 /// Which events are listed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
-    pub(crate) ids: Vec<String>,
+    /// What the id is or begins with.
+    pub(crate) id: Option<String>,
     pub(crate) only_failed: bool,
     /// Received at or after.
     pub(crate) since: Option<UnixMillis>,
@@ -133,15 +134,11 @@ impl Store {
         self.read(move |connection| {
             let mut conditions = vec!["1".to_owned()];
             let mut values: Vec<Box<dyn ToSql>> = Vec::new();
-            if !filter.ids.is_empty() {
-                let marks = vec!["?"; filter.ids.len()].join(", ");
-                conditions.push(format!("e.id IN ({marks})"));
-                values.extend(
-                    filter
-                        .ids
-                        .into_iter()
-                        .map(|id| Box::new(id) as Box<dyn ToSql>),
-                );
+            if let Some(id) = filter.id {
+                // No LIKE: an id may hold its wildcards.
+                conditions.push("substr(e.id, 1, length(?)) = ?".to_owned());
+                values.push(Box::new(id.clone()));
+                values.push(Box::new(id));
             }
             if filter.only_failed {
                 conditions.push("e.state = 'failed'".to_owned());
@@ -199,6 +196,19 @@ impl Store {
                     answer: row.get(5)?,
                 })
             })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// The last attempt of each handler: its name, the outcome and the result.
+    pub(crate) async fn last_attempts(&self) -> anyhow::Result<Vec<(String, String, String)>> {
+        self.read(|connection| {
+            // A column beside max() is of the row with the maximum (SQLite, "SELECT", bare columns in an aggregate query).
+            let mut read = connection.prepare_cached(
+                "SELECT handler, outcome, result, max(rowid) FROM attempt WHERE outcome != 'begun' GROUP BY handler",
+            )?;
+            let rows = read.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             rows.collect()
         })
         .await

@@ -21,6 +21,7 @@ fn snapshot(name: &str, text: &str, home: &Path) {
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z {2,}", "[time]  "),
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "[time]"),
         (r"evt_[0-9a-f-]{36}", "[event]"),
+        (r"evt_[0-9a-f]{8}-[0-9a-f]{4}\b", "[short]"),
         (r"evt_sent-[0-9a-f]{24}", "[event]"),
         (r"127\.0\.0\.1:\d+", "127.0.0.1:[port]"),
         (r"localhost:\d+", "localhost:[port]"),
@@ -106,8 +107,8 @@ async fn status_and_events_tell_what_became_of_everything() {
     let mut said = String::new();
     let id = waits["id"].as_str().unwrap();
     for (arguments, code) in [
-        (vec!["status"], 0),
-        (vec!["status", "--json"], 0),
+        (vec!["status"], 3),
+        (vec!["status", "--json"], 3),
         (vec!["events", "--type", "Issue.create"], 0),
         (vec!["events", "--type", "Issue", "--json"], 0),
         (vec!["events", "--failed"], 3),

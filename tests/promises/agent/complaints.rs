@@ -199,7 +199,7 @@ async fn what_is_there_and_fails_uses_up_attempts() {
     let untrusted = format!("https://localhost:{port}/");
     let mut agent = Agent::start(Agent::up(&relay, &home).arg(&untrusted)).await;
     let posted = relay.post(&issue("i", 1)).await;
-    let said = agent.says(&posted.event).await;
+    let said = agent.says(&posted.event[..17]).await;
     let is_retried = said.ends_with("again in 1 s");
     assert!(said.contains("certificate") && is_retried, "{said}");
     agent.stop().await;
@@ -227,10 +227,10 @@ async fn the_answer_of_the_local_server_is_printed_as_it_arrives() {
     let url = format!("http://localhost:{}/", handler.port());
     let mut agent = Agent::handing(&relay, &home, &handler).await;
     let posted = relay.post(&issue("i", 1)).await;
-    let said = agent.says(&posted.event).await;
+    let said = agent.says(&posted.event[..17]).await;
     assert!(said.contains(&format!("{url} 500 in ")), "{said}");
     assert!(said.ends_with("again in 1 s"), "{said}");
-    let said = agent.says(&posted.event).await;
+    let said = agent.says(&posted.event[..17]).await;
     assert!(said.contains(&format!("{url} 201 in ")), "{said}");
     agent.stop().await;
 }

@@ -116,11 +116,16 @@ async fn a_registration_that_ended_and_a_token_that_is_refused_end_nothing() {
 }
 
 #[tokio::test]
-async fn of_two_agents_with_one_name_the_second_warns_and_the_first_does_not_register_again() {
+async fn of_two_agents_with_one_name_the_second_has_to_take_over_and_the_first_does_not_register_again()
+ {
     let relay = relay().start().await;
     let (one, two) = (Home::new(), Home::new());
     let mut first = Agent::pulling(&relay, &one).await;
-    let mut second = Agent::begin(&mut Agent::up(&relay, &two)).await;
+    let refused = output(&mut Agent::up(&relay, &two)).await.exits(4);
+    refused.warns("another edge-agent of yours is `laptop` and in use");
+    refused.warns("take over with `--replace`");
+    relay.read(&worker(&one)).await;
+    let mut second = Agent::begin(Agent::up(&relay, &two).arg("--replace")).await;
     second.says("`laptop` was registered before").await;
     second.says("ready:").await;
     let replaced = "another edge-agent has registered this name";
@@ -133,6 +138,8 @@ async fn of_two_agents_with_one_name_the_second_warns_and_the_first_does_not_reg
     // The same directory is refused outright.
     let third = output(&mut Agent::up(&relay, &two)).await.exits(2);
     third.warns("another edge-agent uses");
+    third.warns("`laptop`, listening on 127.0.0.1:");
+    third.warns("`--data` and `--name`, and `--listen` if");
     first.stop().await;
     second.stop().await;
 }
@@ -354,4 +361,34 @@ async fn a_membership_that_ends_soon_is_reported_and_renewed_once_there_is_a_tok
     home.write("linear-token", TOKEN);
     handler.wait_for(1).await;
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_is_free_once_its_agent_has_been_gone_for_some_minutes() {
+    let relay = relay().start().await;
+    let (one, two) = (Home::new(), Home::new());
+    let agent = Agent::pulling(&relay, &one).await;
+    agent.kill().await;
+    output(&mut Agent::up(&relay, &two)).await.exits(4);
+    relay.clock.advance(Duration::from_secs(7 * 60));
+    let agent = Agent::pulling(&relay, &two).await;
+    agent.stop().await;
+}
+
+/// 4747 is taken by the first, if by nobody else, and neither was told where to listen.
+#[tokio::test]
+async fn a_second_agent_that_only_pulls_finds_a_port_of_its_own() {
+    let relay = relay().start().await;
+    let (one, two) = (Home::new(), Home::new());
+    let start = |home: &Home, name: &str| {
+        let mut up = command(home);
+        up.args(["up", "--name", name, "--relay", &relay.local.url()])
+            .env("LINEAR_TOKEN", TOKEN);
+        up
+    };
+    let first = Agent::start(&mut start(&one, "one")).await;
+    let second = Agent::start(&mut start(&two, "two")).await;
+    assert_ne!(first.address, second.address);
+    first.stop().await;
+    second.stop().await;
 }

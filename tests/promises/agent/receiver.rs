@@ -1,10 +1,14 @@
 //! The receiver's bounds: what strangers can make it hold, and for how long.
 
+use std::time::{Duration, Instant};
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::harness::agent::{Agent, in_time, relay_and_home, signed};
-use crate::harness::{client, issue};
+use crate::harness::agent::{
+    Agent, free_port, in_time, reached_at, relay_and_home, run, signed, signed_at,
+};
+use crate::harness::{client, issue, until};
 
 async fn connect(agent: &Agent) -> TcpStream {
     let address = agent.address.trim_start_matches("http://");
@@ -46,25 +50,84 @@ async fn slow_and_idle_connections_are_closed_and_others_served_meanwhile() {
         rest(slow_body)
     );
     assert!(kept_alive.starts_with("HTTP/1.1 200"), "{kept_alive}");
-    assert!(slow_body.starts_with("HTTP/1.1 408"), "{slow_body}");
-    assert!(slow_body.contains("body_too_slow"), "{slow_body}");
+    assert!(slow_body.starts_with("HTTP/1.1 401"), "{slow_body}");
+    assert!(slow_body.contains("signature_format"), "{slow_body}");
     agent.stop().await;
 }
 
 #[tokio::test]
-async fn more_connections_than_it_serves_wait_and_nothing_is_lost() {
+async fn half_open_connections_make_room_for_deliveries() {
     let (relay, home) = relay_and_home().await;
     let mut agent = Agent::pulling(&relay, &home).await;
-    let mut idle = Vec::new();
-    for _ in 0..100 {
-        idle.push(connect(&agent).await);
+    let mut half_open = Vec::new();
+    let began = Instant::now();
+    for at in 0..5 {
+        for _ in 0..100 {
+            half_open.push(begin(&agent, "POST /webhook HTTP/1.1\r\nhost: x\r\n").await);
+        }
+        agent
+            .accepts(&home, &format!("evt_{at}"), &issue("i", at))
+            .await;
+        assert_eq!(agent.number().await, at);
     }
-    // Once the idle ones are closed.
-    agent.accepts(&home, "evt_1", &issue("i", 1)).await;
-    agent.event().await;
-    for _ in 0..100 {
-        idle.push(connect(&agent).await);
+    // Each of them would be kept for ten seconds otherwise, and 64 are served at a time.
+    assert!(began.elapsed() < Duration::from_secs(10));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_without_a_possible_signature_is_not_held_and_refusals_do_not_fill_the_log() {
+    let (relay, home) = relay_and_home().await;
+    let mut agent = Agent::pulling(&relay, &home).await;
+    let body = "x".repeat(100_000);
+    let good = signed(&home, "evt_1", &body);
+    let old = signed_at(&home, "evt_1", &body, relay.clock.seconds() - 301);
+    let mut malformed = good.clone();
+    malformed.retain(|(name, _)| *name != "webhook-signature");
+    malformed.push(("webhook-signature", "v2,x".to_owned()));
+    for _ in 0..10 {
+        agent.refuses(&old, &body, (401, "signature_age")).await;
+        agent
+            .refuses(&malformed, &body, (401, "signature_format"))
+            .await;
+        agent.refuses(&good, "{}", (401, "signature_digest")).await;
     }
+    agent.says("a delivery was refused").await;
+    let said = agent.unheard();
+    assert!(
+        said.iter().all(|line| !line.contains("refused")),
+        "{said:?}"
+    );
+    // What was refused last is named until something is accepted.
+    until("it is unhealthy", async || {
+        let status = run(&home, &["status"]).await;
+        status.code == Some(3) && status.stderr.contains("a delivery was refused at")
+    })
+    .await;
+    agent.accepts(&home, "evt_1", &body).await;
+    let is_healthy = async || run(&home, &["status"]).await.code == Some(0);
+    until("it is healthy", is_healthy).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn with_a_wrong_clock_events_come_and_the_clock_is_named() {
+    let (relay, home) = relay_and_home().await;
+    relay.clock.advance(Duration::from_secs(900));
+    let port = free_port().await;
+    let mut agent = Agent::begin(Agent::up(&relay, &home).args(reached_at(port))).await;
+    agent.says("behind the relay's").await;
+    agent.says("ready:").await;
+    relay.post(&issue("i", 1)).await;
+    assert_eq!(agent.number().await, 1);
+    let status = run(&home, &["status"]).await.exits(3);
+    assert!(status.stdout.contains("s behind the relay's"), "{status:?}");
+    run(&home, &["doctor"]).await.exits(3);
+    // Out of the mailbox, too.
+    agent.stop().await;
+    relay.post(&issue("i", 2)).await;
+    let mut agent = Agent::pulling(&relay, &home).await;
+    assert_eq!(agent.number().await, 2);
     agent.stop().await;
 }
 

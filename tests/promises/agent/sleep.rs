@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use protocol::messages::WorkerState;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::agent::{Inside, free_port, reached_at, with_handler, worker};
+use crate::harness::agent::{Agent, Inside, free_port, reached_at, relay_and_home};
+use crate::harness::agent::{with_handler, worker};
 use crate::harness::{issue, numbers};
 
 #[tokio::test]
@@ -25,6 +27,22 @@ async fn events_from_the_time_of_sleep_arrive_on_waking() {
     let received = handler.wait_for(4).await;
     assert_eq!(numbers(&received), [0, 1, 2, 3]);
     relay.becomes(&worker(&home), WorkerState::Live).await;
+    agent.stop().await;
+}
+
+/// Stopped as a shell's Ctrl-Z does, or starved: both clocks go on.
+#[tokio::test]
+async fn events_from_a_time_in_which_the_process_was_stopped_arrive_when_it_goes_on() {
+    let (relay, home) = relay_and_home().await;
+    let mut agent = Agent::pushed(&relay, &home, free_port().await).await;
+    let signal = |signal| kill_process(Pid::from_raw(agent.id().cast_signed()).unwrap(), signal);
+    signal(Signal::STOP).unwrap();
+    relay.go_offline(&worker(&home)).await;
+    relay.post(&issue("i", 1)).await;
+    relay.settled().await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    signal(Signal::CONT).unwrap();
+    assert_eq!(agent.number().await, 1);
     agent.stop().await;
 }
 

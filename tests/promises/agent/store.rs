@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::harness::agent::with_handler;
-use crate::harness::agent::{Agent, Inside, deliver, events, relay_and_home, run, signed};
+use crate::harness::agent::{Agent, Inside, deliver, events, free_port, output, reached_at};
+use crate::harness::agent::{relay_and_home, run, signed, with_handler, worker};
 use crate::harness::{issue, until};
 
 #[tokio::test]
 async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room() {
     let (relay, home) = relay_and_home().await;
-    let up = Agent::up(&relay, &home);
+    let mut up = Agent::up(&relay, &home);
+    up.args(reached_at(free_port().await));
     // A write beyond the limit is to fail, as on a full disk, instead of ending the process.
     let mut command = tokio::process::Command::new("sh");
     let variables = up.as_std().get_envs();
@@ -42,10 +43,23 @@ async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room
     }
     let full = "events cannot be stored, and wait at the relay";
     agent.says(full).await;
+    // What is needed just now can be read.
+    let mut events = tokio::process::Command::new("sh");
+    events
+        .args(["-c", "trap '' 25; ulimit -f 0; exec \"$0\" events"])
+        .arg(env!("CARGO_BIN_EXE_agent"))
+        .env("EDGE_AGENT_DATA", &*home)
+        .env("HOME", &*home);
+    let read = output(&mut events).await.exits(3);
+    read.warns("no event matches");
+    // The relay has noticed, too. Nothing but the room is needed.
+    relay.go_offline(&worker(&home)).await;
+    relay.post(&issue("i", 7)).await;
     room(None);
     assert_eq!(deliver(&agent.address, &headers, &large).await.0, 202);
     agent.says("events can be stored again").await;
     assert_eq!(agent.event().await["id"], "evt_1");
+    assert_eq!(agent.number().await, 7);
     agent.stop().await;
 }
 

@@ -62,7 +62,7 @@ async fn a_self_signed_certificate_on_this_machine_is_taken_if_that_is_asked_for
     let insecure = [target.as_str(), "--insecure"];
     let mut agent = Agent::start(Agent::up(&relay, &home).args(insecure)).await;
     let posted = relay.post(&issue("i", 1)).await;
-    let said = agent.says(&posted.event).await;
+    let said = agent.says(&posted.event[..17]).await;
     assert!(said.contains(" 418 in "), "{said}");
     agent.stop().await;
     let relay = relay.local.url();
@@ -126,7 +126,7 @@ async fn what_is_wrong_with_an_answer_is_said_in_words_that_help() {
         let target = format!("{scheme}://localhost:{port}/");
         let mut agent = Agent::start(Agent::up(&relay, &home).arg(&target)).await;
         let posted = relay.post(&issue("i", 1)).await;
-        let said = agent.says(&posted.event).await;
+        let said = agent.says(&posted.event[..17]).await;
         let expected = expected.replace("PORT", &port.to_string());
         assert!(said.contains(&expected) && !said.contains("hush"), "{said}");
         agent.stop().await;
