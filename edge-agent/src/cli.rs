@@ -191,7 +191,7 @@ fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
             Command::Replay(arguments) => commands::replay::run(&context, arguments).await,
             Command::Send(arguments) => commands::send::run(&context, arguments).await,
             Command::Verify(arguments) => commands::verify::run(&context, &arguments),
-            Command::Init(arguments) => commands::init::run(&arguments),
+            Command::Init(arguments) => commands::init::run(&context, &arguments).await,
             Command::Doctor(flags) => commands::doctor::run(&context, *flags).await,
             Command::Service(arguments) => commands::service::run(&context, arguments).await,
             Command::Forget => commands::forget::run(&context).await,
@@ -222,7 +222,9 @@ async fn up_in(general: General, flags: Settings, environment: Environment) -> R
     let directory = context(&general)?.directory;
     let read = || {
         let context = context(&general)?;
-        flags.clone().over(context.settings).config(context.file)
+        let mut settings = flags.clone().over(context.settings);
+        settings.project = (context.project).filter(|_| flags.relay.is_none());
+        settings.config(context.file)
     };
     up::run(&directory, read, environment).await
 }

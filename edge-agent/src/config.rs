@@ -30,6 +30,9 @@ use crate::target::Target;
 /// The largest number of retries: more than a day of them.
 const MAX_RETRIES: u64 = 150;
 
+/// Where the relay takes webhooks.
+const LINEARS_PATH: &str = "/webhooks/linear";
+
 /// What a rule does with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -93,6 +96,10 @@ pub(crate) struct Config {
     pub(crate) file: Option<PathBuf>,
     pub(crate) relay: Url,
     pub(crate) name: String,
+    /// The file in the working directory, if it alone names the relay.
+    pub(crate) project: Option<PathBuf>,
+    /// Whether a relay that it names gets the Linear token.
+    pub(crate) trust_project: bool,
     /// Whether the name is taken over from an agent that uses it.
     pub(crate) replace: bool,
     pub(crate) types: Option<Vec<String>>,
@@ -129,6 +136,12 @@ impl Settings {
                 "the relay's address is missing: use `--relay`, `EDGE_AGENT_RELAY`, or `relay` in `{FILE}` (`edge-agent init` writes one)"
             )));
         };
+        if relay.0.path().trim_end_matches('/') == LINEARS_PATH {
+            return Err(wrong(format!(
+                "`{}` is `WebhookUrl`, for Linear: the relay's address is `RelayUrl`",
+                relay.0
+            )));
+        }
         let name = match self.name {
             Some(name) => name,
             None => host_name()?,
@@ -158,6 +171,8 @@ impl Settings {
             relay: relay.0,
             name,
             replace: self.replace,
+            project: self.project,
+            trust_project: self.trust_project,
             types: self.types,
             group: self.group,
             filter: (self.mine == Some(true) || self.teams.is_some()).then(|| Filter {

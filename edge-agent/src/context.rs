@@ -15,6 +15,8 @@ pub(crate) struct Context {
     pub(crate) directory: DataDirectory,
     /// The file of settings, if there is one.
     pub(crate) file: Option<PathBuf>,
+    /// The same, if it was found in the working directory, and it alone names the relay.
+    pub(crate) project: Option<PathBuf>,
     /// Its settings, and the variables over them. Where neither has a name, it is the registered one.
     pub(crate) settings: Settings,
     pub(crate) json: bool,
@@ -28,10 +30,18 @@ impl Context {
         data: Option<&Path>,
         json: bool,
     ) -> Result<Self, Failure> {
+        let is_named = file.is_some();
         let file = config::find(file);
+        let variables = config::environment()?;
+        let mut project = None;
         let mut settings = match &file {
-            Some(file) => config::environment()?.over(config::read(file)?),
-            None => config::environment()?,
+            Some(file) => {
+                if !is_named && file == Path::new(config::FILE) && variables.relay.is_none() {
+                    project = std::path::absolute(file).ok();
+                }
+                variables.over(config::read(file)?)
+            }
+            None => variables,
         };
         let data = data.or(settings.data.as_deref());
         let directory = DataDirectory::new(data)?;
@@ -44,6 +54,7 @@ impl Context {
         Ok(Self {
             directory,
             file,
+            project,
             settings,
             json,
             clock: Clock::system(),

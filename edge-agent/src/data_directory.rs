@@ -109,6 +109,21 @@ impl DataDirectory {
         self.directory.join("events.db")
     }
 
+    /// The relays that the user has named.
+    pub(crate) fn relays(&self) -> PathBuf {
+        self.directory.join("relays")
+    }
+
+    /// Creates the directory, and writes a file in it.
+    pub(crate) fn write_private(&self, file: &Path, content: &[u8]) -> Result<(), Failure> {
+        fs::create_dir_all(&self.directory)
+            .and_then(|()| make_private(&self.directory))
+            .and_then(|()| fs::write(file, content))
+            .map_err(|error| {
+                Failure::Configuration(format!("cannot write `{}`: {error}", file.display()))
+            })
+    }
+
     pub(crate) fn report(&self) -> PathBuf {
         self.directory.join("status.json")
     }

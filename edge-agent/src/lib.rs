@@ -36,6 +36,7 @@ mod store;
 mod supervisor;
 mod target;
 pub mod testing;
+mod trust;
 mod tunnel;
 pub mod up;
 

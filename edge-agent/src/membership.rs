@@ -459,6 +459,15 @@ fn name_in_use(name: &str) -> String {
     )
 }
 
+/// Whether the environment has a Linear token.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the token must not be an argument, so clap cannot read it"
+)]
+pub(crate) fn has_token() -> bool {
+    std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty())
+}
+
 /// Linear's token. It is read when it is needed and not kept.
 #[expect(
     clippy::disallowed_methods,

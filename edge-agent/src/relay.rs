@@ -176,6 +176,18 @@ impl Relay {
         }
     }
 
+    /// Looks whether a relay is there: it wants a token for every worker, also for none.
+    pub(crate) async fn look(&self) -> Result<(), CallError> {
+        let nobody = "/edge/workspaces/none/workers/none";
+        match self.send::<()>(Method::GET, nobody, None, None).await {
+            Err(error) if error.is(Code::WorkerTokenMissing) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(CallError::later(
+                "something else than a relay answers at this address",
+            )),
+        }
+    }
+
     pub(crate) async fn register(&self, request: &Register) -> Result<Registered, CallError> {
         self.call(Method::POST, "/edge/register", None, request)
             .await

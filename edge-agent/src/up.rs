@@ -23,12 +23,12 @@ use crate::output::{hint, info, verbose, warn};
 use crate::receiver::serve;
 use crate::registration::Registration;
 use crate::relay::Relay;
-use crate::report::{Report, Status};
+use crate::report::{Report, Status, shown};
 use crate::signal::Signal;
 use crate::state::AgentState;
 use crate::store::{Store, set_aside};
 use crate::tunnel::{Program, Tunnel};
-use crate::{handling, ndjson, sleep_watcher, tunnel};
+use crate::{handling, ndjson, sleep_watcher, trust, tunnel};
 
 /// How often old events are deleted.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -69,6 +69,7 @@ pub(crate) async fn run(
                 .to_owned(),
         ));
     }
+    trust::verify(directory, &config)?;
     let mut daemon = Daemon::start(directory, config, &mut environment).await?;
     let ended = daemon.wait(&read, &mut environment.signals).await;
     let ended = match ended {
@@ -297,9 +298,17 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
 /// Writes how the agent was started.
 fn describe(config: &Config, listen: SocketAddr, program: Option<Program>) {
     info(format_args!("listening on http://{listen}/webhook"));
-    if let Some(file) = &config.file {
-        verbose(format_args!("settings from {}", file.display()));
-    }
+    let settings = match &config.file {
+        Some(file) => {
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            format!("{}", file.display())
+        }
+        None => "flags and variables alone".to_owned(),
+    };
+    info(format_args!(
+        "relay {}, settings from {settings}",
+        shown(&config.relay)
+    ));
     if program.is_none() && matches!(config.route, Route::Tunnel(_)) {
         hint("no tunnel program is installed (cloudflared, ngrok or tailscale): pulling");
     }

@@ -7,6 +7,7 @@ mod consumers;
 mod handlers;
 mod linear_sdk;
 mod membership;
+mod newcomers;
 mod receiver;
 mod settings;
 mod sleep;

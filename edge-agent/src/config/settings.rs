@@ -40,6 +40,14 @@ pub(crate) struct Settings {
     #[arg(long)]
     #[serde(skip)]
     pub(crate) replace: bool,
+    /// Give the Linear token to a relay that only the edge-agent.toml of this directory names
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) trust_project: bool,
+    /// The file in the working directory, if it alone names the relay.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) project: Option<PathBuf>,
     /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
     #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
     #[serde(rename = "type", deserialize_with = "texts")]
@@ -179,6 +187,8 @@ impl Settings {
             relay: self.relay.or(file.relay),
             name: self.name.or(file.name),
             replace: self.replace,
+            trust_project: self.trust_project,
+            project: self.project,
             types: self.types.or(file.types),
             mine: self.mine.or(file.mine),
             teams: self.teams.or(file.teams),

@@ -74,7 +74,7 @@ async fn a_self_signed_certificate_on_this_machine_is_taken_if_that_is_asked_for
 }
 
 /// Answers every request with these bytes.
-async fn answering(bytes: Vec<u8>) -> u16 {
+pub(super) async fn answering(bytes: Vec<u8>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
