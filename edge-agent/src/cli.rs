@@ -66,6 +66,9 @@ struct General {
     /// Say how, too
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// Under launchd: messages go to this file, which is rotated; where a restart would not help, the program ends with 0
+    #[arg(long, value_name = "FILE", global = true, hide = true)]
+    launchd_log: Option<PathBuf>,
     /// Colours on a terminal; NO_COLOR turns them off, too
     #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
     color: Color,
@@ -141,6 +144,7 @@ pub fn main() -> ExitCode {
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> ExitCode {
     set_output(&cli.general);
+    let is_under_launchd = cli.general.launchd_log.is_some();
     let done = match cli.command {
         Command::Supervise { input, command } => return supervisor::supervise(input, &command),
         Command::Completions { shell } => {
@@ -154,6 +158,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::error(&failure);
+            if is_under_launchd && failure.is_lasting() {
+                return ExitCode::SUCCESS;
+            }
             ExitCode::from(failure.code())
         }
     }
@@ -171,6 +178,9 @@ fn set_output(general: &General) {
         _ => Volume::Normal,
     };
     output::set(volume, color);
+    if let Some(log) = &general.launchd_log {
+        output::log_to(log.clone());
+    }
 }
 
 fn in_runtime(general: General, command: Command) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ pub(crate) use file::{FILE, find, read};
 pub(crate) use headers::{Headers, OF_CONNECTION};
 pub(crate) use settings::{HandlerTable, Settings};
 pub(crate) use values::{Address, LinearSecret, Poll, Span, TunnelChoice, read_secret};
-pub(crate) use variables::{TOKEN, environment, proxy_variable};
+pub(crate) use variables::{TOKEN, environment, for_service, proxy_variable};
 
 use crate::failure::Failure;
 use crate::target::Target;

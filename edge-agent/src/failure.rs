@@ -26,6 +26,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether the same would happen again after a restart.
+    pub(crate) fn is_lasting(&self) -> bool {
+        matches!(self, Self::Configuration(_) | Self::Refused(_))
+    }
+
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         match self {

@@ -1,10 +1,13 @@
 //! Messages for people, one line each on stderr. Stdout is data.
 
 use std::fmt::Display;
+use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use anstream::ColorChoice;
+use parking_lot::Mutex;
 use protocol::clock::{Clock, rfc3339};
 
 use crate::printable::printable;
@@ -34,6 +37,31 @@ pub(crate) fn set(volume: Volume, color: ColorChoice) {
     color.write_global();
 }
 
+/// Set once, before the first message, under a service manager that keeps no log of its own.
+static LOG: Mutex<Option<Log>> = Mutex::new(None);
+
+/// How large a log becomes. Then it is the older one, and the one before that goes.
+const LOG_BYTES: u64 = 10_000_000;
+
+/// From now on lines go to this file.
+pub(crate) fn log_to(file: PathBuf) {
+    *LOG.lock() = Some(Log(file));
+}
+
+struct Log(PathBuf);
+
+impl Log {
+    /// Appends a line. A failure is no reason to end.
+    fn write(&self, line: &str) {
+        let size = std::fs::metadata(&self.0).map_or(0, |file| file.len());
+        if size > LOG_BYTES {
+            let _ = std::fs::rename(&self.0, self.0.with_extension("old.log"));
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&self.0);
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+}
+
 /// From now on lines begin with the time.
 pub(crate) fn with_times() {
     HAS_TIMES.store(true, Ordering::Relaxed);
@@ -52,6 +80,12 @@ fn line(volume: Volume, prefix: &str, line: impl Display) {
         } else {
             "edge-agent:".to_owned()
         };
+        if let Some(log) = LOG.lock().as_mut() {
+            log.write(
+                &anstream::adapter::strip_str(&format!("{begin} {prefix}{line}\n")).to_string(),
+            );
+            return;
+        }
         // A closed stderr is no reason to end.
         let _ = writeln!(anstream::stderr(), "{begin} {prefix}{line}");
     }
@@ -80,4 +114,28 @@ pub(crate) fn error(text: impl Display) {
 /// Writes what can be done about it.
 pub(crate) fn hint(text: impl Display) {
     line(Volume::Normal, "\x1b[36mhint:\x1b[0m ", text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_has_two_files_of_a_bounded_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = Log(directory.path().join("edge-agent.log"));
+        let line = "x".repeat(1_000_000);
+        for _ in 0..35 {
+            log.write(&line);
+        }
+        let sizes: Vec<_> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .collect();
+        assert_eq!(sizes.len(), 2);
+        assert!(
+            sizes.iter().all(|size| *size <= LOG_BYTES + 1_000_000),
+            "{sizes:?}"
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! The registration, in a file that only its owner can read.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -12,6 +12,7 @@ use protocol::signing_secrets::SigningSecrets;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::files::replace;
 use crate::membership::check::Shown;
 
 /// What the relay assigned to this worker.
@@ -97,29 +98,8 @@ impl Registration {
     /// Writes the file, whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let cannot = || format!("cannot write `{}`", path.display());
-        let beside = path.with_extension("new");
-        let _ = fs::remove_file(&beside);
-        let mut file = private_file(&beside).with_context(cannot)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)
-            .with_context(cannot)?;
-        file.sync_all().with_context(cannot)?;
-        fs::rename(&beside, path).with_context(cannot)
+        replace(path, &serde_json::to_vec_pretty(self)?).with_context(cannot)
     }
-}
-
-#[cfg(unix)]
-fn private_file(path: &Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-}
-
-#[cfg(not(unix))]
-fn private_file(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path)
 }
 
 #[cfg(unix)]
@@ -193,8 +173,7 @@ mod tests {
     fn a_damaged_file_is_named_and_not_quoted() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("registration.json");
-        let mut file = private_file(&path).unwrap();
-        file.write_all(b"{\"token\":hush").unwrap();
+        replace(&path, b"{\"token\":hush").unwrap();
         let error = Registration::read(&path).err().unwrap().to_string();
         assert!(
             error.contains("registration.json") && !error.contains("hush"),

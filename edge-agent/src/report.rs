@@ -132,10 +132,8 @@ impl Report {
 
     /// Writes the file as a whole. A failure does no harm.
     fn write(&self, status: &Status) {
-        let beside = self.path.with_extension("new");
         if let Ok(text) = serde_json::to_vec_pretty(status) {
-            let _ = std::fs::write(&beside, text)
-                .and_then(|()| std::fs::rename(&beside, self.path.as_ref()));
+            let _ = replace(&self.path, &text);
         }
     }
 

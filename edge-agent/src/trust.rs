@@ -25,7 +25,7 @@ pub(crate) fn verify(directory: &DataDirectory, config: &Config) -> Result<(), F
     let question =
         format!("`{file}` names the relay {relay}, which gets your Linear token. Is it yours?");
     match ask(&question) {
-        Some(true) => Ok(()),
+        Some(true) => name(directory, relay),
         Some(false) => Err(Failure::Configuration("nothing was sent to it".to_owned())),
         None => Err(Failure::Configuration(format!(
             "`{file}` alone names the relay {relay}, which would get your Linear token: if it is yours, use `--trust-project`, \

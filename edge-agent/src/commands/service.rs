@@ -1,19 +1,26 @@
 //! `service`: starts the agent with the machine, by a systemd user unit on Linux or a launchd agent on macOS.
 
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::{Args, FromArgMatches as _, Subcommand};
 
 use serde_json::json;
 use tokio::process::Command;
 
 use super::{print, print_json};
+use crate::config::{Settings, for_service};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::membership::linear_token;
-use crate::output::{hint, info};
+use crate::output::{hint, info, warn};
+use crate::registration::Registration;
+use crate::report::{self, Status};
+use crate::trust;
 
 const UNIT: &str = "edge-agent.service";
 const LABEL: &str = "dev.edge-relay.edge-agent";
@@ -130,27 +137,48 @@ fn domain() -> String {
     return String::new();
 }
 
-/// Quoted as systemd.syntax(7) and systemd.service(5) have it.
-fn quoted(argument: &str) -> String {
-    let escaped = argument
+/// Quoted as systemd.syntax(7) has it. It holds no control character.
+fn quoted(text: &str) -> String {
+    let escaped = text
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
-        .replace('%', "%%")
-        .replace('$', "$$");
+        .replace('%', "%%");
     format!("\"{escaped}\"")
 }
 
-/// The command of a service, its working directory, and its PATH, which is that of this shell.
+/// The command of a service, its working directory, and its variables, which are those of this shell.
 struct ServicePlan {
     command: Vec<String>,
     directory: String,
-    path: String,
+    variables: Vec<(String, String)>,
     log: String,
+}
+
+impl ServicePlan {
+    /// Refuses what would end a line of a unit, or cannot be written in a property list.
+    fn verify(&self) -> Result<(), Failure> {
+        let variables = (self.variables.iter()).flat_map(|(name, value)| [name, value]);
+        let all = (self.command.iter())
+            .chain([&self.directory, &self.log])
+            .chain(variables);
+        for text in all {
+            if text.chars().any(char::is_control) {
+                return Err(Failure::Configuration(format!(
+                    "a service cannot have an argument, a path or a variable with a control character: `{text}`"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn unit(plan: &ServicePlan) -> String {
     let command: Vec<_> = (plan.command.iter())
-        .map(|argument| quoted(argument))
+        // `$` is a variable in a command alone (systemd.service(5)).
+        .map(|argument| quoted(argument).replace('$', "$$"))
+        .collect();
+    let variables: String = (plan.variables.iter())
+        .map(|(name, value)| format!("Environment={}\n", quoted(&format!("{name}={value}"))))
         .collect();
     format!(
         "[Unit]\n\
@@ -160,7 +188,7 @@ fn unit(plan: &ServicePlan) -> String {
          [Service]\n\
          ExecStart={}\n\
          WorkingDirectory={}\n\
-         Environment={}\n\
+         {variables}\
          ExecReload=kill -HUP $MAINPID\n\
          Restart=always\n\
          RestartSec=5\n\
@@ -173,7 +201,6 @@ fn unit(plan: &ServicePlan) -> String {
          WantedBy=default.target\n",
         command.join(" "),
         plan.directory.replace('%', "%%"),
-        quoted(&format!("PATH={}", plan.path)).replace("$$", "$"),
     )
 }
 
@@ -186,7 +213,16 @@ fn plist(plan: &ServicePlan) -> String {
     let arguments: String = (plan.command.iter())
         .map(|argument| format!("    <string>{}</string>\n", escaped(argument)))
         .collect();
-    let [directory, path, log] = [&plan.directory, &plan.path, &plan.log].map(|text| escaped(text));
+    let variables: String = (plan.variables.iter())
+        .map(|(name, value)| {
+            format!(
+                "    <key>{}</key>\n    <string>{}</string>\n",
+                escaped(name),
+                escaped(value)
+            )
+        })
+        .collect();
+    let [directory, log] = [&plan.directory, &plan.log].map(|text| escaped(text));
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
@@ -195,7 +231,7 @@ fn plist(plan: &ServicePlan) -> String {
          <key>Label</key>\n  <string>{LABEL}</string>\n  \
          <key>ProgramArguments</key>\n  <array>\n{arguments}  </array>\n  \
          <key>WorkingDirectory</key>\n  <string>{directory}</string>\n  \
-         <key>EnvironmentVariables</key>\n  <dict>\n    <key>PATH</key>\n    <string>{path}</string>\n  </dict>\n  \
+         <key>EnvironmentVariables</key>\n  <dict>\n{variables}  </dict>\n  \
          <key>RunAtLoad</key>\n  <true/>\n  \
          <key>KeepAlive</key>\n  <dict>\n    <key>SuccessfulExit</key>\n    <false/>\n  </dict>\n  \
          <key>ThrottleInterval</key>\n  <integer>10</integer>\n  \
@@ -220,7 +256,11 @@ pub(crate) async fn run(context: &Context, service: Service) -> Result<(), Failu
     clippy::disallowed_methods,
     reason = "PATH is not a setting: the service is to find what this shell finds"
 )]
-fn planned(context: &Context, up: Vec<String>) -> Result<ServicePlan, Failure> {
+fn planned(
+    context: &Context,
+    manager: ServiceManager,
+    up: Vec<String>,
+) -> Result<ServicePlan, Failure> {
     let text = |path: std::ffi::OsString| {
         (path.into_string()).map_err(|_| Failure::Configuration("a path is not UTF-8".to_owned()))
     };
@@ -228,19 +268,39 @@ fn planned(context: &Context, up: Vec<String>) -> Result<ServicePlan, Failure> {
         let path = std::path::absolute(path).context("a path cannot be made absolute")?;
         text(path.into_os_string())
     };
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let mut command = vec![whole(&program)?, "up".to_owned()];
+    let mut command = vec![whole(&stable_program()?)?, "up".to_owned()];
     if let Some(file) = &context.file {
         command.extend(["--config".to_owned(), whole(file)?]);
     }
     command.extend(["--data".to_owned(), whole(context.directory.directory())?]);
+    let log = whole(&context.directory.directory().join("edge-agent.log"))?;
+    if manager == ServiceManager::Launchd {
+        command.extend(["--launchd-log".to_owned(), log.clone()]);
+    }
     command.extend(up);
-    Ok(ServicePlan {
+    let path = text(std::env::var_os("PATH").unwrap_or_default())?;
+    let plan = ServicePlan {
         command,
         directory: whole(Path::new("."))?,
-        path: text(std::env::var_os("PATH").unwrap_or_default())?,
-        log: whole(&context.directory.directory().join("edge-agent.log"))?,
-    })
+        variables: std::iter::once(("PATH".to_owned(), path))
+            .chain(for_service())
+            .collect(),
+        log,
+    };
+    plan.verify()?;
+    Ok(plan)
+}
+
+/// The path by which this program stays: that in PATH, where it leads to this program. Package managers have the program itself
+/// in a directory of its version, which goes with the next one.
+fn stable_program() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let in_path = (program.file_name()).and_then(|name| which::which(name).ok());
+    let is_it = |path: &PathBuf| {
+        let both = [path, &program].map(|path| path.canonicalize().ok());
+        both[0].is_some() && both[0] == both[1]
+    };
+    Ok(in_path.filter(is_it).unwrap_or(program))
 }
 
 async fn install(
@@ -250,12 +310,13 @@ async fn install(
 ) -> Result<(), Failure> {
     validate(context, &install)?;
     let file = manager.file()?;
-    let text = manager.text(&planned(context, install.up)?);
+    let text = manager.text(&planned(context, manager, install.up)?);
     let commands = manager.start_commands(&file);
     if install.dry_run {
         return plan(context, "write", &file, Some(&text), &commands);
     }
     let was_there = file.exists();
+    let before = process(context).map(|status| status.pid);
     let cannot = || format!("cannot write `{}`", file.display());
     let directory = file.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(directory).with_context(cannot)?;
@@ -267,6 +328,9 @@ async fn install(
         }
     }
     std::fs::write(&file, text).with_context(cannot)?;
+    // A proxy's address may hold a password.
+    #[cfg(unix)]
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).with_context(cannot)?;
     for command in &commands {
         if let Err(failure) = call(command).await {
             if !was_there {
@@ -274,6 +338,13 @@ async fn install(
             }
             return Err(failure);
         }
+    }
+    if let Err(failure) = is_ready(context, before).await {
+        for command in manager.stop_commands() {
+            let _ = call(&command).await;
+        }
+        let _ = std::fs::remove_file(&file);
+        return Err(failure);
     }
     info(format_args!(
         "`{}` is written, and edge-agent runs",
@@ -283,20 +354,62 @@ async fn install(
     Ok(())
 }
 
-/// Refuses to install a service that could not start.
-fn validate(context: &Context, install: &Install) -> Result<(), Failure> {
-    if !install.up.is_empty() {
-        // `up` validates them.
-        return Ok(());
+/// How long a service may take until it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The process of the agent that runs, if one does.
+fn process(context: &Context) -> Option<Status> {
+    report::read(&context.directory.report()).filter(|_| context.directory.is_in_use())
+}
+
+/// Waits until another process than `before` runs and is registered. One that runs and is not yet, goes on trying.
+async fn is_ready(context: &Context, before: Option<u32>) -> Result<(), Failure> {
+    let began = Instant::now();
+    loop {
+        let running = process(context).filter(|status| Some(status.pid) != before);
+        let is_late = began.elapsed() > READY_TIMEOUT;
+        match running {
+            Some(status) if status.state.is_some() => return Ok(()),
+            Some(status) if is_late => {
+                let problem = status
+                    .problem
+                    .unwrap_or_else(|| "it is not registered yet".to_owned());
+                warn(format_args!("it runs, but: {problem}"));
+                return Ok(());
+            }
+            None if is_late => {
+                return Err(Failure::Failed(anyhow::anyhow!(
+                    "the service was started and does not run, so that it was removed again: `journalctl --user -u {UNIT}`, or \
+                     edge-agent.log in `{}`, has the reason",
+                    context.directory.directory().display()
+                )));
+            }
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
     }
-    let config = context.settings.clone().config(context.file.clone())?;
+}
+
+/// Refuses to install a service that could not start: the settings are read as the service will read them.
+fn validate(context: &Context, install: &Install) -> Result<(), Failure> {
+    let flags = flags(&install.up)?;
+    let mut settings = flags.clone().over(context.settings.clone());
+    settings.project = (context.project.clone()).filter(|_| flags.relay.is_none());
+    if let Some(variable) = settings.header_variables().next() {
+        return Err(Failure::Configuration(format!(
+            "a service does not see the variable `{variable}` that a `header` names: use `headers-file`"
+        )));
+    }
+    let config = settings.config(context.file.clone())?;
+    trust::verify(&context.directory, &config)?;
     if config.rules.is_empty() {
         return Err(Failure::Configuration(
             "a service needs a handler, since its stdout is not read: set `to`, `exec` or a `[[handler]]`"
                 .to_owned(),
         ));
     }
-    let is_registered = context.directory.registration().exists();
+    let registration = Registration::read(&context.directory.registration())?;
+    let is_registered = registration
+        .is_some_and(|known| known.relay == config.relay.as_str() && known.name == config.name);
     if !is_registered && config.linear_token_file.is_none() {
         // A service does not have this shell's environment.
         linear_token(&config)?;
@@ -305,7 +418,18 @@ fn validate(context: &Context, install: &Install) -> Result<(), Failure> {
                 .to_owned(),
         ));
     }
+    if config.linear_token_file.is_some() {
+        linear_token(&config)?;
+    }
     Ok(())
+}
+
+/// The flags of `up`.
+fn flags(up: &[String]) -> Result<Settings, Failure> {
+    let wrong = |error: clap::Error| Failure::Configuration(error.to_string());
+    let command = Settings::augment_args(clap::Command::new("up").no_binary_name(true));
+    let matches = command.try_get_matches_from(up).map_err(wrong)?;
+    Settings::from_arg_matches(&matches).map_err(wrong)
 }
 
 /// systemd ends a user's services with the last session, unless the user lingers.
@@ -430,7 +554,7 @@ mod tests {
                 .map(|&argument| argument.to_owned())
                 .collect(),
             directory: "/home/a&b/100%".to_owned(),
-            path: "/a b/bin:/usr/bin".to_owned(),
+            variables: vec![("PATH".to_owned(), "/a b/bin:/usr/bin".to_owned())],
             log: "/home/a&b/log".to_owned(),
         }
     }
@@ -450,6 +574,21 @@ mod tests {
         ] {
             assert!(unit.contains(line), "{unit}");
         }
+    }
+
+    #[test]
+    fn nothing_can_add_a_line_to_a_unit() {
+        let mut hostile = plan(&[
+            "/opt/edge-agent",
+            "up",
+            "--name",
+            "a\nExecStartPre=/bin/evil",
+        ]);
+        assert!(hostile.verify().is_err());
+        hostile.command.pop();
+        hostile.directory.push_str("\r[Service]");
+        assert!(hostile.verify().is_err());
+        assert!(plan(&["/opt/\u{fc}", "\"quoted\" $it"]).verify().is_ok());
     }
 
     #[test]

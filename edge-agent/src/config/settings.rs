@@ -145,6 +145,13 @@ impl HandlerTable {
 }
 
 impl Settings {
+    /// The variables that headers of handlers name.
+    pub(crate) fn header_variables(&self) -> impl Iterator<Item = &str> {
+        (self.handler.iter())
+            .flat_map(|handler| handler.header.values())
+            .filter_map(|value| value.strip_prefix('$'))
+    }
+
     /// Refuses settings of one source that exclude each other.
     pub(super) fn validate_exclusions(&self) -> Result<(), String> {
         if self.to.is_some() && self.exec.is_some() {

@@ -33,6 +33,33 @@ pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The variables of this shell that a service needs, too: the settings, and what the HTTP client goes by.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the variables of all settings are read here alone"
+)]
+pub(crate) fn for_service() -> Vec<(String, String)> {
+    const CLIENTS: [&str; 6] = [
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ];
+    let is_needed = |name: &str| match name.strip_prefix(PREFIX) {
+        // These are arguments of the service.
+        Some(setting) => !NOT_SETTINGS.contains(&setting.to_ascii_lowercase().as_str()),
+        None => CLIENTS.contains(&name.to_ascii_uppercase().as_str()),
+    };
+    let mut needed: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, value)| is_needed(name) && !value.is_empty())
+        .collect();
+    needed.sort();
+    needed
+}
+
 /// The variable that names the proxy for `https://`, if one does: what the HTTP client goes by.
 pub(crate) fn proxy_variable() -> Option<&'static str> {
     ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::harness::agent::{Agent, Home, command, events, in_time, output, relay_and_home};
 use crate::harness::agent::{run, run_with, with_handler, worker};
-use crate::harness::{Answer, Receiver, eventually, issue, until};
+use crate::harness::{Answer, Receiver, TOKEN, eventually, issue, until};
 
 /// Output with what differs from run to run replaced.
 fn snapshot(name: &str, text: &str, home: &Path) {
@@ -306,32 +306,65 @@ async fn doctor_checks_everything_and_advises_what_to_do() {
 
 #[tokio::test]
 async fn a_service_is_written_started_asked_after_and_removed() {
-    let home = Home::new();
+    let (relay, home, handler) = with_handler().await;
     let bin = home.join("bin");
     std::fs::create_dir(&bin).unwrap();
+    let unit = home.join("config/systemd/user/edge-agent.service");
     let stand_in = |name: &str, script: &str| {
         let calls = home.join("calls");
         let noted = format!("echo {name} \"$@\" >> '{}'", calls.display());
         let script = format!("#!/bin/sh\n{noted}\n{script}\n");
         home.script(&format!("bin/{name}"), &script);
     };
-    stand_in("systemctl", "exit 0");
+    // What systemd does with the command of a unit, and with its variables.
+    let systemd = format!(
+        "unit='{}'\ncase $2 in\n  restart) eval \"exec env $(sed -n 's/^Environment=//p' \"$unit\" | tr '\\n' ' ') \
+         $(sed -n 's/^ExecStart=//p' \"$unit\")\" >/dev/null 2>\"$unit.log\" </dev/null & echo $! >\"$unit.pid\";;\n  \
+         disable) kill $(cat \"$unit.pid\");;\nesac\nexit 0",
+        unit.display()
+    );
+    stand_in("systemctl", &systemd);
     stand_in("loginctl", "echo no");
     let service = |arguments: &[&str]| {
         let mut command = command(&home);
         let path = format!("{}:/usr/bin:/bin", bin.display());
         command.arg("service").args(arguments).env("PATH", path);
+        command.env("EDGE_AGENT_LISTEN", "127.0.0.1:0");
         command
     };
     let ran = async |arguments: &[&str]| output(&mut service(arguments)).await;
     ran(&["install"]).await.exits(2);
-    let settings = "relay = 'https://relay.test'\nname = 'x'\n";
-    home.write("edge-agent.toml", settings);
+    let to = format!("to = '{}'\n", handler.port());
+    let named = format!("name = 'x'\nrelay = '{}'\n", relay.local.url());
+    home.write("edge-agent.toml", &named);
+    ran(&["install"])
+        .await
+        .exits(2)
+        .warns("alone names the relay");
+    home.write("relays", format!("{}/\n", relay.local.url()));
     ran(&["install"]).await.warns("a service needs a handler");
-    home.write("edge-agent.toml", format!("{settings}to = '3000'\n"));
+    home.write("edge-agent.toml", format!("{named}{to}"));
     let tokenless = output(service(&["install"]).env("LINEAR_TOKEN", "x")).await;
     tokenless.warns("a service does not see LINEAR_TOKEN");
-    home.write("registration.json", "{}");
+    let with_token = format!("{named}linear-token-file = 'linear-token'\n");
+    let headers = "header = { Authorization = '$SECRET' }\n";
+    home.write(
+        "edge-agent.toml",
+        format!("{with_token}[[handler]]\n{to}{headers}"),
+    );
+    ran(&["install"])
+        .await
+        .exits(2)
+        .warns("the variable `SECRET`");
+    home.write("edge-agent.toml", format!("{with_token}{to}"));
+    ran(&["install"]).await.exits(2).warns("linear-token");
+    home.write("linear-token", TOKEN);
+    let line = ["install", "--", "--name", "a\nExecStart=/bin/evil"];
+    ran(&line).await.exits(2).warns("control character");
+    ran(&["install", "--", "--poll", "3"])
+        .await
+        .exits(2)
+        .warns("is written like `3s`");
 
     let plan = ran(&["install", "--dry-run"]).await.exits(0).stdout;
     let program = env!("CARGO_BIN_EXE_agent");
@@ -340,7 +373,6 @@ async fn a_service_is_written_started_asked_after_and_removed() {
         &plan.replace(program, "[program]"),
         &home,
     );
-    let unit = home.join("config/systemd/user/edge-agent.service");
     let is_done = unit.exists() || home.join("calls").exists();
     assert!(!is_done, "a dry run does nothing");
 
@@ -348,6 +380,8 @@ async fn a_service_is_written_started_asked_after_and_removed() {
     installed.warns("loginctl enable-linger");
     let text = std::fs::read_to_string(&unit).unwrap();
     assert!(plan.contains(&text));
+    relay.post(&issue("i", 1)).await;
+    handler.wait_for(1).await;
     ran(&["status"]).await.exits(0);
     ran(&["uninstall"]).await.exits(0);
     assert!(!unit.exists());
@@ -367,6 +401,11 @@ async fn a_service_is_written_started_asked_after_and_removed() {
     stand_in("systemctl", "echo 'Failed to connect to bus' >&2; exit 1");
     let failed = ran(&["install"]).await.exits(1);
     failed.warns("Failed to connect to bus");
+    assert!(!unit.exists(), "nothing is left half done");
+    // systemd is content, and the program ends at once.
+    stand_in("systemctl", "exit 0");
+    let failed = ran(&["install"]).await.exits(1);
+    failed.warns("was started and does not run");
     assert!(!unit.exists(), "nothing is left half done");
 }
 
