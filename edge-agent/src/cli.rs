@@ -149,7 +149,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Supervise { input, command } => return supervisor::supervise(input, &command),
         Command::Completions { shell } => {
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "edge-agent", &mut text);
+            clap_complete::generate(shell, &mut completed(), "edge-agent", &mut text);
             commands::print(&text)
         }
         command => in_runtime(cli.general, command),
@@ -164,6 +164,23 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// The commands that completions offer: those that help shows.
+fn completed() -> clap::Command {
+    let all = Cli::command();
+    let shown: Vec<_> = (all.get_subcommands())
+        .filter(|command| !command.is_hide_set())
+        .cloned()
+        .collect();
+    let mut completed = clap::Command::new("edge-agent");
+    for argument in all
+        .get_arguments()
+        .filter(|argument| !argument.is_hide_set())
+    {
+        completed = completed.arg(argument);
+    }
+    completed.subcommands(shown)
 }
 
 fn set_output(general: &General) {

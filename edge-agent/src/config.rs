@@ -6,11 +6,12 @@ mod file;
 mod headers;
 mod keys;
 mod settings;
+mod types;
 mod values;
 mod variables;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::envelope::is_identifier;
@@ -94,6 +95,8 @@ impl Route {
 pub(crate) struct Config {
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
+    /// What may be wrong and is no error.
+    pub(crate) doubts: Vec<String>,
     pub(crate) relay: Url,
     pub(crate) name: String,
     /// The file in the working directory, if it alone names the relay.
@@ -127,14 +130,22 @@ impl Settings {
             .transpose()
     }
 
+    /// What may be wrong and is no error.
+    fn doubts(&self) -> Vec<String> {
+        let of_handlers = (self.handler.iter()).filter_map(|table| table.r#type.as_deref());
+        (self.types.iter().flatten().map(String::as_str))
+            .chain(of_handlers)
+            .filter_map(types::doubt)
+            .collect()
+    }
+
     /// Validates all settings and adds the defaults.
     pub(crate) fn config(self, file: Option<PathBuf>) -> Result<Config, Failure> {
         let wrong = Failure::Configuration;
         let linear_secret = self.linear_secret()?;
+        let doubts = self.doubts();
         let Some(relay) = self.relay else {
-            return Err(wrong(format!(
-                "the relay's address is missing: use `--relay`, `EDGE_AGENT_RELAY`, or `relay` in `{FILE}` (`edge-agent init` writes one)"
-            )));
+            return Err(wrong(no_relay(file.as_deref(), self.exec.as_deref())));
         };
         if relay.0.path().trim_end_matches('/') == LINEARS_PATH {
             return Err(wrong(format!(
@@ -168,6 +179,7 @@ impl Settings {
         }
         Ok(Config {
             file,
+            doubts,
             relay: relay.0,
             name,
             replace: self.replace,
@@ -248,6 +260,21 @@ impl HandlerTable {
             insecure,
         })
     }
+}
+
+/// Where the relay's address is to be written.
+fn no_relay(file: Option<&Path>, exec: Option<&[String]>) -> String {
+    let swallowed = exec.is_some_and(|exec| exec.iter().any(|word| word.starts_with("--relay")));
+    let what = match file {
+        _ if swallowed => {
+            return "the relay's address is missing: `--exec` takes the rest of the line, and `--relay` with it: write it before \
+                    `--exec`"
+                .to_owned();
+        }
+        Some(file) => format!("`relay` in `{}`", file.display()),
+        None => format!("`relay` in `{FILE}` (`edge-agent init` writes one)"),
+    };
+    format!("the relay's address is missing: use `--relay`, `EDGE_AGENT_RELAY`, or {what}")
 }
 
 /// The rules of the `[[handler]]`s, or of `to` or `exec` alone.

@@ -2,12 +2,12 @@
 //!
 //! Invariant: only its owner can enter it, and only one `up` runs in it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::files::{own_file, replace};
 use crate::report;
 
 /// How often the lock is tried.
@@ -35,37 +35,6 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn make_private(_: &Path) -> std::io::Result<()> {
     Ok(())
-}
-
-/// Opens a file of the directory, or creates it. A symbolic link is not followed: it may lead to a file of somebody's that this
-/// user can write.
-fn own_file(path: &Path, creates: bool) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(creates).create(creates);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
-        options.mode(0o600).custom_flags(flags.bits().cast_signed());
-    }
-    options.open(path)
-}
-
-/// Writes a file that only its owner can read, whole or not at all, and not through a link that is in its place.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    let _ = fs::remove_file(&beside);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    let mut file = options.open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
 }
 
 impl DataDirectory {
@@ -165,26 +134,6 @@ impl DataDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[cfg(unix)]
-    #[test]
-    fn no_link_is_followed() {
-        let directory = tempfile::tempdir().unwrap();
-        let others = directory.path().join("others");
-        fs::write(&others, "precious").unwrap();
-        let data = DataDirectory::new(Some(&directory.path().join("data"))).unwrap();
-        fs::create_dir(data.directory()).unwrap();
-        let link = |name: &str| {
-            std::os::unix::fs::symlink(&others, data.directory().join(name)).unwrap();
-        };
-        for name in ["lock", "status.new", "status.json"] {
-            link(name);
-        }
-        assert!(data.lock().is_err());
-        replace(&data.report(), b"{}").unwrap();
-        assert_eq!(fs::read(data.report()).unwrap(), b"{}");
-        assert_eq!(fs::read_to_string(&others).unwrap(), "precious");
-    }
 
     #[test]
     fn two_agents_do_not_share_a_directory() {

@@ -14,6 +14,7 @@ mod context;
 mod data_directory;
 mod delivery;
 mod failure;
+mod files;
 mod handler;
 mod handling;
 pub mod listener;

@@ -18,7 +18,7 @@ pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     hangup: tokio::signal::unix::Signal,
-    /// Whether stderr is a terminal. If it is, the terminal's end is a hangup, too.
+    /// Whether stdin, stdout or stderr is a terminal. If one is, the terminal's end is a hangup, too.
     #[cfg(unix)]
     has_terminal: bool,
 }
@@ -31,13 +31,12 @@ impl Signals {
     /// The signals cannot be handled.
     #[cfg(unix)]
     pub fn listen() -> std::io::Result<Self> {
-        use std::io::IsTerminal as _;
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
-            has_terminal: std::io::stderr().is_terminal(),
+            has_terminal: has_terminal(),
         })
     }
 
@@ -54,12 +53,11 @@ impl Signals {
     /// Waits for the next signal.
     #[cfg(unix)]
     pub async fn next(&mut self) -> Signal {
-        use std::io::IsTerminal as _;
         tokio::select! {
             _ = self.interrupt.recv() => Signal::Shutdown,
             _ = self.terminate.recv() => Signal::Shutdown,
             _ = self.hangup.recv() => {
-                if self.has_terminal && !std::io::stderr().is_terminal() {
+                if self.has_terminal && !has_terminal() {
                     Signal::Shutdown
                 } else {
                     Signal::Reload
@@ -79,4 +77,13 @@ impl Signals {
     pub async fn shutdown(&mut self) {
         while self.next().await != Signal::Shutdown {}
     }
+}
+
+#[cfg(unix)]
+fn has_terminal() -> bool {
+    use std::io::IsTerminal as _;
+    // One that has hung up is none any more.
+    std::io::stdin().is_terminal()
+        || std::io::stdout().is_terminal()
+        || std::io::stderr().is_terminal()
 }

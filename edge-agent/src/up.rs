@@ -309,6 +309,9 @@ fn describe(config: &Config, listen: SocketAddr, program: Option<Program>) {
         "relay {}, settings from {settings}",
         shown(&config.relay)
     ));
+    for doubt in &config.doubts {
+        warn(doubt);
+    }
     if program.is_none() && matches!(config.route, Route::Tunnel(_)) {
         hint("no tunnel program is installed (cloudflared, ngrok or tailscale): pulling");
     }

@@ -8,6 +8,7 @@ mod handlers;
 mod linear_sdk;
 mod membership;
 mod newcomers;
+mod pages;
 mod receiver;
 mod settings;
 mod sleep;

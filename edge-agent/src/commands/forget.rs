@@ -8,7 +8,12 @@ use crate::relay::{CallError, Relay};
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let registration = context.registration()?;
-    // A running agent would register again.
+    if context.directory.is_in_use() {
+        return Err(Failure::Configuration(
+            "edge-agent runs, and would register again: stop it first (`edge-agent service uninstall`, if it is a service)"
+                .to_owned(),
+        ));
+    }
     let _lock = context.directory.lock()?;
     let base = url::Url::parse(&registration.relay).map_err(anyhow::Error::from)?;
     let relay = Relay::new(base)?;

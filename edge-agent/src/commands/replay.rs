@@ -1,6 +1,7 @@
 //! `replay`: has events handled again by the agent, or with `--to` POSTs them to another target.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
@@ -33,6 +34,9 @@ pub(crate) struct Replay {
     /// Those received within this time: `10m`, `1h`, `7d`
     #[arg(long, value_name = "TIME")]
     since: Option<Span>,
+    /// Not the events whose ids this file has, one a line; `-` reads stdin
+    #[arg(long, value_name = "FILE")]
+    skip: Option<PathBuf>,
     /// POST them there now, in order, instead of handing them to the agent
     #[arg(long, value_name = "TARGET")]
     to: Option<Target>,
@@ -70,6 +74,10 @@ pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Fail
         };
         events = store.list(filter).await?;
     }
+    if let Some(skip) = &arguments.skip {
+        let skipped = read_ids(skip)?;
+        events.retain(|event| !skipped.contains(&event.id));
+    }
     if events.is_empty() {
         return Err(Failure::Unhealthy("no event matches".to_owned()));
     }
@@ -96,6 +104,18 @@ pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Fail
             Ok(())
         }
     }
+}
+
+fn read_ids(file: &Path) -> Result<HashSet<String>, Failure> {
+    let read = if file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = read.map_err(|error| {
+        Failure::Configuration(format!("cannot read `{}`: {error}", file.display()))
+    })?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
 }
 
 /// POSTs one event after another. A failure does not stop the others.

@@ -186,7 +186,14 @@ async fn replay_goes_to_the_agent_or_to_a_target_and_has_a_dry_run() {
     let planned = run(&home, &plan).await.exits(0);
     assert_eq!(planned.stdout.lines().count(), 3);
     assert_eq!(handler.count(), 3);
-    run(&home, &["replay", &ids[1], &ids[0]]).await.exits(0);
+    home.write("handled", format!("{}\n{}\n", ids[0], ids[2]));
+    let skipping = [&plan[..], &["--skip", "handled"]].concat();
+    let planned = run(&home, &skipping).await.exits(0);
+    assert!(planned.stdout.starts_with(&ids[1]), "{planned:?}");
+    assert_eq!(planned.stdout.lines().count(), 1);
+    run(&home, &["replay", &ids[1][..12], &ids[0]])
+        .await
+        .exits(0);
     let received = handler.wait_for(5).await;
     let replayed: Vec<_> = (received[3..].iter())
         .map(|r| r.header("webhook-id"))
@@ -195,6 +202,12 @@ async fn replay_goes_to_the_agent_or_to_a_target_and_has_a_dry_run() {
     let unknown = run(&home, &["replay", &ids[0], "evt_nowhere"]).await;
     unknown.exits(3).warns("nothing was replayed");
     run(&home, &["replay", "--failed"]).await.exits(3);
+    run(&home, &["replay", "evt_"])
+        .await
+        .exits(2)
+        .warns("the ids of 3 events begin with `evt_`");
+    let bodies = run(&home, &["events", "--body"]).await.exits(0).stdout;
+    assert_eq!(bodies.lines().count(), 3);
     agent.stop().await;
 
     // Elsewhere, without the agent.
@@ -414,6 +427,10 @@ async fn completions_are_made_for_each_shell() {
     let home = Home::new();
     for shell in ["bash", "zsh", "fish"] {
         let made = run(&home, &["completions", shell]).await.exits(0).stdout;
+        assert!(
+            made.contains("doctor") && !made.contains("supervise"),
+            "{shell}"
+        );
         assert!(
             made.contains("edge-agent") && made.contains("replay"),
             "{shell}"

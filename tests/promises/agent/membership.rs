@@ -195,7 +195,10 @@ async fn stopping_keeps_the_worker_and_forget_removes_it() {
     run(&home, &["forget"]).await.exits(3);
     let agent = Agent::pulling(&relay, &home).await;
     let worker = worker(&home);
-    run(&home, &["forget"]).await.exits(2);
+    run(&home, &["forget"])
+        .await
+        .exits(2)
+        .warns("stop it first");
     agent.stop().await;
     relay.read(&worker).await;
     let forgotten = run(&home, &["forget", "--json"]).await.exits(0).json();

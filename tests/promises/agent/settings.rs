@@ -80,6 +80,10 @@ async fn invalid_settings_are_reported_before_anything_starts() {
     for (line, part) in [
         ("up", "the relay's address is missing"),
         (
+            "up --exec ./run --relay https://relay.test",
+            "write it before `--exec`",
+        ),
+        (
             "up --relay http://example.com",
             "has to begin with `https://`",
         ),
