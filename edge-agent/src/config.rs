@@ -197,7 +197,7 @@ impl Settings {
                 (None, Some(tunnel)) => Route::Tunnel(tunnel),
             },
             poll: self.poll.unwrap_or(Poll::DEFAULT),
-            listen: self.listen,
+            listen: self.listen.map(|listen| listen.0),
             rules,
             ack,
             concurrency,
@@ -388,6 +388,7 @@ RELAY;[[handler]];exec = 7 => a command is written like `['./run', '--fast']`
 RELAY;type = 7 => a list of texts is written like `['Issue', 'Comment.create']`
 RELAY;[handler];to = '1' => a handler begins with `[[handler]]`
 RELAY;poll = '8s..2s' => the first has to be the shorter one
+RELAY;listen = 'here' => is written like `4747` or `127.0.0.1:4747`
 RELAY;poll = 3 => a length of time is written like `3s`
 RELAY;to = '1';[[handler]];to = '2' => make them the last `[[handler]]`
 RELAY;linear-secret-file = 'nowhere' => nowhere
@@ -395,7 +396,11 @@ RELAY;linear-secret-file = 'nowhere' => nowhere
 
     #[test]
     fn what_can_mean_one_thing_alone_is_accepted() {
-        let accepted = config(&format!("{RELAY}type = 'Issue'\nto = 3000\n")).unwrap();
+        let accepted = config(&format!(
+            "{RELAY}type = 'Issue'\nto = 3000\nlisten = 4747\n"
+        ))
+        .unwrap();
+        assert_eq!(accepted.listen, Some("127.0.0.1:4747".parse().unwrap()));
         assert_eq!(accepted.types.unwrap(), ["Issue"]);
         let Action::Http(target) = &accepted.rules[0].action else {
             panic!("a port is a target");

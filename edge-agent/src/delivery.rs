@@ -38,6 +38,7 @@ impl Delivery {
         now: UnixMillis,
     ) -> Result<Self, SignatureError> {
         verify(secrets, signed(&headers), &body, now / 1000)?;
+        verify_id(signed(&headers).id)?;
         Ok(Self::read(headers, body, now))
     }
 
@@ -51,6 +52,7 @@ impl Delivery {
     ) -> Result<Self, SignatureError> {
         let at = verify_form(signed(&headers))?;
         verify(secrets, signed(&headers), &body, at)?;
+        verify_id(signed(&headers).id)?;
         Ok(Self::read(headers, body, now))
     }
 
@@ -85,6 +87,17 @@ impl Delivery {
             body,
         })
     }
+}
+
+/// An id is written into logs, headers and variables: it is short, and of printable ASCII.
+fn verify_id(id: &str) -> Result<(), SignatureError> {
+    if id.len() <= 256 && id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(SignatureError::Format {
+        header: WEBHOOK_ID,
+        wrong: "has to be at most 256 printable characters of ASCII, without a space",
+    })
 }
 
 /// The ordering key of a stop: that of its session, marked, so that a stop can be told from what it stops. Other keys have no

@@ -13,7 +13,9 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
+use crate::output::{short, warn};
 use crate::state::AgentState;
+use crate::store::{Attempt, DAMAGED, Loaded, State};
 use anyhow::Context as _;
 use taken::Taken;
 
@@ -134,7 +136,14 @@ impl Printer<'_> {
             if self.printed.contains(&waiting.sequence) {
                 continue;
             }
-            if let Some((event, _)) = self.state.store.load(waiting.sequence).await? {
+            if let Some(Loaded {
+                event, is_intact, ..
+            }) = self.state.store.load(waiting.sequence).await?
+            {
+                if !is_intact {
+                    self.give_up(waiting.sequence, &event.id).await?;
+                    continue;
+                }
                 line::write(&mut batch.lines, &event)?;
                 batch.events.push(Printed {
                     sequence: waiting.sequence,
@@ -144,6 +153,23 @@ impl Printer<'_> {
             }
         }
         Ok((batch.last > self.after).then_some(batch))
+    }
+
+    /// Records that an event cannot be printed.
+    async fn give_up(&self, sequence: i64, id: &str) -> anyhow::Result<()> {
+        warn(format_args!("{}: {DAMAGED}", short(id)));
+        let attempt = Attempt {
+            at: self.state.clock.millis(),
+            took_ms: 0,
+            handler: String::new(),
+            outcome: "failed".to_owned(),
+            result: DAMAGED.to_owned(),
+            answer: Vec::new(),
+        };
+        let store = &self.state.store;
+        store
+            .record(sequence, attempt, None, State::Failed, 0)
+            .await
     }
 
     /// Marks events that were taken as done.

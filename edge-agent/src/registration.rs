@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use protocol::clock::UnixMillis;
 use protocol::messages::{Registered, Workspace};
-use protocol::signature::{InvalidSecret, Secret};
+use protocol::signature::Secret;
 use protocol::signing_secrets::SigningSecrets;
 use serde::{Deserialize, Serialize};
 
@@ -52,15 +52,19 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// The relay's secret is malformed.
+    /// The relay's secret or path is malformed.
     pub(crate) fn new(
         relay: &str,
         name: &str,
         registered: Registered,
         previous: Option<&Self>,
         now: UnixMillis,
-    ) -> Result<Self, InvalidSecret> {
-        let secret = Secret::parse(&registered.secret)?;
+    ) -> Result<Self, &'static str> {
+        let secret = Secret::parse(&registered.secret).map_err(|_| "its secret is none")?;
+        let is_path = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
+        if !registered.worker.starts_with("/edge/") || !registered.worker.chars().all(is_path) {
+            return Err("its worker is no path");
+        }
         Ok(Self {
             relay: relay.to_owned(),
             name: name.to_owned(),

@@ -14,16 +14,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use protocol::clock::UnixMillis;
+use protocol::envelope::digest;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 pub(crate) use event::{Attempt, Event, Headers, State, Waiting, name};
-pub(crate) use read::{Counts, Filter, Listed};
+pub(crate) use read::{Counts, Filter, Listed, Loaded};
 use writer::Writer;
 
 use crate::output::warn;
 
+/// What is said of an event whose content the disk has changed.
+pub(crate) const DAMAGED: &str = "what is stored of it is damaged, and is not handed over";
+
 /// The version of the schema below.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+/// From this one on, a file is brought to it.
+const OLDEST_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
     CREATE TABLE event (
@@ -34,7 +40,7 @@ const SCHEMA: &str = "
     CREATE INDEX waiting ON event (sequence) WHERE state = 'waiting';
     CREATE INDEX finished ON event (finished_at) WHERE finished_at IS NOT NULL;
     CREATE TABLE content (
-        sequence INTEGER PRIMARY KEY, headers BLOB NOT NULL, body BLOB NOT NULL
+        sequence INTEGER PRIMARY KEY, headers BLOB NOT NULL, body BLOB NOT NULL, digest TEXT
     ) STRICT;
     CREATE TABLE attempt (
         sequence INTEGER NOT NULL, at INTEGER NOT NULL, took INTEGER NOT NULL, handler TEXT NOT NULL,
@@ -67,14 +73,15 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-fn verify_version(connection: &Connection) -> anyhow::Result<()> {
+/// The version of a file that this program can read.
+fn verify_version(connection: &Connection) -> anyhow::Result<i64> {
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     anyhow::ensure!(
-        version == SCHEMA_VERSION,
+        (OLDEST_VERSION..=SCHEMA_VERSION).contains(&version),
         "the file was written by another version of edge-agent (its form is {version}, this one's is \
          {SCHEMA_VERSION}): use that version, or move the file away"
     );
-    Ok(())
+    Ok(version)
 }
 
 /// Whether SQLite cannot read the file.
@@ -152,8 +159,11 @@ impl Store {
             .is_none();
         if is_empty {
             create(&mut connection)?;
-        } else {
-            verify_version(&connection)?;
+        } else if verify_version(&connection)? < SCHEMA_VERSION {
+            // What was stored before has no digest.
+            connection.execute_batch(&format!(
+                "BEGIN; ALTER TABLE content ADD COLUMN digest TEXT; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+            ))?;
         }
         Ok(Self {
             writer: Writer::start(connection)?,
@@ -216,9 +226,11 @@ impl Store {
                     ])?;
                 if inserted == 1 {
                     let sequence = connection.last_insert_rowid();
+                    let headers = event.headers.to_bytes();
+                    let digest = content_digest(&headers, &event.body);
                     connection
-                        .prepare_cached("INSERT INTO content VALUES (?, ?, ?)")?
-                        .execute(params![sequence, event.headers.to_bytes(), event.body])?;
+                        .prepare_cached("INSERT INTO content VALUES (?, ?, ?, ?)")?
+                        .execute(params![sequence, headers, event.body, digest])?;
                     new += 1;
                 }
             }
@@ -304,6 +316,11 @@ impl Store {
     pub(crate) async fn changed_by_another(&self) -> anyhow::Result<bool> {
         self.writer.changed_by_another().await.map_err(Into::into)
     }
+}
+
+/// By which it is known that a disk has kept a content. SQLite does not notice a flipped bit in it.
+fn content_digest(headers: &[u8], body: &[u8]) -> String {
+    digest([digest(headers), digest(body)].concat().as_bytes())
 }
 
 /// Writes an attempt, in this row if it has one. Returns its row.
@@ -393,8 +410,9 @@ pub(crate) mod tests {
         let waiting = store.waiting(0, u32::MAX).await.unwrap();
         assert_eq!(waiting.len(), 2);
         assert_eq!(waiting[0].due_at, 99);
-        let (loaded, attempts) = store.load(waiting[0].sequence).await.unwrap().unwrap();
-        assert_eq!((loaded, attempts), (event("b"), 1));
+        let loaded = store.load(waiting[0].sequence).await.unwrap().unwrap();
+        assert_eq!((loaded.event, loaded.attempts), (event("b"), 1));
+        assert!(loaded.is_intact);
         store.replay(vec![first]).await.unwrap();
         assert_eq!(store.waiting(0, u32::MAX).await.unwrap()[0].sequence, first);
         assert_eq!(store.attempts(first).await.unwrap(), [attempt("done")]);
@@ -452,6 +470,33 @@ pub(crate) mod tests {
         assert_eq!(store.add(vec![event("a")]).await.unwrap(), 1);
         let aside = directory.path().join("events.damaged-7.db");
         assert_eq!(std::fs::read_to_string(aside).unwrap(), damaged);
+    }
+
+    #[tokio::test]
+    async fn a_flipped_bit_is_noticed_and_what_an_earlier_version_stored_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.db");
+        let store = Store::open(&path, 0).unwrap();
+        store.add(vec![event("a"), event("b")]).await.unwrap();
+        let other = Connection::open(&path).unwrap();
+        other
+            .execute(
+                "UPDATE content SET body = CAST('{ \"b\": 1 }' AS BLOB) WHERE sequence = 1",
+                [],
+            )
+            .unwrap();
+        assert!(!store.load(1).await.unwrap().unwrap().is_intact);
+        assert!(store.load(2).await.unwrap().unwrap().is_intact);
+        drop(store);
+        other
+            .execute_batch("ALTER TABLE content DROP COLUMN digest; PRAGMA user_version = 1")
+            .unwrap();
+        let read = Store::open_to_read(&path).unwrap();
+        assert!(read.content(1).await.unwrap().is_some());
+        let store = Store::open(&path, 0).unwrap();
+        assert!(store.load(1).await.unwrap().unwrap().is_intact);
+        store.add(vec![event("c")]).await.unwrap();
+        assert!(store.load(3).await.unwrap().unwrap().is_intact);
     }
 
     #[test]

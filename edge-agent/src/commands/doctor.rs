@@ -12,6 +12,7 @@ use super::{print, print_json};
 use crate::config::{Config, Route, Settings};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::printable::printable;
 use crate::registration::Registration;
 use crate::relay::{CallError, Relay};
 use crate::report::{self, Status};
@@ -139,9 +140,10 @@ fn tell(context: &Context, checks: &Checks) -> Result<(), Failure> {
         let mut text = String::new();
         for check in &checks.0 {
             let mark = if check.is_well { "ok   " } else { "WRONG" };
-            text.push_str(&format!("{mark}  {:<13} {}\n", check.check, check.found));
+            let found = printable(&check.found);
+            text.push_str(&format!("{mark}  {:<13} {found}\n", check.check));
             if let Some(advice) = &check.advice {
-                text.push_str(&format!("{:21}{advice}\n", ""));
+                text.push_str(&format!("{:21}{}\n", "", printable(advice)));
             }
         }
         print(text.as_bytes())?;

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::handler::{Attempting, Clients, Outcome};
 use crate::output::{hint, info};
+use crate::printable::printable;
 use crate::store::{Filter, Listed, Store, name};
 use crate::target::Target;
 
@@ -172,5 +173,5 @@ fn show(context: &Context, event: &Listed, result: Option<&str>) -> Result<(), F
     }
     let named = name(&event.kind, &event.action);
     let line = format!("{}  {named:<32}  {}", event.id, result.unwrap_or_default());
-    print(format!("{}\n", line.trim_end()).as_bytes())
+    print(format!("{}\n", printable(line.trim_end())).as_bytes())
 }

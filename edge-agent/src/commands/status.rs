@@ -25,6 +25,9 @@ struct StatusFacts {
     status: Option<Status>,
     /// What the relay calls the worker.
     worker_id: Option<String>,
+    /// Which types of events it is registered for; none: all, or the relay cannot be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    types: Option<Vec<String>>,
     events: Counts,
     /// When the last event was received, RFC 3339.
     last_event: Option<String>,
@@ -56,6 +59,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         healthy: unhealthy.is_none(),
         status,
         worker_id: context.registration().ok().map(|r| r.id().to_owned()),
+        types: worker
+            .as_ref()
+            .and_then(|worker| worker.capabilities.clone()),
         events,
         last_event: last_event.map(rfc3339),
         withheld: worker.as_ref().map_or(0, |worker| worker.withheld),
@@ -122,59 +128,22 @@ fn unhealthy(status: Option<&Status>) -> Option<String> {
         })
 }
 
+/// A line of what is shown.
+fn line(text: &mut String, name: &str, value: &str) {
+    text.push_str(&format!("{name:<10} {value}\n"));
+}
+
 fn text(facts: &StatusFacts) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<10} {value}\n"));
     match &facts.status {
-        None => line("agent", "not running"),
-        Some(status) => {
-            line(
-                "agent",
-                &format!(
-                    "running as process {} since {}, listening on {}",
-                    status.pid, status.started_at, status.listen
-                ),
-            );
-            let workspace = status.workspace.as_deref().unwrap_or("-");
-            let state = status.state.as_deref().unwrap_or("not registered");
-            line(
-                "worker",
-                &format!("{} in workspace {workspace}: {state}", status.name),
-            );
-            let renewed = status.renewed_at.as_deref().unwrap_or("never");
-            line(
-                "relay",
-                &format!("{}, last answered {renewed}", status.relay),
-            );
-            if status.clock_ahead_s != 0 {
-                line("clock", &status.clock());
-            }
-            if let Some(refused) = &status.refused {
-                line("refused", refused);
-            }
-            if let Some(due_at) = &status.membership_due_at {
-                line("member", &format!("until {due_at}: {NEEDS_TOKEN}"));
-            }
-            if let Some(address) = &status.address {
-                let tunnel = status.tunnel.as_deref().unwrap_or("your own");
-                line("address", &format!("{address} ({tunnel})"));
-            } else if let Some(tunnel) = &status.tunnel {
-                line("address", &format!("none yet ({tunnel}): pulling"));
-            } else {
-                line("address", &format!("none: it asks every {}", status.poll));
-            }
-            for handler in &status.handlers {
-                let is_there = match (handler.is_there, &handler.why) {
-                    (Some(true), _) => "there",
-                    (Some(false), why) => &format!("not there: {}", why.as_deref().unwrap_or("")),
-                    (None, _) => "not looked for yet",
-                };
-                line("handler", &format!("{}: {is_there}", handler.handler));
-            }
-        }
+        None => line(&mut text, "agent", "not running"),
+        Some(status) => text.push_str(&running(status)),
     }
     if let Some(id) = &facts.worker_id {
-        line("id", id);
+        line(&mut text, "id", id);
+    }
+    if let Some(types) = &facts.types {
+        line(&mut text, "types", &types.join(", "));
     }
     let Counts {
         waiting,
@@ -183,20 +152,72 @@ fn text(facts: &StatusFacts) -> String {
         failed,
     } = facts.events;
     line(
+        &mut text,
         "events",
         &format!("{waiting} waiting, {done} done, {dropped} dropped, {failed} failed"),
     );
     if let Some(last) = &facts.last_event {
-        line("last", last);
+        line(&mut text, "last", last);
     }
     text.push_str(&not_delivered(facts));
+    text
+}
+
+/// What the running agent reports.
+fn running(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| line(&mut text, name, value);
+
+    line(
+        "agent",
+        &format!(
+            "running as process {} since {}, listening on {}",
+            status.pid, status.started_at, status.listen
+        ),
+    );
+    let workspace = status.workspace.as_deref().unwrap_or("-");
+    let state = status.state.as_deref().unwrap_or("not registered");
+    line(
+        "worker",
+        &format!("{} in workspace {workspace}: {state}", status.name),
+    );
+    let renewed = status.renewed_at.as_deref().unwrap_or("never");
+    line(
+        "relay",
+        &format!("{}, last answered {renewed}", status.relay),
+    );
+    if status.clock_ahead_s != 0 {
+        line("clock", &status.clock());
+    }
+    if let Some(refused) = &status.refused {
+        line("refused", refused);
+    }
+    if let Some(due_at) = &status.membership_due_at {
+        line("member", &format!("until {due_at}: {NEEDS_TOKEN}"));
+    }
+    if let Some(address) = &status.address {
+        let tunnel = status.tunnel.as_deref().unwrap_or("your own");
+        line("address", &format!("{address} ({tunnel})"));
+    } else if let Some(tunnel) = &status.tunnel {
+        line("address", &format!("none yet ({tunnel}): pulling"));
+    } else {
+        line("address", &format!("none: it asks every {}", status.poll));
+    }
+    for handler in &status.handlers {
+        let is_there = match (handler.is_there, &handler.why) {
+            (Some(true), _) => "there",
+            (Some(false), why) => &format!("not there: {}", why.as_deref().unwrap_or("")),
+            (None, _) => "not looked for yet",
+        };
+        line("handler", &format!("{}: {is_there}", handler.handler));
+    }
     text
 }
 
 /// What the relay did not deliver, and why.
 fn not_delivered(facts: &StatusFacts) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<10} {value}\n"));
+    let mut line = |name: &str, value: &str| line(&mut text, name, value);
     let reasons: Vec<_> = (facts.not_delivered.iter())
         .map(|(reason, count)| format!("{count} {}", reason))
         .collect();

@@ -3,7 +3,6 @@
 //! Invariant: a setting is written once, as a field of [`Settings`], which makes it a flag, a variable and a key of the file.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
@@ -11,7 +10,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::OnStop;
-use super::values::{Address, Poll, Span, TunnelChoice, command, parsed, texts};
+use super::values::{Address, Listen, Poll, Span, TunnelChoice, command, parsed, texts};
 use crate::target::Target;
 
 /// All settings that flags, variables and the file can have.
@@ -79,7 +78,7 @@ pub(crate) struct Settings {
     /// Where to listen for deliveries [default: 127.0.0.1:4747; any free port if that is taken and nothing is pushed]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "parsed")]
-    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) listen: Option<Listen>,
     /// How many events are handled side by side; those of one issue never are [default: 4]
     #[arg(long, value_name = "N")]
     pub(crate) concurrency: Option<usize>,

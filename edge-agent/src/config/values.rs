@@ -1,5 +1,6 @@
 //! The types of settings: how each is written, and what is wrong with a value.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -30,6 +31,26 @@ impl FromStr for Address {
                     .to_owned(),
             )
         }
+    }
+}
+
+/// Where to listen: an address and a port, or a port of this machine alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Listen(pub(crate) SocketAddr);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = text.strip_prefix(':').unwrap_or(text);
+        (port
+            .parse()
+            .map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()))
+        .or_else(|_| text.replace("localhost:", "127.0.0.1:").parse())
+        .map(Self)
+        .map_err(|_| {
+            "an address to listen at is written like `4747` or `127.0.0.1:4747`".to_owned()
+        })
     }
 }
 

@@ -132,11 +132,16 @@ fn start(
     supervised
         .args(command)
         .env("EDGE_EVENT_ID", &event.id)
-        .env("EDGE_EVENT_TYPE", &event.kind)
-        .env("EDGE_EVENT_ACTION", &event.action)
-        .env("EDGE_WORKSPACE", &event.workspace)
+        .env("EDGE_EVENT_TYPE", variable(&event.kind))
+        .env("EDGE_EVENT_ACTION", variable(&event.action))
+        .env("EDGE_WORKSPACE", variable(&event.workspace))
         .env("EDGE_ATTEMPT", attempting.attempt.to_string());
     Group::spawn(&mut supervised)
+}
+
+/// A text of the payload as a variable, which cannot hold a NUL.
+fn variable(text: &str) -> String {
+    text.replace('\0', "")
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -11,7 +11,7 @@ use crate::config::{Action, Config, OnStop, Rule};
 use crate::handler::{self, Answer, Attempting, Clients, Outcome, Running};
 use crate::output::{info, short, warn};
 use crate::state::AgentState;
-use crate::store::{Attempt, Event, State, name};
+use crate::store::{Attempt, DAMAGED, Event, Loaded, State, name};
 
 /// The waits before the retries of a failed event, each from the end of the attempt before. A handler with more retries has the
 /// last of them again and again. After the last retry, the event is *failed*.
@@ -79,7 +79,11 @@ impl Stamps {
 impl Handling {
     /// Handles the event with this sequence.
     pub(super) async fn handle(&self, sequence: i64) -> Disposition {
-        let (event, attempts) = match self.state.store.load(sequence).await {
+        let Loaded {
+            event,
+            attempts,
+            is_intact,
+        } = match self.state.store.load(sequence).await {
             Ok(Some(loaded)) => loaded,
             Ok(None) => return Disposition::Settled(Duration::ZERO),
             Err(error) => {
@@ -88,14 +92,20 @@ impl Handling {
             }
         };
         let rules = &self.config.rules;
-        let Some(rule) = handler::rule(rules, &event.kind, &event.action) else {
-            let answer = Answer {
-                outcome: Outcome::Dropped,
-                result: "no handler is for it".to_owned(),
-                body: Vec::new(),
+        let rule = handler::rule(rules, &event.kind, &event.action);
+        let (Some(rule), true) = (rule, is_intact) else {
+            let (outcome, result) = if is_intact {
+                (Outcome::Dropped, "no handler is for it")
+            } else {
+                // What the relay has signed is not here any more.
+                (Outcome::Failed, DAMAGED)
             };
             let ended = Ended {
-                answer,
+                answer: Answer {
+                    outcome,
+                    result: result.to_owned(),
+                    body: Vec::new(),
+                },
                 begun: None,
                 attempts,
                 took_ms: 0,

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use protocol::clock::UnixMillis;
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
-use super::{Attempt, Event, Headers, State, Store, Waiting};
+use super::{Attempt, Event, Headers, State, Store, Waiting, content_digest};
 
 /// Which events are listed.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,15 @@ pub(crate) struct Filter {
     pub(crate) pattern: Option<String>,
     /// At most this many, the newest.
     pub(crate) limit: Option<u32>,
+}
+
+/// An event that is to be handled.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) event: Event,
+    pub(crate) attempts: u64,
+    /// Whether its content is what was stored.
+    pub(crate) is_intact: bool,
 }
 
 /// An event as it is listed.
@@ -101,15 +110,24 @@ impl Store {
         .await
     }
 
-    /// An event with its content and the number of its attempts; none if it has been settled meanwhile.
-    pub(crate) async fn load(&self, sequence: i64) -> anyhow::Result<Option<(Event, u64)>> {
+    /// An event with its content, to be handled; none if it has been settled meanwhile.
+    pub(crate) async fn load(&self, sequence: i64) -> anyhow::Result<Option<Loaded>> {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body
+                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body, digest
                      FROM event JOIN content USING (sequence) WHERE sequence = ? AND state = 'waiting'",
                 )?
-                .query_row([sequence], |row| Ok((event(row)?, row.get(6)?)))
+                .query_row([sequence], |row| {
+                    let event = event(row)?;
+                    let digest: Option<String> = row.get(9)?;
+                    let now = content_digest(row.get_ref(7)?.as_blob()?, &event.body);
+                    Ok(Loaded {
+                        is_intact: digest.is_none_or(|digest| digest == now),
+                        attempts: row.get(6)?,
+                        event,
+                    })
+                })
                 .optional()
         })
         .await

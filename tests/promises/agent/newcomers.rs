@@ -61,6 +61,19 @@ async fn init_says_what_is_wrong_with_the_relay_and_what_is_missing() {
         init.warns(part);
         init.warns("set `to` or `exec` in it");
     }
+    // As AWS's HTTP API answers where it has no route, and a proxy that is not there.
+    let none = b"HTTP/1.1 404 Not Found\r\ncontent-length: 23\r\n\r\n{\"message\":\"Not Found\"}";
+    let gateway = format!("http://127.0.0.1:{}", answering(none.to_vec()).await);
+    let init = run(&home, &["init", "--force", "--relay", &gateway]).await;
+    init.warns("its address is `RelayUrl`");
+    let mut proxied = command(&home);
+    proxied
+        .args(["init", "--force", "--relay", "https://relay.test"])
+        .env("HTTPS_PROXY", "http://127.0.0.1:1");
+    output(&mut proxied)
+        .await
+        .exits(0)
+        .warns("the proxy of `HTTPS_PROXY`");
     let mixed_up = format!("{}/webhooks/linear", relay.local.url());
     run(&home, &["up", "--relay", &mixed_up])
         .await
