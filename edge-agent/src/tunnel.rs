@@ -1,7 +1,7 @@
 //! A tunnel: a program that makes an address on the internet lead to the receiver.
 //!
 //! Invariant: an address is sent to the relay only after this agent has received its own request through it. The program
-//! ends with the agent, however the agent ends (see [`supervisor`](crate::supervisor)).
+//! ends with the agent, however the agent ends (see [`supervisor`]).
 
 mod cloudflared;
 mod ngrok;
