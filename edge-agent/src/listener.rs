@@ -19,13 +19,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long the header of a request may take, and how long a connection may be idle before it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest header of a request.
 const HEADER_BYTES: usize = 64 * 1024;
+/// How long a connection may be without a request while another one wants its place. Whoever uses it again and again does not lose
+/// it.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How long nothing is accepted after a failure. Its cause, such as too many open files, may pass.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -54,6 +58,7 @@ where
     S::Future: Send + 'static,
 {
     let waiting = Waiting::default();
+    let mut accepted_connections = 0;
     let places = Arc::new(Semaphore::new(connections));
     let ending = GracefulShutdown::new();
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -75,15 +80,13 @@ where
         };
         // Responses are small. Waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
-        if places.available_permits() == 0 {
-            waiting.close_oldest();
-        }
         let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
+            place = make_room(&places, &waiting) => place,
             () = stop.cancelled() => return ending,
         };
         let closed = CancellationToken::new();
-        let waits = waiting.add(closed.clone());
+        accepted_connections += 1;
+        let waits = waiting.add(accepted_connections, closed.clone());
         let service = Watched {
             service: service(peer),
             waits,
@@ -101,25 +104,56 @@ where
     }
 }
 
-/// The connections that have no request, the one that has been without for the longest first, and what closes each.
+/// A place for a connection: a free one, or that of a connection that has been without a request for too long.
+async fn make_room(
+    places: &Arc<Semaphore>,
+    waiting: &Waiting,
+) -> Result<OwnedSemaphorePermit, AcquireError> {
+    loop {
+        let oldest = waiting.oldest();
+        let is_due = async {
+            match oldest {
+                Some((since, _)) => tokio::time::sleep_until(since + PATIENCE).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            place = Arc::clone(places).acquire_owned() => return place,
+            // It may have got a request meanwhile, and is not the oldest then.
+            () = is_due => if oldest.is_some_and(|oldest| waiting.close(oldest)) {
+                return Arc::clone(places).acquire_owned().await;
+            },
+        }
+    }
+}
+
+/// Since when a connection has no request, and its number.
+type Since = (Instant, u64);
+
+/// The connections that have no request, and what closes each.
 #[derive(Debug, Clone, Default)]
-struct Waiting(Arc<Mutex<BTreeMap<u64, CancellationToken>>>);
+struct Waiting(Arc<Mutex<BTreeMap<Since, CancellationToken>>>);
 
 impl Waiting {
-    fn add(&self, closed: CancellationToken) -> Arc<Waits> {
+    fn add(&self, number: u64, closed: CancellationToken) -> Arc<Waits> {
         let waits = Waits {
             all: self.clone(),
             closed,
-            since: Mutex::new(0),
+            since: Mutex::new((Instant::now(), number)),
         };
         waits.begin();
         Arc::new(waits)
     }
 
-    fn close_oldest(&self) {
-        if let Some((_, closed)) = self.0.lock().pop_first() {
-            closed.cancel();
-        }
+    fn oldest(&self) -> Option<Since> {
+        self.0.lock().first_key_value().map(|(since, _)| *since)
+    }
+
+    /// Closes a connection, unless it has had a request since.
+    fn close(&self, since: Since) -> bool {
+        let closed = self.0.lock().remove(&since);
+        closed.inspect(CancellationToken::cancel).is_some()
     }
 }
 
@@ -128,17 +162,14 @@ impl Waiting {
 struct Waits {
     all: Waiting,
     closed: CancellationToken,
-    since: Mutex<u64>,
+    since: Mutex<Since>,
 }
 
 impl Waits {
     fn begin(&self) {
-        let mut all = self.all.0.lock();
-        let last = all.last_key_value().map_or(0, |(since, _)| *since);
         let mut since = self.since.lock();
-        // Also later than its own last time, which may have been the last of all.
-        *since = last.max(*since) + 1;
-        all.insert(*since, self.closed.clone());
+        since.0 = Instant::now();
+        self.all.0.lock().insert(*since, self.closed.clone());
     }
 
     fn end(&self) {

@@ -360,8 +360,8 @@ impl Membership {
         let renewed = self.relay.renew(registration, &renewal).await;
         if renewed.is_ok() {
             verbose("renewed");
+            self.compare_clocks();
         }
-        self.compare_clocks();
         renewed
     }
 

@@ -140,11 +140,10 @@ impl Printer<'_> {
                 event, is_intact, ..
             }) = self.state.store.load(waiting.sequence).await?
             {
-                if !is_intact {
+                if !is_intact || line::write(&mut batch.lines, &event).is_err() {
                     self.give_up(waiting.sequence, &event.id).await?;
                     continue;
                 }
-                line::write(&mut batch.lines, &event)?;
                 batch.events.push(Printed {
                     sequence: waiting.sequence,
                     end: batch.lines.len(),

@@ -38,7 +38,13 @@ pub(super) fn watch() -> Arc<Notify> {
                 poll(&mut watched, None),
                 Err(rustix::io::Errno::INTR) | Ok(0)
             ) {}
-            notify.notify_one();
+            // What cannot be watched, as terminals on some systems, is not gone.
+            if watched[0]
+                .revents()
+                .intersects(PollFlags::ERR | PollFlags::HUP)
+            {
+                notify.notify_one();
+            }
         });
     }
     gone

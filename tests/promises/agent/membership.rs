@@ -378,6 +378,18 @@ async fn a_name_is_free_once_its_agent_has_been_gone_for_some_minutes() {
     agent.stop().await;
 }
 
+#[tokio::test]
+async fn an_agent_keeps_its_own_name_when_the_relay_has_another_address() {
+    let (relay, home) = relay_and_home().await;
+    let agent = Agent::pulling(&relay, &home).await;
+    agent.stop().await;
+    let mut up = Agent::up(&relay, &home);
+    let elsewhere = relay.local.url().replace("127.0.0.1", "localhost");
+    let mut agent = Agent::begin(up.env("EDGE_AGENT_RELAY", elsewhere)).await;
+    agent.says("registered as `laptop`").await;
+    agent.stop().await;
+}
+
 /// 4747 is taken by the first, if by nobody else, and neither was told where to listen.
 #[tokio::test]
 async fn a_second_agent_that_only_pulls_finds_a_port_of_its_own() {
