@@ -250,8 +250,6 @@ async fn up_in(general: General, flags: Settings, environment: Environment) -> R
     let read = || {
         let context = context(&general)?;
         let mut settings = flags.clone().over(context.settings);
-        // The name is this agent's own, also if the relay has another address now.
-        settings.replace |= settings.name.is_some() && settings.name == context.registered;
         settings.project = (context.project).filter(|_| flags.relay.is_none());
         settings.config(context.file)
     };

@@ -101,6 +101,8 @@ pub(crate) struct Config {
     pub(crate) name: String,
     /// The file in the working directory, if it alone names the relay.
     pub(crate) project: Option<PathBuf>,
+    /// Whether it names the data directory, too.
+    pub(crate) project_has_data: bool,
     /// Whether a relay that it names gets the Linear token.
     pub(crate) trust_project: bool,
     /// Whether the name is taken over from an agent that uses it.
@@ -184,6 +186,7 @@ impl Settings {
             name,
             replace: self.replace,
             project: self.project,
+            project_has_data: self.project_has_data,
             trust_project: self.trust_project,
             types: self.types,
             group: self.group,

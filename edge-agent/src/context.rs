@@ -17,8 +17,6 @@ pub(crate) struct Context {
     pub(crate) file: Option<PathBuf>,
     /// The same, if it was found in the working directory, and it alone names the relay.
     pub(crate) project: Option<PathBuf>,
-    /// The name that is registered here.
-    pub(crate) registered: Option<String>,
     /// Its settings, and the variables over them. Where neither has a name, it is the registered one.
     pub(crate) settings: Settings,
     pub(crate) json: bool,
@@ -45,6 +43,7 @@ impl Context {
             }
             None => variables,
         };
+        settings.project_has_data = data.is_none() && project.is_some() && settings.data.is_some();
         let data = data.or(settings.data.as_deref());
         let directory = DataDirectory::new(data)?;
         let registered = Registration::read(&directory.registration()).ok().flatten();
@@ -52,13 +51,12 @@ impl Context {
         if settings.name.is_none() {
             // A machine whose name changes, as that of a laptop does in another network, stays the worker that it was: another
             // one would leave behind what waits for it.
-            settings.name.clone_from(&registered);
+            settings.name = registered;
         }
         Ok(Self {
             directory,
             file,
             project,
-            registered,
             settings,
             json,
             clock: Clock::system(),

@@ -112,6 +112,7 @@ pub(crate) async fn run(
                 let old = std::mem::replace(&mut scheduler.config, new);
                 if old.rules != scheduler.config.rules {
                     scheduler.queue.hasten(state.clock.millis());
+                    scheduler.unblock_absent();
                 }
                 scheduler.watch_handlers();
             }
@@ -297,6 +298,15 @@ impl Scheduler {
             .collect();
         for handler in removed {
             self.unblock_waiting_for(&handler);
+        }
+    }
+
+    /// Has all that waits for an absent handler look for its handler again: it may have another one now.
+    fn unblock_absent(&mut self) {
+        let handlers: Vec<_> = self.absent.keys().cloned().collect();
+        for handler in handlers {
+            self.unblock_waiting_for(&handler);
+            self.absent.insert(handler, Vec::new());
         }
     }
 

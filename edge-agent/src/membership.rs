@@ -82,6 +82,7 @@ impl Membership {
     /// Registers or renews, empties the mailbox, and repeats that; ends only if the relay refuses a first registration for good.
     pub(crate) async fn keep(mut self) -> Result<(), Failure> {
         let mut problem = Problem::none();
+        let mut is_retry = false;
         loop {
             let mut done = match self.state.registration() {
                 Some(registration) => self.serve(&registration, &mut problem).await,
@@ -96,9 +97,10 @@ impl Membership {
                 continue;
             };
             let registration = self.state.registration();
-            if let (CallError::Refused(refusal), None, false) =
-                (&error, &registration, error.is_not_served())
-            {
+            // An earlier try may have registered, and its answer been lost.
+            let may_pass = error.is_not_served() || (is_retry && error.is_name_in_use());
+            is_retry = true;
+            if let (CallError::Refused(refusal), None, false) = (&error, &registration, may_pass) {
                 return Err(Failure::Refused(if error.is_name_in_use() {
                     name_in_use(&self.config.borrow().name)
                 } else {

@@ -292,9 +292,8 @@ impl Relay {
         let wait = header("retry-after")
             .and_then(|value| value.parse().ok())
             .map(Duration::from_secs);
-        if let Some(date) = header("date").and_then(parse_date) {
-            self.date.store(date, Ordering::Relaxed);
-        }
+        let date = header("date").and_then(parse_date).unwrap_or(0);
+        self.date.store(date, Ordering::Relaxed);
         let body = response.into_body();
         if status.is_success() {
             return Ok(Success(body));

@@ -117,7 +117,7 @@ impl AgentState {
         };
         refusals.last = Some((now, error.to_string()));
         refusals.unsaid += 1;
-        if now - refusals.said_at < REFUSALS_INTERVAL {
+        if (now - refusals.said_at).abs() < REFUSALS_INTERVAL {
             return;
         }
         match std::mem::take(&mut refusals.unsaid) {

@@ -112,7 +112,7 @@ pub(crate) fn set_aside(path: &Path, now: UnixMillis) -> anyhow::Result<PathBuf>
 impl Store {
     /// Opens or creates the file. A damaged one is moved aside with a warning, so that events can be received again.
     pub(crate) fn open(path: &Path, now: UnixMillis) -> anyhow::Result<Self> {
-        match Self::try_open(path) {
+        match Self::try_open(path, true) {
             Err(error) if is_damage(&error) => {
                 let aside = set_aside(path, now)?;
                 warn(format_args!(
@@ -121,7 +121,7 @@ impl Store {
                     path.display(),
                     aside.display()
                 ));
-                Self::try_open(path)
+                Self::try_open(path, true)
             }
             opened => opened,
         }
@@ -147,11 +147,11 @@ impl Store {
 
     /// Opens the file for a command beside `up`, which does not repair it.
     pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Self> {
-        Self::try_open(path)
+        Self::try_open(path, false)
             .with_context(|| format!("cannot open the events in `{}`", path.display()))
     }
 
-    fn try_open(path: &Path) -> anyhow::Result<Self> {
+    fn try_open(path: &Path, migrates: bool) -> anyhow::Result<Self> {
         let mut connection = connect(path)?;
         let is_empty = connection
             .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |_| Ok(()))
@@ -160,9 +160,14 @@ impl Store {
         if is_empty {
             create(&mut connection)?;
         } else if verify_version(&connection)? < SCHEMA_VERSION {
+            // An agent of an earlier version may be running.
+            anyhow::ensure!(
+                migrates,
+                "an earlier version has written it: start `edge-agent up` again first"
+            );
             // What was stored before has no digest.
             connection.execute_batch(&format!(
-                "BEGIN; ALTER TABLE content ADD COLUMN digest TEXT; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+                "BEGIN IMMEDIATE; ALTER TABLE content ADD COLUMN digest TEXT; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
             ))?;
         }
         Ok(Self {

@@ -15,9 +15,13 @@ pub(crate) fn verify(directory: &DataDirectory, config: &Config) -> Result<(), F
     let (Some(file), false) = (&config.project, config.trust_project) else {
         return Ok(());
     };
-    let registration = Registration::read(&directory.registration())?;
+    // A project that names the directory can have put a registration there.
+    let registration = match config.project_has_data {
+        true => None,
+        false => Registration::read(&directory.registration())?,
+    };
     let is_registered = registration.is_some_and(|known| known.relay == config.relay.as_str());
-    if is_registered || is_named(directory, &config.relay) {
+    if is_registered || is_named(&config.relay) {
         return Ok(());
     }
     let relay = &config.relay;
@@ -25,7 +29,7 @@ pub(crate) fn verify(directory: &DataDirectory, config: &Config) -> Result<(), F
     let question =
         format!("`{file}` names the relay {relay}, which gets your Linear token. Is it yours?");
     match ask(&question) {
-        Some(true) => name(directory, relay),
+        Some(true) => name(relay),
         Some(false) => Err(Failure::Configuration("nothing was sent to it".to_owned())),
         None => Err(Failure::Configuration(format!(
             "`{file}` alone names the relay {relay}, which would get your Linear token: if it is yours, use `--trust-project`, \
@@ -34,22 +38,25 @@ pub(crate) fn verify(directory: &DataDirectory, config: &Config) -> Result<(), F
     }
 }
 
-/// Remembers a relay that the user has named.
-pub(crate) fn name(directory: &DataDirectory, relay: &Url) -> Result<(), Failure> {
-    if is_named(directory, relay) {
+/// Remembers a relay that the user has named: in the user's own directory, whatever directory a project names.
+pub(crate) fn name(relay: &Url) -> Result<(), Failure> {
+    if is_named(relay) {
         return Ok(());
     }
-    let mut all = named(directory);
-    all.push_str(&format!("{relay}\n"));
+    let directory = DataDirectory::new(None)?;
+    let all = format!("{}{relay}\n", named());
     directory.write_private(&directory.relays(), all.as_bytes())
 }
 
-fn named(directory: &DataDirectory) -> String {
-    std::fs::read_to_string(directory.relays()).unwrap_or_default()
+fn named() -> String {
+    let directory = DataDirectory::new(None).ok();
+    directory
+        .and_then(|directory| std::fs::read_to_string(directory.relays()).ok())
+        .unwrap_or_default()
 }
 
-fn is_named(directory: &DataDirectory, relay: &Url) -> bool {
-    named(directory).lines().any(|line| line == relay.as_str())
+fn is_named(relay: &Url) -> bool {
+    named().lines().any(|line| line == relay.as_str())
 }
 
 /// Asks a question on the terminal; none if there is no terminal.

@@ -36,8 +36,8 @@ const AWAY_OVER: Duration = Duration::from_secs(10);
 /// within seconds.
 pub(crate) const DRAIN_FIRST: Duration = Duration::from_secs(10);
 
-/// How long a worker is in use after it has renewed: an agent renews every five minutes.
-const IN_USE: Duration = Duration::from_secs(7 * 60);
+/// An agent renews every five minutes, and this much later it is not there.
+const RENEWED_WITHIN: Duration = Duration::from_secs(7 * 60);
 
 /// The time between two runs of `health`.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(5 * 60);
@@ -318,11 +318,21 @@ fn is_due(age: Duration, first: Duration, longest: Duration) -> bool {
     since_due < PROBE_INTERVAL.as_secs()
 }
 
-/// Whether somebody uses a worker: it has renewed lately, as an agent does every five minutes, and has not gone offline. Then
-/// another one of the same name does not take its events by mistake.
-pub(crate) fn is_in_use(state: WorkerState, is_paused: bool, since_renewal: Duration) -> bool {
+/// How long after its last written renewal a worker may be in use: a renewal is not written again within a hundredth of the lease.
+pub(crate) fn in_use_for(lease: Duration) -> Duration {
+    (lease / 100 + RENEWED_WITHIN).min(lease / 2)
+}
+
+/// Whether somebody uses a worker: it has renewed lately, and has not gone offline. Then another one of the same name does not take
+/// its events by mistake.
+pub(crate) fn is_in_use(
+    state: WorkerState,
+    is_paused: bool,
+    lease: Duration,
+    since_renewal: Duration,
+) -> bool {
     let is_online = is_paused || state != WorkerState::Away;
-    is_online && since_renewal < IN_USE
+    is_online && since_renewal < in_use_for(lease)
 }
 
 /// The state of a worker that registers. One with a mailbox, which can outlive its lease, gets what is in it first.
@@ -681,18 +691,18 @@ mod tests {
     #[test]
     fn a_worker_that_has_renewed_lately_and_is_not_offline_is_in_use() {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        // A hundredth of a week is 100.8 minutes.
+        let week = minutes(7 * 24 * 60);
         for (state, paused, since, expected) in [
             (WorkerState::Live, false, minutes(0), true),
-            (WorkerState::Pull, false, minutes(6), true),
-            (WorkerState::Live, false, minutes(7), false),
+            (WorkerState::Pull, false, minutes(107), true),
+            (WorkerState::Live, false, minutes(108), false),
             (WorkerState::Away, false, minutes(0), false),
             (WorkerState::Away, true, minutes(0), true),
         ] {
-            assert_eq!(
-                is_in_use(state, paused, since),
-                expected,
-                "{state:?} {since:?}"
-            );
+            let found = is_in_use(state, paused, week, since);
+            assert_eq!(found, expected, "{state:?} {since:?}");
         }
+        assert_eq!(in_use_for(minutes(6)), minutes(3));
     }
 }

@@ -227,7 +227,7 @@ impl Register {
     fn is_in_use(&self, worker: &Worker) -> bool {
         let renewed_at = (worker.expires_at - self.lease_seconds()) * 1000;
         let since = elapsed(renewed_at, self.clock.millis());
-        policy::is_in_use(worker.state, worker.paused, since)
+        policy::is_in_use(worker.state, worker.paused, self.config.lease, since)
     }
 
     /// The worker that a registration makes of `previous`.
@@ -437,10 +437,16 @@ impl Register {
                 receipts: request.receipts.filter(|wanted| *wanted != worker.receipts),
                 pulls: request.pulls.filter(|wanted| *wanted != worker.pulls),
             };
-            if change == Change::default() && self.is_fresh(&worker) {
+            let goes_offline = request.state == Some(WorkerState::Away);
+            if change == Change::default() && !goes_offline && self.is_fresh(&worker) {
                 return self.view(&worker).await;
             }
-            let renewed = (self.table.renew(&worker, self.config.lease, &change)).await?;
+            // Whoever goes offline has last renewed so long ago that the name is not in use.
+            let lease = match goes_offline {
+                true => self.config.lease - policy::in_use_for(self.config.lease),
+                false => self.config.lease,
+            };
+            let renewed = (self.table.renew(&worker, lease, &change)).await?;
             worker = self.read_again(&worker).await?;
             if renewed {
                 return self.view(&worker).await;

@@ -239,7 +239,7 @@ async fn running(context: &Context, status: &Status, checks: &mut Checks) -> Res
         checks.wrong(
             "deliveries",
             format!("one was refused at {refused}"),
-            "if it was the relay's: `edge-agent forget`, and start `edge-agent up` again",
+            "if nothing else comes: it may have been a stranger's; if events are missing, see what `edge-agent up` says",
         );
     }
     if status.handlers.is_empty() {

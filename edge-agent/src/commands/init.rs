@@ -52,7 +52,7 @@ pub(crate) async fn run(context: &Context, arguments: &Init) -> Result<(), Failu
             "set `relay` in it to `RelayUrl`, which `sam deploy` printed, or to where `edge-relay serve` listens",
         ),
         Some(relay) => {
-            trust::name(&context.directory, relay)?;
+            trust::name(relay)?;
             match Relay::new(relay.clone())?.look().await {
                 Ok(()) => info(format_args!("{relay} is a relay")),
                 Err(error) => warn(format_args!("{error}; `edge-agent doctor` looks again")),

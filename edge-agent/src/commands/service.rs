@@ -1,7 +1,5 @@
 //! `service`: starts the agent with the machine, by a systemd user unit on Linux or a launchd agent on macOS.
 
-#[cfg(unix)]
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -16,6 +14,7 @@ use super::{print, print_json};
 use crate::config::{Settings, for_service};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::files::replace;
 use crate::membership::linear_token;
 use crate::output::{hint, info, warn};
 use crate::registration::Registration;
@@ -327,10 +326,8 @@ async fn install(
             let _ = call(&command).await;
         }
     }
-    std::fs::write(&file, text).with_context(cannot)?;
     // A proxy's address may hold a password.
-    #[cfg(unix)]
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).with_context(cannot)?;
+    replace(&file, text.as_bytes()).with_context(cannot)?;
     for command in &commands {
         if let Err(failure) = call(command).await {
             if !was_there {
@@ -340,6 +337,9 @@ async fn install(
         }
     }
     if let Err(failure) = is_ready(context, before).await {
+        if was_there {
+            return Err(failure);
+        }
         for command in manager.stop_commands() {
             let _ = call(&command).await;
         }
@@ -379,7 +379,7 @@ async fn is_ready(context: &Context, before: Option<u32>) -> Result<(), Failure>
             }
             None if is_late => {
                 return Err(Failure::Failed(anyhow::anyhow!(
-                    "the service was started and does not run, so that it was removed again: `journalctl --user -u {UNIT}`, or \
+                    "the service was started and does not run, and is removed again if it was not there before: `journalctl --user -u {UNIT}`, or \
                      edge-agent.log in `{}`, has the reason",
                     context.directory.directory().display()
                 )));

@@ -47,6 +47,10 @@ pub(crate) struct Settings {
     #[arg(skip)]
     #[serde(skip)]
     pub(crate) project: Option<PathBuf>,
+    /// Whether it names the data directory, too.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) project_has_data: bool,
     /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
     #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
     #[serde(rename = "type", deserialize_with = "texts")]
@@ -195,6 +199,7 @@ impl Settings {
             replace: self.replace,
             trust_project: self.trust_project,
             project: self.project,
+            project_has_data: self.project_has_data || file.project_has_data,
             types: self.types.or(file.types),
             mine: self.mine.or(file.mine),
             teams: self.teams.or(file.teams),

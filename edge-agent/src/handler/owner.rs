@@ -25,11 +25,13 @@ pub(super) fn is_another_users(_: u16) -> bool {
 #[cfg(target_os = "linux")]
 fn listeners(table: &str, port: u16) -> Vec<u32> {
     const LISTEN: &str = "0A";
-    const ADDRESSES: [&str; 4] = [
+    const ADDRESSES: [&str; 6] = [
         "00000000",
         "0100007F",
         "00000000000000000000000000000000",
         "00000000000000000000000001000000",
+        "0000000000000000FFFF000000000000",
+        "0000000000000000FFFF00000100007F",
     ];
     let owner = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();

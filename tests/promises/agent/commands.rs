@@ -354,7 +354,9 @@ async fn a_service_is_written_started_asked_after_and_removed() {
         .await
         .exits(2)
         .warns("alone names the relay");
-    home.write("relays", format!("{}/\n", relay.local.url()));
+    std::fs::create_dir_all(home.join(".local/share/edge-agent")).unwrap();
+    let relays = ".local/share/edge-agent/relays";
+    home.write(relays, format!("{}/\n", relay.local.url()));
     ran(&["install"]).await.warns("a service needs a handler");
     home.write("edge-agent.toml", format!("{named}{to}"));
     let tokenless = output(service(&["install"]).env("LINEAR_TOKEN", "x")).await;

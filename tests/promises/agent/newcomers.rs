@@ -120,6 +120,27 @@ async fn a_relay_that_a_project_alone_names_gets_no_token_until_the_user_says_so
 }
 
 #[tokio::test]
+async fn a_project_cannot_vouch_for_itself_by_a_directory_of_its_own() {
+    let (relay, home) = relay_and_home().await;
+    with_project(&relay, &home);
+    let settings = std::fs::read_to_string(home.join("edge-agent.toml")).unwrap();
+    home.write("edge-agent.toml", format!("data = 'state'\n{settings}"));
+    std::fs::create_dir(home.join("state")).unwrap();
+    let url = relay.local.url();
+    home.write("state/relays", format!("{url}/\n"));
+    let registration = serde_json::json!({
+        "relay": format!("{url}/"), "name": "laptop", "worker": "/edge/x", "token": "x",
+        "workspace": {"id": "w", "urlKey": "w", "name": "w"},
+        "secret": protocol::signature::Secret::generate().expose(), "replaced": [],
+    });
+    home.write("state/registration.json", registration.to_string());
+    let mut up = typed(&home, &["up"]);
+    let refused = output(up.env_remove("EDGE_AGENT_DATA")).await.exits(2);
+    refused.warns("alone names the relay");
+    assert_eq!(relay.linear.calls(), 0);
+}
+
+#[tokio::test]
 async fn the_settings_and_the_relay_are_always_said() {
     let (relay, home) = relay_and_home().await;
     with_project(&relay, &home);
