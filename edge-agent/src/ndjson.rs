@@ -2,7 +2,8 @@
 //!
 //! The body is a JSON string, so that it is the raw body byte for byte, line breaks and all.
 //!
-//! Invariant: an event is done once its reader has taken it: it is no longer in the pipe, or its id was acknowledged on stdin.
+//! Invariant: an event is done once its reader has taken it: it is no longer in the pipe, or its id was acknowledged on stdin. Where
+//! stdout is no pipe, as a socket or a file, what is written counts as taken.
 //! What was not taken when the agent ends is printed again at the next start.
 
 mod line;

@@ -1,4 +1,4 @@
-//! Detects that the machine was asleep, or has moved to another network.
+//! Detects that the machine was asleep, that the process was stopped, or that the machine has moved to another network.
 //!
 //! Wall-clock gaps reveal sleep: a monotonic clock stands still while the machine is suspended, on Linux and macOS.
 
