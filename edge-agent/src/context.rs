@@ -46,12 +46,11 @@ impl Context {
         settings.project_has_data = data.is_none() && project.is_some() && settings.data.is_some();
         let data = data.or(settings.data.as_deref());
         let directory = DataDirectory::new(data)?;
-        let registered = Registration::read(&directory.registration()).ok().flatten();
-        let registered = registered.map(|registration| registration.name);
         if settings.name.is_none() {
             // A machine whose name changes, as that of a laptop does in another network, stays the worker that it was: another
             // one would leave behind what waits for it.
-            settings.name = registered;
+            let registered = Registration::read(&directory.registration()).ok().flatten();
+            settings.name = registered.map(|registration| registration.name);
         }
         Ok(Self {
             directory,
