@@ -17,13 +17,16 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::output::{self, Volume};
 use crate::signal::Signals;
 use crate::up::{self, Environment};
-use crate::{commands, ndjson, sleep_watcher, supervisor};
+use crate::{commands, config, generated, ndjson, sleep_watcher, supervisor};
+
+/// The version, and the commit that the program was built from with its date (`build.rs`).
+pub const VERSION: &str = env!("EDGE_RELAY_VERSION");
 
 /// The arguments.
 #[derive(Debug, Parser)]
 #[command(
     name = "edge-agent",
-    version,
+    version = VERSION,
     about = "Receives Linear's webhooks on this machine, through edge-relay",
     after_help = EXIT_CODES,
     subcommand_required = true,
@@ -114,6 +117,13 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a directory, as `~/.local/share/man/man1`
+    Man {
+        /// Where to write them; it is created if it does not exist
+        directory: PathBuf,
+    },
+    /// Print the JSON schema of edge-agent.toml, for editors
+    Schema,
     /// Remove this worker and what waits for it from the relay
     Forget,
     /// Run a program until stdin ends, so that it does not outlive its agent
@@ -148,10 +158,10 @@ pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Supervise { input, command } => return supervisor::supervise(input, &command),
         Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut completed(), "edge-agent", &mut text);
-            commands::print(&text)
+            generated::print_completions("edge-agent", &Cli::command(), shell)
         }
+        Command::Man { directory } => generated::write_manual_pages(Cli::command(), &directory),
+        Command::Schema => config::schema().and_then(|schema| commands::print(schema.as_bytes())),
         command => in_runtime(cli.general, command),
     };
     match done {
@@ -164,23 +174,6 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
-}
-
-/// The commands that completions offer: those that help shows.
-fn completed() -> clap::Command {
-    let all = Cli::command();
-    let shown: Vec<_> = (all.get_subcommands())
-        .filter(|command| !command.is_hide_set())
-        .cloned()
-        .collect();
-    let mut completed = clap::Command::new("edge-agent");
-    for argument in all
-        .get_arguments()
-        .filter(|argument| !argument.is_hide_set())
-    {
-        completed = completed.arg(argument);
-    }
-    completed.subcommands(shown)
 }
 
 fn set_output(general: &General) {
@@ -222,7 +215,11 @@ fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
             Command::Doctor(flags) => commands::doctor::run(&context, *flags).await,
             Command::Service(arguments) => commands::service::run(&context, arguments).await,
             Command::Forget => commands::forget::run(&context).await,
-            Command::Up(_) | Command::Completions { .. } | Command::Supervise { .. } => Ok(()),
+            Command::Up(_)
+            | Command::Completions { .. }
+            | Command::Man { .. }
+            | Command::Schema
+            | Command::Supervise { .. } => Ok(()),
         }
     });
     // A write to a stdout that is not read would block the end.

@@ -5,6 +5,7 @@
 mod file;
 mod headers;
 mod keys;
+mod schema;
 mod settings;
 mod types;
 mod values;
@@ -16,11 +17,13 @@ use std::time::Duration;
 
 use protocol::envelope::is_identifier;
 use protocol::messages::Filter;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
 pub(crate) use file::{FILE, find, read};
 pub(crate) use headers::{Headers, OF_CONNECTION};
+pub(crate) use schema::schema;
 pub(crate) use settings::{HandlerTable, Settings};
 pub(crate) use values::{Address, LinearSecret, Poll, Span, TunnelChoice, read_secret};
 pub(crate) use variables::{TOKEN, environment, for_service, proxy_variable};
@@ -62,7 +65,7 @@ pub(crate) struct Rule {
 }
 
 /// What a stop does with the event of its session that is being handled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnStop {
     /// Nothing: the handler gets the stop beside it.

@@ -15,6 +15,7 @@ mod data_directory;
 mod delivery;
 mod failure;
 mod files;
+pub mod generated;
 mod handler;
 mod handling;
 pub mod listener;
@@ -42,3 +43,4 @@ mod tunnel;
 pub mod up;
 
 pub use failure::Failure;
+pub use relay::look;

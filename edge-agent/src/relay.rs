@@ -37,6 +37,15 @@ pub(crate) enum CallError {
     },
 }
 
+/// Looks whether a relay answers at an address.
+///
+/// # Errors
+///
+/// Nothing answers there within the time limit, or something that is no relay.
+pub async fn look(address: Url) -> anyhow::Result<()> {
+    Ok(Relay::new(address)?.look().await?)
+}
+
 impl CallError {
     pub(crate) fn later(reason: impl Into<String>) -> Self {
         Self::Later {

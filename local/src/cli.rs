@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+use edge_agent::cli::VERSION;
+use edge_agent::generated::{print_completions, write_manual_pages};
 use edge_agent::signal::Signals;
 use ipnet::IpNet;
 use relay::config::{ConfigError, environment};
@@ -14,6 +17,7 @@ use relay::logging;
 use relay::metrics::TARGET;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use url::Url;
 
 use crate::access_key::AccessKey;
 use crate::admin::{self, Admin};
@@ -24,7 +28,7 @@ use crate::trusted_proxies::{TrustedProxies, parse_network};
 #[derive(Debug, Parser)]
 #[command(
     name = "edge-relay",
-    version,
+    version = VERSION,
     about = "Linear's webhooks, delivered to every developer's machine: the whole relay on one machine"
 )]
 struct Cli {
@@ -46,6 +50,22 @@ enum Command {
     /// Works on a stack in AWS, with credentials and a region as the AWS CLI takes them, and on `edge-relay serve --aws-listen`,
     /// with the variables that it prints.
     Admin(Admin),
+    /// Succeed if a relay answers at an address, as the health check of a container
+    HealthCheck {
+        /// The relay's address
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8477")]
+        relay: Url,
+    },
+    /// Write the manual pages into a directory, as `~/.local/share/man/man1`
+    Man {
+        /// Where to write them; it is created if it does not exist
+        directory: PathBuf,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
     /// Run as an edge-agent, which the demo starts
     #[command(hide = true)]
     Agent(edge_agent::cli::Cli),
@@ -93,6 +113,13 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => run(serve(arguments), "info"),
         Command::Demo => run(demo::run(), "warn"),
         Command::Admin(arguments) => run(admin::run(arguments), "error"),
+        Command::HealthCheck { relay } => run(edge_agent::look(relay), "error"),
+        Command::Man { directory } => {
+            write_manual_pages(Cli::command(), &directory).map_err(anyhow::Error::from)
+        }
+        Command::Completions { shell } => {
+            print_completions("edge-relay", &Cli::command(), shell).map_err(anyhow::Error::from)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,7 +172,7 @@ async fn serve(arguments: Serve) -> anyhow::Result<()> {
         ..options
     })
     .await?;
-    eprintln!("edge-relay {}", env!("CARGO_PKG_VERSION"));
+    eprintln!("edge-relay {VERSION}");
     eprintln!("  webhooks  {}/webhooks/linear", relay.url());
     eprintln!("  agents    {}", relay.url());
     if let Some(aws) = &relay.aws {

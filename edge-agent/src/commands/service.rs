@@ -595,4 +595,32 @@ mod tests {
     fn a_plist_takes_its_arguments_as_they_are() {
         insta::assert_snapshot!(plist(&plan(&["/opt/edge-agent", "up", "a&b<c>"])));
     }
+    /// launchd is on macOS alone: this reads the property list in its place.
+    #[test]
+    fn a_plist_is_read_as_it_was_planned() {
+        let wanted = plan(&["/opt/a&b/edge-agent", "up", "<Issue>", "\"it's\" ünï"]);
+        let read = plist::Value::from_reader_xml(plist(&wanted).as_bytes()).unwrap();
+        let read = read.as_dictionary().unwrap();
+        let text = |name: &str| read[name].as_string().unwrap();
+        let arguments = read["ProgramArguments"].as_array().unwrap();
+        let arguments: Vec<_> = (arguments.iter())
+            .map(|argument| argument.as_string().unwrap())
+            .collect();
+        assert_eq!(arguments, wanted.command);
+        assert_eq!(text("Label"), LABEL);
+        assert_eq!(text("WorkingDirectory"), wanted.directory);
+        assert_eq!(text("StandardErrorPath"), wanted.log);
+        let variables = read["EnvironmentVariables"].as_dictionary().unwrap();
+        let [(name, value)] = &wanted.variables[..] else {
+            panic!("one variable was planned");
+        };
+        assert_eq!(variables[name].as_string(), Some(value.as_str()));
+        // As launchd.plist(5) has their types.
+        assert_eq!(read["RunAtLoad"].as_boolean(), Some(true));
+        let restart = read["KeepAlive"].as_dictionary().unwrap();
+        assert_eq!(restart["SuccessfulExit"].as_boolean(), Some(false));
+        for name in ["ThrottleInterval", "ExitTimeOut"] {
+            assert!(read[name].as_unsigned_integer().is_some(), "{name}");
+        }
+    }
 }

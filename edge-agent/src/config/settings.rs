@@ -7,23 +7,28 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::OnStop;
+use super::schema::{OneOrMore, TextOrNumber};
 use super::values::{Address, Listen, Poll, Span, TunnelChoice, command, parsed, texts};
 use crate::target::Target;
 
-/// All settings that flags, variables and the file can have.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
+/// The settings of edge-agent. Each is also a flag of `edge-agent up` and a variable `EDGE_AGENT_…`.
+#[derive(Debug, Clone, Default, Args, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default)]
+#[schemars(deny_unknown_fields, title = "edge-agent.toml")]
 pub(crate) struct Settings {
     /// Where the events go: `3000`, `:3000/path` or a URL. Without it and without --exec: NDJSON on stdout
     #[arg(value_name = "TARGET")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "TextOrNumber")]
     pub(crate) to: Option<Target>,
     /// A command for each event, its body on stdin; takes the rest of the line
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
     #[serde(deserialize_with = "command")]
+    #[schemars(with = "OneOrMore")]
     pub(crate) exec: Option<Vec<String>>,
     /// Without a handler: a line is done once its id was written to stdin, and is printed again at the next start otherwise
     #[arg(long, num_args = 0, default_missing_value = "true")]
@@ -31,6 +36,7 @@ pub(crate) struct Settings {
     /// The relay's address
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(crate) relay: Option<Address>,
     /// What this worker is called; one name, one worker [default: the registered name, at first the host's]
     #[arg(long)]
@@ -54,6 +60,7 @@ pub(crate) struct Settings {
     /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
     #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
     #[serde(rename = "type", deserialize_with = "texts")]
+    #[schemars(with = "OneOrMore")]
     pub(crate) types: Option<Vec<String>>,
     /// Only what concerns the user of the Linear token: created, assigned, delegated, written, mentioned; sessions that the user started
     #[arg(long, num_args = 0, default_missing_value = "true")]
@@ -61,16 +68,19 @@ pub(crate) struct Settings {
     /// Only the events of this team, by its key, as `ENG`; may be given again [default: all that the user can see]
     #[arg(long = "team", value_name = "KEY", value_delimiter = ',')]
     #[serde(rename = "team", deserialize_with = "texts")]
+    #[schemars(with = "OneOrMore")]
     pub(crate) teams: Option<Vec<String>>,
     /// The group of this worker: of the workers with the same one, a single one gets each event, issue by issue
     #[arg(long, value_name = "NAME")]
     pub(crate) group: Option<String>,
     /// Open a tunnel, so that events are POSTed here at once [default: none]
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["public_url", "pull"])]
+    #[schemars(with = "TunnelChoice")]
     pub(crate) tunnel: Option<TunnelChoice>,
     /// Where the relay can POST to, through something of your own that leads to --listen
     #[arg(long, value_name = "URL", conflicts_with = "pull")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(crate) public_url: Option<Address>,
     /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
     #[arg(long, num_args = 0, default_missing_value = "true")]
@@ -78,10 +88,12 @@ pub(crate) struct Settings {
     /// How often a pull worker asks: `5s`, or `2s..8s`, slower the longer nothing happens [default: 2s..8s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(crate) poll: Option<Poll>,
     /// Where to listen for deliveries [default: 127.0.0.1:4747; any free port if that is taken and nothing is pushed]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "TextOrNumber")]
     pub(crate) listen: Option<Listen>,
     /// How many events are handled side by side; those of one issue never are [default: 4]
     #[arg(long, value_name = "N")]
@@ -89,6 +101,7 @@ pub(crate) struct Settings {
     /// How long a handler may take for one event [default: 5m]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(crate) time_limit: Option<Span>,
     /// Take any certificate of a TARGET on this machine, as a self-signed one
     #[arg(long, num_args = 0, default_missing_value = "true")]
@@ -102,10 +115,12 @@ pub(crate) struct Settings {
     /// How long handled events are kept [default: 7d]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(crate) keep: Option<Span>,
     /// How much room they may take; the oldest go first [default: 1GB]
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(crate) keep_size: Option<ByteSize>,
     /// Where the registration and the events are kept; see the general options
     #[arg(skip)]
@@ -116,19 +131,29 @@ pub(crate) struct Settings {
 }
 
 /// A `[[handler]]` of the file.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct HandlerTable {
+    /// The events that it handles, such as `Comment.*`. Without it: all.
     pub(super) r#type: Option<String>,
+    /// The address that gets each event as a POST: `3000`, `:3000/path` or a URL.
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "TextOrNumber")]
     pub(super) to: Option<Target>,
+    /// A program and its arguments, started for each event with the body on stdin.
     #[serde(deserialize_with = "command")]
+    #[schemars(with = "OneOrMore")]
     pub(super) exec: Option<Vec<String>>,
+    /// How long it may take for one event.
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(super) time_limit: Option<Span>,
+    /// What a stop of an agent session does to the event of the session that is being handled.
     pub(super) stop: OnStop,
     /// How long after a success the next event of the same ordering key waits.
     #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "String")]
     pub(super) pause: Option<Span>,
     /// How often a failed event is retried.
     pub(super) retries: Option<u64>,

@@ -1,0 +1,36 @@
+//! Tells the programs which commit they were built from, for `--version`.
+//!
+//! `EDGE_RELAY_COMMIT` (`<hash> <date>`) goes first, for builds from an archive, in which git finds nothing. A build that does not
+//! optimise asks once, so that not every commit compiles everything again.
+
+use std::path::Path;
+use std::process::Command;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "these are cargo's variables, not settings"
+)]
+fn main() {
+    println!("cargo::rerun-if-env-changed=EDGE_RELAY_COMMIT");
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+        let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
+        for log in log.iter().filter(|log| Path::new(log).exists()) {
+            println!("cargo::rerun-if-changed={log}");
+        }
+    }
+    let commit = (std::env::var("EDGE_RELAY_COMMIT").ok())
+        .or_else(|| git(&["log", "-1", "--format=%h %cs", "--abbrev=12"]));
+    let version = env!("CARGO_PKG_VERSION");
+    match commit {
+        Some(commit) => println!("cargo::rustc-env=EDGE_RELAY_VERSION={version} ({commit})"),
+        None => println!("cargo::rustc-env=EDGE_RELAY_VERSION={version}"),
+    }
+}
+
+/// What git prints; none where it fails, as outside a repository.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| output.status.success() && !text.is_empty())
+}
