@@ -4,7 +4,8 @@ use minijinja::{Environment, Value};
 
 use crate::whole_way::System;
 
-const TEMPLATES: [(&str, &str); 2] = [
+const TEMPLATES: [(&str, &str); 3] = [
+    ("figures", include_str!("../pages/figures.md")),
     ("results", include_str!("../pages/results.md")),
     ("scale", include_str!("../pages/scale.md")),
 ];

@@ -42,7 +42,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "General options")]
 struct General {
-    /// The settings [default: edge-agent.toml here, else in the user's configuration directory]
+    /// The settings file [default: edge-agent.toml here, else in the user's configuration directory]
     #[arg(
         long,
         value_name = "FILE",
@@ -51,7 +51,7 @@ struct General {
         hide_env_values = true
     )]
     config: Option<PathBuf>,
-    /// Where the registration and the events are kept [default: the platform's data directory]
+    /// Where the registration and the events are stored [default: the platform's data directory]
     #[arg(
         long,
         value_name = "DIR",
@@ -60,19 +60,19 @@ struct General {
         hide_env_values = true
     )]
     data: Option<PathBuf>,
-    /// Facts as JSON on stdout
+    /// Print JSON on stdout
     #[arg(long, global = true)]
     json: bool,
-    /// Say only what a person should look at
+    /// Print only warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say how, too
+    /// Print details, too
     #[arg(short, long, global = true)]
     verbose: bool,
     /// Under launchd: messages go to this file, which is rotated; where a restart would not help, the program ends with 0
     #[arg(long, value_name = "FILE", global = true, hide = true)]
     launchd_log: Option<PathBuf>,
-    /// Colours on a terminal; NO_COLOR turns them off, too
+    /// When to use colours; NO_COLOR disables them, too
     #[arg(long, value_name = "WHEN", global = true, default_value = "auto")]
     color: Color,
 }
@@ -91,25 +91,25 @@ const VARIABLES: &str = "Each is also a variable (`--keep-size`: EDGE_AGENT_KEEP
 /// The commands.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Receive events, and hand each to your code or print it as a line of JSON
+    /// Receive events, and pass each to your code or print it as a line of JSON
     #[command(after_help = VARIABLES)]
     Up(Box<Settings>),
-    /// Say whether it runs, is registered and reached, and what waits
+    /// Show whether the agent runs, is registered and can be reached, and what waits
     Status,
-    /// Show what was received, and what became of it
+    /// Show which events were received, and what happened to them
     Events(commands::events::Events),
-    /// Have events handled again
+    /// Handle events again
     Replay(commands::replay::Replay),
-    /// Send a signed sample, or a file, to the agent that runs here
+    /// Send a signed sample event, or a file, to the agent that runs here
     Send(commands::send::Send),
-    /// Say why a delivery verifies or does not: its format, its age, its digest
+    /// Explain why a delivery verifies or does not: format, age, digest
     Verify(commands::verify::Verify),
     /// Write an edge-agent.toml here
     Init(commands::init::Init),
-    /// Check everything between Linear and your code, and say what to do
+    /// Check everything between Linear and your code, and say how to correct each problem
     #[command(after_help = VARIABLES)]
     Doctor(Box<Settings>),
-    /// Have it start with the machine
+    /// Start the agent at login, as a service
     #[command(subcommand)]
     Service(commands::service::Service),
     /// Print completions for a shell
@@ -117,14 +117,14 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages into a directory, as `~/.local/share/man/man1`
+    /// Write the manual pages into a directory, such as `~/.cargo/share/man/man1`
     Man {
         /// Where to write them; it is created if it does not exist
         directory: PathBuf,
     },
     /// Print the JSON schema of edge-agent.toml, for editors
     Schema,
-    /// Remove this worker and what waits for it from the relay
+    /// Remove this worker and its mailbox from the relay
     Forget,
     /// Run a program until stdin ends, so that it does not outlive its agent
     // An agent that was started before this program was replaced calls it `hold`.

@@ -43,20 +43,20 @@ enum Command {
     /// Reads WORKSPACES (the workspaces that may register, by id or URL key), LINEAR_WEBHOOK_SECRETS (one secret, or a JSON
     /// list of {"secret","workspace"?}) and LINEAR_API_URL from the environment, and the other settings of the functions.
     Serve(Serve),
-    /// Show it working, with nothing but this program: no network, no account
+    /// Show the relay at work, without a network and an account
     Demo,
-    /// See and mend what a relay has: workers, events, dead letters
+    /// Show and repair workers, events and dead letters of a relay
     ///
-    /// Works on a stack in AWS, with credentials and a region as the AWS CLI takes them, and on `edge-relay serve --aws-listen`,
-    /// with the variables that it prints.
+    /// It works with a stack in AWS, with credentials and a region as the AWS CLI takes them, and with
+    /// `edge-relay serve --aws-listen`, with the variables that it prints.
     Admin(Admin),
-    /// Succeed if a relay answers at an address, as the health check of a container
+    /// Succeed if a relay answers at an address: a health check for containers
     HealthCheck {
         /// The relay's address
         #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8477")]
         relay: Url,
     },
-    /// Write the manual pages into a directory, as `~/.local/share/man/man1`
+    /// Write the manual pages into a directory, such as `~/.cargo/share/man/man1`
     Man {
         /// Where to write them; it is created if it does not exist
         directory: PathBuf,
@@ -82,15 +82,15 @@ struct Serve {
     /// Store nothing on disk
     #[arg(long)]
     in_memory: bool,
-    /// Let workers have addresses on this machine and in private networks, too; any member of a served workspace can then
-    /// have requests made there
+    /// Accept workers with addresses on this machine and in private networks; any member of a served workspace can then
+    /// cause requests there
     #[arg(long)]
     allow_private_workers: bool,
-    /// A reverse proxy, or a network of them, in front of this: the client is the one that its `X-Forwarded-For` names last;
-    /// may be given several times
+    /// A reverse proxy, or a network of proxies, in front of the relay: the client is the last address in its
+    /// `X-Forwarded-For`; may be repeated
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     trusted_proxy: Vec<IpNet>,
-    /// Let other clients on this machine use SQS, DynamoDB and Secrets Manager, with an access key that is printed
+    /// Let AWS clients on this machine use SQS, DynamoDB and Secrets Manager, with an access key that is printed
     #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:8478", value_parser = loopback)]
     aws_listen: Option<SocketAddr>,
 }

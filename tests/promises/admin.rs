@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::harness::agent::{Agent, relay_and_home, run as run_agent, worker};
-use crate::harness::commands;
+use crate::harness::page::commands_of;
 use crate::harness::{
     Answer, Receiver, Registration, Relay, TOKEN, eventually, issue, large_issue, numbers, pulled,
     registration, relay, until,
@@ -498,7 +498,7 @@ async fn what_cannot_be_done_is_said_with_what_can() {
 #[tokio::test]
 async fn every_command_of_the_operators_page_does_what_it_says() {
     let page = include_str!("../../docs/operations.md");
-    let mut found = commands::of(page, &["edge-relay"]);
+    let mut found = commands_of(page, &["edge-relay"]);
     found.retain(|command| command.starts_with("edge-relay admin "));
     assert!(found.len() > 15, "{found:?}");
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -16,6 +16,7 @@ mod bodies_are_bytes;
 mod calls;
 mod dependencies;
 mod deployed;
+mod documentation;
 mod drain;
 mod durability;
 mod gone;

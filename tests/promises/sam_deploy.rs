@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::harness::commands;
 use crate::harness::emulator::Emulator;
+use crate::harness::page::commands_of;
 use crate::harness::{Receiver, SECRET, TOKEN, expect, issue, linear, problem};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -244,7 +244,7 @@ async fn every_command_of_the_operators_page_runs() {
         values.insert(name.to_owned(), value.to_owned());
     }
     let page = include_str!("../../docs/operations.md");
-    let found = commands::of(page, &["aws", "sam"]);
+    let found = commands_of(page, &["aws", "sam"]);
     assert!(found.len() > 20, "{found:?}");
     for command in found {
         let mut command = command.replace("STACK", STACK);

@@ -27,25 +27,25 @@ const LABEL: &str = "dev.edge-relay.edge-agent";
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Service {
-    /// Write it, and start it now and with every login
+    /// Write the service, and start it now and at every login
     Install(Install),
-    /// Stop it, and remove what was written
+    /// Stop the service, and remove it
     Uninstall {
-        /// Only say what would be done
+        /// Only print what would be done
         #[arg(long)]
         dry_run: bool,
     },
-    /// Say whether it is installed and running
+    /// Show whether the service is installed and running
     Status,
 }
 
 /// The arguments of `install`.
 #[derive(Debug, Args)]
 pub(crate) struct Install {
-    /// Only say what would be written and run
+    /// Only print what would be written and run
     #[arg(long)]
     dry_run: bool,
-    /// Arguments for `up`, beside what the file of settings says
+    /// Arguments for `up`, in addition to the settings file
     #[arg(last = true, value_name = "UP ARGUMENTS")]
     up: Vec<String>,
 }

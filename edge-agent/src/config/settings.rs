@@ -20,17 +20,17 @@ use crate::target::Target;
 #[serde(rename_all = "kebab-case", default)]
 #[schemars(deny_unknown_fields, title = "edge-agent.toml")]
 pub(crate) struct Settings {
-    /// Where the events go: `3000`, `:3000/path` or a URL. Without it and without --exec: NDJSON on stdout
+    /// Where to POST each event: `3000`, `:3000/path` or a URL. Without TARGET and --exec, events are printed as NDJSON
     #[arg(value_name = "TARGET")]
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "TextOrNumber")]
     pub(crate) to: Option<Target>,
-    /// A command for each event, its body on stdin; takes the rest of the line
+    /// The command to run for each event, with the body on stdin; takes the rest of the line
     #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true, conflicts_with = "to")]
     #[serde(deserialize_with = "command")]
     #[schemars(with = "OneOrMore")]
     pub(crate) exec: Option<Vec<String>>,
-    /// Without a handler: a line is done once its id was written to stdin, and is printed again at the next start otherwise
+    /// Without a handler: a printed event counts as handled once its id is written to stdin, else it is printed again at the next start
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) ack: Option<bool>,
     /// The relay's address
@@ -38,10 +38,10 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     pub(crate) relay: Option<Address>,
-    /// What this worker is called; one name, one worker [default: the registered name, at first the host's]
+    /// The worker's name; each name is one worker [default: the registered name, at first the host's]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Take the name over from another edge-agent of yours that uses it
+    /// Take over the name from another edge-agent of yours that uses it
     #[arg(long)]
     #[serde(skip)]
     pub(crate) replace: bool,
@@ -57,45 +57,45 @@ pub(crate) struct Settings {
     #[arg(skip)]
     #[serde(skip)]
     pub(crate) project_has_data: bool,
-    /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be given again [default: all]
+    /// Which events to receive: `Issue`, `Comment.create`, `AgentSessionEvent.*`; may be repeated [default: all]
     #[arg(long = "type", value_name = "GLOB", value_delimiter = ',')]
     #[serde(rename = "type", deserialize_with = "texts")]
     #[schemars(with = "OneOrMore")]
     pub(crate) types: Option<Vec<String>>,
-    /// Only what concerns the user of the Linear token: created, assigned, delegated, written, mentioned; sessions that the user started
+    /// Only events that concern the user of the Linear token: created, assigned, delegated, written, mentioned; sessions that the user started
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) mine: Option<bool>,
-    /// Only the events of this team, by its key, as `ENG`; may be given again [default: all that the user can see]
+    /// Only events of this team, by its key, such as `ENG`; may be repeated [default: all teams that the user can see]
     #[arg(long = "team", value_name = "KEY", value_delimiter = ',')]
     #[serde(rename = "team", deserialize_with = "texts")]
     #[schemars(with = "OneOrMore")]
     pub(crate) teams: Option<Vec<String>>,
-    /// The group of this worker: of the workers with the same one, a single one gets each event, issue by issue
+    /// The worker's group: each event goes to one worker of the group, and all events of an issue to the same one
     #[arg(long, value_name = "NAME")]
     pub(crate) group: Option<String>,
-    /// Open a tunnel, so that events are POSTed here at once [default: none]
+    /// Open a tunnel, through which the relay POSTs events at once [default: none]
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["public_url", "pull"])]
     #[schemars(with = "TunnelChoice")]
     pub(crate) tunnel: Option<TunnelChoice>,
-    /// Where the relay can POST to, through something of your own that leads to --listen
+    /// The public address of --listen, if you provide one: the relay POSTs events to it
     #[arg(long, value_name = "URL", conflicts_with = "pull")]
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     pub(crate) public_url: Option<Address>,
-    /// Ask for events instead of being POSTed to; this is what happens without --tunnel and --public-url
+    /// Ask the relay for events; this is the default without --tunnel and --public-url
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) pull: Option<bool>,
-    /// How often a pull worker asks: `5s`, or `2s..8s`, slower the longer nothing happens [default: 2s..8s]
+    /// How often to ask the relay: `5s`, or `2s..8s`, which slows down while no event arrives [default: 2s..8s]
     #[arg(long, value_name = "TIME")]
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     pub(crate) poll: Option<Poll>,
-    /// Where to listen for deliveries [default: 127.0.0.1:4747; any free port if that is taken and nothing is pushed]
+    /// Where to listen for deliveries [default: 127.0.0.1:4747; any free port if that one is taken and the agent only pulls]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "TextOrNumber")]
     pub(crate) listen: Option<Listen>,
-    /// How many events are handled side by side; those of one issue never are [default: 4]
+    /// How many events are handled concurrently; those of one issue never are [default: 4]
     #[arg(long, value_name = "N")]
     pub(crate) concurrency: Option<usize>,
     /// How long a handler may take for one event [default: 5m]
@@ -103,13 +103,13 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     pub(crate) time_limit: Option<Span>,
-    /// Take any certificate of a TARGET on this machine, as a self-signed one
+    /// Accept any certificate of a TARGET on this machine, such as a self-signed one
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub(crate) insecure: Option<bool>,
-    /// A file with the webhook secret that your code gives to Linear's SDK: events are stamped and signed for it
+    /// A file with the webhook secret that your code gives to Linear's SDK: events get a current timestamp and signature for it
     #[arg(long, value_name = "FILE")]
     pub(crate) linear_secret_file: Option<PathBuf>,
-    /// A file that holds a Linear API key or OAuth token; else the environment's LINEAR_TOKEN
+    /// A file with a Linear API key or OAuth token; without it, LINEAR_TOKEN is used
     #[arg(long, value_name = "FILE")]
     pub(crate) linear_token_file: Option<PathBuf>,
     /// How long handled events are kept [default: 7d]
@@ -117,15 +117,15 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     pub(crate) keep: Option<Span>,
-    /// How much room they may take; the oldest go first [default: 1GB]
+    /// How much space handled events may take; the oldest are deleted first [default: 1GB]
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     pub(crate) keep_size: Option<ByteSize>,
-    /// Where the registration and the events are kept; see the general options
+    /// Where the registration and the events are stored; see the general options
     #[arg(skip)]
     pub(crate) data: Option<PathBuf>,
-    /// Handlers by type; the first that matches has the event
+    /// Handlers by type; the first that matches gets the event
     #[arg(skip)]
     pub(crate) handler: Vec<HandlerTable>,
 }
@@ -151,7 +151,7 @@ pub(crate) struct HandlerTable {
     pub(super) time_limit: Option<Span>,
     /// What a stop of an agent session does to the event of the session that is being handled.
     pub(super) stop: OnStop,
-    /// How long after a success the next event of the same ordering key waits.
+    /// How long the next event of the same issue or agent session waits after a success.
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "String")]
     pub(super) pause: Option<Span>,

@@ -125,15 +125,15 @@ impl std::fmt::Display for Poll {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum TunnelChoice {
-    /// The first of cloudflared, ngrok and tailscale that is installed; without any, the agent pulls
+    /// The first of cloudflared, ngrok and tailscale that is installed; if none is, the agent pulls
     Auto,
-    /// A quick tunnel of Cloudflare's
+    /// A Cloudflare quick tunnel
     Cloudflared,
-    /// ngrok, with the account that it is set up with
+    /// ngrok, with its configured account
     Ngrok,
     /// Tailscale Funnel
     Tailscale,
-    /// None: the agent pulls
+    /// No tunnel: the agent pulls
     None,
 }
 

@@ -4,6 +4,7 @@ use tokio::process::Command;
 
 use super::targets::answering;
 use crate::harness::agent::{Agent, Home, command, output, relay_and_home, run, with_handler};
+use crate::harness::page::commands_for;
 use crate::harness::{Relay, TOKEN, issue};
 
 /// `edge-agent`, as somebody types it in a project: with nothing but a token.
@@ -14,17 +15,27 @@ fn typed(home: &Home, arguments: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn the_three_lines_of_the_readme_lead_to_the_first_event_in_a_handler() {
+async fn the_quickstart_of_the_readme_works() {
+    let test = "the_quickstart_of_the_readme_works";
+    let lines = commands_for(include_str!("../../../README.md"), test);
+    let agents = include_str!("../../../edge-agent/README.md");
+    assert_eq!(commands_for(agents, test), lines);
     let (relay, home, handler) = with_handler().await;
-    let url = relay.local.url();
-    let init = ["init", &handler.port(), "--relay", &url, "--name", "laptop"];
+    let [init, up] = [&lines[0], &lines[1]].map(|line| {
+        let line = line.replace("<RelayUrl>", &relay.local.url());
+        line.replace("3000", &handler.port())
+    });
+    let init: Vec<_> = init.split(' ').skip(1).collect();
     let written = run(&home, &init).await.exits(0);
     written.warns("is a relay");
     written.warns("https://linear.app/settings/account/security");
     written.warns("next, with an API key");
     let text = std::fs::read_to_string(home.join("edge-agent.toml")).unwrap();
     home.write("edge-agent.toml", format!("listen = '127.0.0.1:0'\n{text}"));
-    let mut agent = Agent::begin(&mut typed(&home, &["up"])).await;
+    let up = up
+        .strip_prefix("LINEAR_TOKEN=lin_api_… edge-agent ")
+        .unwrap();
+    let mut agent = Agent::begin(&mut typed(&home, &[up])).await;
     agent.says("ready:").await;
     let sent = run(&home, &["send"]).await.exits(0);
     let received = handler.wait_for(1).await.remove(0);

@@ -12,17 +12,18 @@ use local::samples::WORKSPACE;
 use parking_lot::Mutex;
 use protocol::linear_signature::sign;
 use serde_json::Value;
+use tokio::process::Command;
 
 use super::handlers::session;
 use crate::harness::agent::{Agent, Home, command, events, relay_and_home};
+use crate::harness::page::{blocks, commands_for};
 use crate::harness::{Relay, TOKEN, until};
-
-const SECRET: &str = "shared by edge-agent and the consumer";
 
 /// The settings that a page tells to write, with this relay, port and path of a socket in the place of its own.
 fn settings(page: &str, relay: &Relay, port: u16) -> String {
-    let block = page.split("```toml\n").nth(1).expect("it has settings");
-    let block = block.split("```").next().unwrap();
+    let blocks = blocks(page);
+    let block = blocks.iter().find(|block| block.language == "toml");
+    let block = &block.expect("it has settings").text;
     let theirs = "https://abc123.execute-api.us-east-1.amazonaws.com";
     assert!(block.contains(theirs), "{block}");
     let block = block.replace(theirs, &relay.local.url());
@@ -33,15 +34,23 @@ fn settings(page: &str, relay: &Relay, port: u16) -> String {
     format!("listen = '127.0.0.1:0'\n{text}")
 }
 
-fn write(home: &Home, settings: &str) {
+/// Does what the page says, and returns the secret that it has made.
+async fn write(home: &Home, page: &str, test: &str, settings: &str) -> String {
     home.write("edge-agent.toml", settings);
     home.write("linear-token", TOKEN);
-    home.write("webhook-secret", format!("{SECRET}\n"));
+    for line in commands_for(page, test) {
+        let mut shell = Command::new("sh");
+        let done = shell.args(["-c", &line]).current_dir(&**home).status();
+        assert!(done.await.unwrap().success(), "{line}");
+    }
+    let secret = std::fs::read_to_string(home.join("webhook-secret")).unwrap();
+    secret.trim().to_owned()
 }
 
 /// As Cyrus's transport: it verifies and answers at once, and starts a runner for a session a second later.
 #[derive(Debug, Default)]
 struct Cyrus {
+    secret: String,
     /// What each session's runners were: how many were started, and how many of them run.
     runners: HashMap<String, (usize, usize)>,
     taken: usize,
@@ -56,7 +65,7 @@ async fn cyrus(state: Arc<Mutex<Cyrus>>, headers: HeaderMap, body: Bytes) -> Sta
     let parsed: Value = serde_json::from_slice(&body).unwrap();
     let age =
         protocol::clock::Clock::system().millis() - parsed["webhookTimestamp"].as_i64().unwrap();
-    if given != Some(&sign(SECRET, &body)) || age.abs() > 60_000 {
+    if given != Some(&sign(&state.lock().secret, &body)) || age.abs() > 60_000 {
         return StatusCode::UNAUTHORIZED;
     }
     state.lock().taken += 1;
@@ -100,7 +109,8 @@ async fn runners_after_a_night(pause: bool) -> (usize, usize) {
     if !pause {
         text = text.replace("pause = ", "# pause = ");
     }
-    write(&home, &text);
+    let test = "cyrus_as_its_page_has_it_starts_one_runner_after_a_night_and_stops_it";
+    state.lock().secret = write(&home, page, test, &text).await;
     let up = || {
         let mut up = command(&home);
         up.args(["up", "--name", "laptop", "--trust-project"]);
@@ -139,9 +149,10 @@ async fn cyrus_as_its_page_has_it_starts_one_runner_after_a_night_and_stops_it()
 #[tokio::test]
 async fn the_settings_for_ones_own_agent_hand_over_what_linears_sdk_takes() {
     let (relay, home, handler) = crate::harness::agent::with_handler().await;
-    let page = include_str!("../../../docs/own-agent.md");
+    let page = include_str!("../../../docs/agents.md");
     let port = handler.port().parse().unwrap();
-    write(&home, &settings(page, &relay, port));
+    let test = "the_settings_for_ones_own_agent_hand_over_what_linears_sdk_takes";
+    let secret = write(&home, page, test, &settings(page, &relay, port)).await;
     let mut up = command(&home);
     up.args(["up", "--name", "laptop", "--trust-project"]);
     let agent = Agent::start(&mut up).await;
@@ -149,7 +160,7 @@ async fn the_settings_for_ones_own_agent_hand_over_what_linears_sdk_takes() {
     let received = handler.wait_for(1).await.remove(0);
     assert_eq!(
         received.header("linear-signature"),
-        sign(SECRET, &received.body)
+        sign(&secret, &received.body)
     );
     assert_eq!(received.header("linear-event"), "AgentSessionEvent");
     // The same code as the one that is run against the SDK itself.

@@ -2,8 +2,8 @@
 //! Linear's API, and receivers that record and misbehave to order.
 
 pub(crate) mod agent;
-pub(crate) mod commands;
 pub(crate) mod emulator;
+pub(crate) mod page;
 mod receiver;
 pub(crate) mod served;
 pub(crate) mod sqs;

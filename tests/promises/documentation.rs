@@ -1,0 +1,152 @@
+//! The documentation: its commands are run by tests or marked, its settings are accepted, and it is as long as it may be.
+//!
+//! `.ci/run` checks the links.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::harness::agent::{Home, run};
+use crate::harness::page::{Block, blocks, commands_for};
+use crate::harness::terminate;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// All pages, by their path from the root.
+fn pages() -> BTreeMap<String, String> {
+    let root = root();
+    let mut found = BTreeMap::new();
+    for directory in [
+        "",
+        "docs",
+        "docs/adr",
+        "edge-agent",
+        "packaging",
+        "examples",
+    ] {
+        for entry in fs::read_dir(root.join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.strip_prefix(&root).unwrap();
+                let text = fs::read_to_string(&path).unwrap();
+                found.insert(name.to_str().unwrap().to_owned(), text);
+            }
+        }
+    }
+    assert!(found.len() > 20, "{:?}", found.keys());
+    found
+}
+
+/// The text of each file with tests, and of the gate.
+fn runners() -> Vec<String> {
+    fn read(directory: &Path, into: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push(fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    read(&root().join("tests/promises"), &mut found);
+    found
+}
+
+/// What is wrong with the mark of a block of commands, if something is.
+fn wrong(page: &str, block: &Block, runners: &[String]) -> Option<String> {
+    if block.language.is_empty() {
+        return Some("a block needs a language".to_owned());
+    }
+    if block.language != "sh" {
+        return None;
+    }
+    match block.mark.split_once('=') {
+        Some(("not-tested", reason)) if reason.contains('-') => None,
+        Some(("test", ".ci/run")) => None,
+        Some(("test", test)) => {
+            let declared = format!("fn {test}()");
+            let reads = format!("/{}\"", page);
+            let is_run =
+                (runners.iter()).any(|text| text.contains(&declared) && text.contains(&reads));
+            (!is_run).then(|| format!("no test `{test}` is in a file that reads the page"))
+        }
+        _ => Some("`sh` needs `test=NAME` or `not-tested=the-reason`".to_owned()),
+    }
+}
+
+#[test]
+fn every_block_of_commands_is_run_by_a_test_or_says_why_not() {
+    let runners = runners();
+    let mut all = Vec::new();
+    for (page, text) in pages() {
+        for block in blocks(&text) {
+            if let Some(wrong) = wrong(&page, &block, &runners) {
+                all.push(format!("{page}: {wrong}: {}", block.text));
+            }
+        }
+    }
+    assert!(all.is_empty(), "{}", all.join("\n"));
+}
+
+#[test]
+fn the_readme_has_at_most_900_words() {
+    let words = include_str!("../../README.md").split_whitespace().count();
+    assert!(words <= 900, "{words}");
+}
+
+#[tokio::test]
+async fn the_settings_in_the_agents_readme_are_accepted() {
+    let home = Home::new();
+    let page = include_str!("../../edge-agent/README.md");
+    let blocks = blocks(page);
+    let settings = blocks.iter().find(|block| block.language == "toml");
+    home.write("edge-agent.toml", &settings.unwrap().text);
+    // A file that is wrong is refused with 2; an agent that does not run, with 3.
+    run(&home, &["status"]).await.exits(3);
+    home.write("edge-agent.toml", "tunnle = 'auto'");
+    run(&home, &["status"]).await.exits(2);
+}
+
+#[test]
+fn the_relay_on_one_machine_is_as_the_readme_says() {
+    let page = include_str!("../../README.md");
+    let command = commands_for(page, "the_relay_on_one_machine_is_as_the_readme_says").remove(0);
+    let program = env!("CARGO_BIN_EXE_edge");
+    let command = command
+        .replace("<secret>", "a-secret-of-enough-characters")
+        .replace(
+            "cargo run --release -p local --",
+            &format!("exec {program}"),
+        );
+    let directory = tempfile::tempdir().unwrap();
+    let mut relay = Command::new("sh")
+        .args(["-c", &format!("{command} --listen 127.0.0.1:0")])
+        .env("XDG_DATA_HOME", directory.path())
+        .env("HOME", directory.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(relay.stderr.take().unwrap()).lines();
+    let url = said.find_map(|line| {
+        let line = line.unwrap();
+        let (_, url) = line.split_once("  agents    ")?;
+        Some(url.to_owned())
+    });
+    let health = |url: &str| {
+        let mut command = Command::new(program);
+        let done = command.args(["health-check", "--relay", url]).output();
+        done.unwrap().status.code()
+    };
+    let url = url.expect("it says where it listens");
+    assert_eq!(health(&url), Some(0));
+    terminate(relay.id());
+    said.for_each(drop);
+    assert!(relay.wait().unwrap().success());
+    assert_eq!(health(&url), Some(1));
+}
