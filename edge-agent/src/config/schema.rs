@@ -1,31 +1,13 @@
 //! The JSON schema of `edge-agent.toml`, by which editors complete and check it.
 
 use anyhow::Context as _;
+use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
-use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
 use super::settings::Settings;
 use crate::failure::Failure;
-
-/// A setting that is read from its text: a number is as good as its text.
-#[derive(JsonSchema)]
-#[schemars(untagged, inline)]
-#[expect(dead_code, reason = "for the schema alone")]
-pub(super) enum TextOrNumber {
-    Text(String),
-    Number(u16),
-}
-
-/// A list of texts, or one text in the place of a list of one.
-#[derive(JsonSchema)]
-#[schemars(untagged, inline)]
-#[expect(dead_code, reason = "for the schema alone")]
-pub(super) enum OneOrMore {
-    One(String),
-    All(Vec<String>),
-}
 
 /// The schema, as editors read it (draft 7).
 pub(crate) fn schema() -> Result<String, Failure> {

@@ -11,8 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::OnStop;
-use super::schema::{OneOrMore, TextOrNumber};
-use super::values::{Address, Listen, Poll, Span, TunnelChoice, command, parsed, texts};
+use super::values::{
+    Address, Listen, OneOrMore, Poll, Span, TextOrNumber, TunnelChoice, command, parsed, texts,
+};
 use crate::target::Target;
 
 /// The settings of edge-agent. Each is also a flag of `edge-agent up` and a variable `EDGE_AGENT_…`.

@@ -190,6 +190,24 @@ pub(super) fn command<'de, D: Deserializer<'de>>(
     }
 }
 
+/// A setting that is read from its text: a number is as good as its text.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "for the schema alone")]
+pub(super) enum TextOrNumber {
+    Text(String),
+    Number(u16),
+}
+
+/// A list of texts, or one text in the place of a list of one.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "for the schema alone")]
+pub(super) enum OneOrMore {
+    One(String),
+    All(Vec<String>),
+}
+
 struct Text;
 
 impl Visitor<'_> for Text {
