@@ -1,10 +1,29 @@
-//! The agent on a developer's machine: it receives, verifies and stores a delivery, answers it, and only then calls the
-//! handler.
+//! The agent on a developer's machine: it receives, verifies and stores a delivery, acknowledges it, and only then calls the handler.
 //!
-//! [`cli`] parses the arguments and [`config`] reads the settings. [`up`] is the daemon: the [`receiver`] accepts
-//! deliveries at a [`listener`], [`membership`] keeps the agent registered and empties its [`mailbox`], [`handling`] passes
-//! the stored events to a [`handler`] or [`ndjson`] prints them, a [`tunnel`] makes the agent reachable, and the
-//! [`sleep_watcher`] detects that the machine was asleep. [`commands`] are all other commands.
+//! # Nouns
+//!
+//! The agent is one *worker* of the relay. Its *registration* is the worker's path, token and signing secret. A *delivery* arrives as a POST at the
+//! *listener*, through a *tunnel* or a public address, or is *pulled* from the *mailbox*. The *store* is a SQLite file with all events. A *handler* is
+//! the user's code: an HTTP server, a command, or the reader of stdout.
+//!
+//! # Two halves
+//!
+//! The *receiving* half owns an event until it is stored: [`receiver`] and [`mailbox`] verify ([`delivery`]), store, and then acknowledge. If storing
+//! fails, nothing is acknowledged, and the relay keeps the event. The *handling* half owns a stored event until it is handled: [`handling`] takes the
+//! oldest event of each ordering key, passes it to a [`handler`] or prints it ([`ndjson`]), and records the result. Neither half waits for the
+//! other, so a handler that takes an hour delays no acknowledgement. The two share [`state`] and the store.
+//!
+//! # What keeps it going
+//!
+//! [`membership`] keeps the registration alive: it registers, renews, and goes offline at shutdown. The [`sleep_watcher`] reports that the
+//! machine was asleep or has changed networks, which makes the agent renew and pull at once. A [`tunnel`] is watched and reopened. A [`problem`] that
+//! lasts is reported once and retried with backoff. The [`supervisor`] is a second process that ends tunnels and commands when the agent ends for
+//! any reason.
+//!
+//! # Commands
+//!
+//! [`cli`] parses the arguments and [`config`] merges flags, variables and the file into settings that are valid as a whole. [`up`] is the daemon;
+//! [`commands`] are all others. They read the same store from processes of their own, and there is no control socket.
 
 mod cause;
 pub mod cli;

@@ -57,6 +57,16 @@ pub fn is_pattern(pattern: &str) -> bool {
 }
 
 /// Whether any pattern matches an event of this type and action. Without a list, every event matches.
+///
+/// ```
+/// use protocol::capability::wanted;
+///
+/// let patterns = ["Issue".to_owned(), "Comment.create".to_owned()];
+/// assert!(wanted(Some(&patterns), "Issue", "update"));
+/// assert!(wanted(Some(&patterns), "Comment", "create"));
+/// assert!(!wanted(Some(&patterns), "Comment", "remove"));
+/// assert!(wanted(None, "Project", "create"));
+/// ```
 pub fn wanted(patterns: Option<&[String]>, kind: &str, action: &str) -> bool {
     patterns.is_none_or(|patterns| patterns.iter().any(|p| matches(p, kind, action)))
 }

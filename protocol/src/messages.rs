@@ -1,7 +1,20 @@
 //! The JSON that workers and the relay exchange.
 //!
-//! Field names are camelCase on the wire. Unknown fields of a request are ignored, so that an older relay
-//! takes a newer agent's.
+//! Field names are camelCase on the wire. Unknown fields of a request are ignored, so that an older relay accepts the requests of a newer
+//! agent. A field that is absent differs from one that is `null` in a [`Renew`] alone.
+//!
+//! ```
+//! use protocol::messages::{Control, Pull};
+//!
+//! // What the relay itself POSTs to a worker has a `type` that no event of Linear's has.
+//! let ping: Control = serde_json::from_str(r#"{"type":"edge.ping","waiting":true}"#)?;
+//! assert!(matches!(ping, Control::Ping { waiting: true, .. }));
+//!
+//! // The worker then asks for what waits, and acknowledges what it has stored with its next request.
+//! let pull = Pull { ack: vec![], limit: Some(100) };
+//! assert_eq!(serde_json::to_string(&pull)?, r#"{"ack":[],"limit":100}"#);
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! The errors of both HTTP interfaces, the relay's and the agent's: RFC 9457 `application/problem+json` with a stable
 //! code.
 //!
-//! Every code is declared once, in [`Code`], with its status, its meaning and its remedy. `docs/errors.md` is
-//! generated from it.
+//! Every code is declared once, in [`Code`], with its status, its meaning and its remedy. The table in
+//! `docs/api.md` is generated from it.
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};

@@ -95,6 +95,19 @@ impl fmt::Debug for Secret {
 }
 
 /// The value of `webhook-signature`: one signature for each secret, separated by one space.
+///
+/// `timestamp` is in seconds since the Unix epoch, as in `webhook-timestamp`.
+///
+/// ```
+/// use protocol::signature::{Secret, sign};
+///
+/// // The example of the Standard Webhooks specification.
+/// let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
+/// let body = br#"{"test": 2432232314}"#;
+/// let signature = sign([&secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
+/// assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+/// # Ok::<(), protocol::signature::InvalidSecret>(())
+/// ```
 pub fn sign<'a>(
     secrets: impl IntoIterator<Item = &'a Secret>,
     id: &str,
@@ -108,8 +121,8 @@ pub fn sign<'a>(
 /// The value of `webhook-receipt` in the answer to a request with this `webhook-id` and `webhook-timestamp`: one receipt
 /// for each secret, separated by one space.
 ///
-/// Only a request whose signature matches may be answered with one: otherwise a stranger could ask for the receipts of
-/// requests that he keeps from the worker.
+/// Only a response to a request whose signature matches may carry one. Otherwise an attacker who intercepts deliveries could obtain their
+/// receipts from the worker.
 pub fn receipt<'a>(
     secrets: impl IntoIterator<Item = &'a Secret>,
     id: &str,
@@ -209,8 +222,8 @@ pub struct Signed<'a> {
     pub signature: &'a str,
 }
 
-/// Checks the form, then the digest with each of `secrets`, then the age against `now`. So what fails by its age alone
-/// was signed with one of the secrets.
+/// Verifies the form, then the digest with each of `secrets`, then the age against `now`, in seconds since the Unix epoch. A delivery that
+/// fails by its age alone was therefore signed with one of the secrets.
 ///
 /// # Errors
 ///

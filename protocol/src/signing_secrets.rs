@@ -46,6 +46,18 @@ impl SigningSecrets {
     }
 
     /// Replaces the current secret at `now`.
+    ///
+    /// ```
+    /// use protocol::signature::Secret;
+    /// use protocol::signing_secrets::{OVERLAP, SigningSecrets};
+    ///
+    /// let now = 1_764_400_000_000;
+    /// let secrets = SigningSecrets::new(Secret::generate()).rotate(Secret::generate(), now);
+    /// assert_eq!(secrets.valid_at(now).count(), 2);
+    /// let later = now + i64::try_from(OVERLAP.as_millis())?;
+    /// assert_eq!(secrets.valid_at(later).count(), 1);
+    /// # Ok::<(), std::num::TryFromIntError>(())
+    /// ```
     pub fn rotate(&self, current: Secret, now: UnixMillis) -> Self {
         let last = ReplacedSecret {
             secret: self.current.clone(),
