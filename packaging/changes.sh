@@ -5,9 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-changes=$(awk -v heading="## [$1]" 'index($0, heading) == 1 { found = 1; next } /^## / { found = 0 } found' CHANGELOG.md)
+changes=$(awk -v heading="## $1 " 'index($0, heading) == 1 { found = 1; next } /^## / { found = 0 } found' CHANGELOG.md)
 if [ -z "$changes" ]; then
-    echo "CHANGELOG.md has no heading \`## [$1]\`" >&2
+    echo "CHANGELOG.md has no heading \`## $1 - <date>\`" >&2
     exit 1
 fi
 printf '%s\n' "$changes"
