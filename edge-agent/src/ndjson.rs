@@ -59,7 +59,7 @@ pub(crate) async fn run(state: &AgentState, acknowledged: bool) -> anyhow::Resul
             () = state.shutdown.cancelled(), if !is_ending => {}
             taken = printer.taken.next() => printer.settle(taken?).await,
             () = gone.notified() => {
-                let taken = printer.taken.so_far();
+                let taken = printer.taken.last().await;
                 printer.settle(taken).await;
                 anyhow::bail!("nothing reads stdout any more: what it has not taken is printed at the next start");
             }
@@ -107,15 +107,25 @@ impl Printer<'_> {
         self.printed
             .extend(events.iter().map(|event| event.sequence));
         self.taken.expect(events, lines.len());
-        let written = tokio::task::spawn_blocking(move || {
+        let mut written = tokio::task::spawn_blocking(move || {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(&lines)?;
             stdout.flush()
         });
-        written.await?.context("cannot write to stdout")?;
-        let taken = self.taken.so_far();
+        let written = loop {
+            tokio::select! {
+                written = &mut written => break written,
+                taken = self.taken.next_while_writing() => self.settle(taken?).await,
+            }
+        };
+        let Err(error) = written? else {
+            let taken = self.taken.so_far();
+            self.settle(taken).await;
+            return Ok(true);
+        };
+        let taken = self.taken.last().await;
         self.settle(taken).await;
-        Ok(true)
+        Err(error).context("cannot write to stdout")
     }
 
     /// The next events that are not printed; none if there are none.

@@ -114,6 +114,25 @@ impl Taken {
         }
     }
 
+    /// The same while lines are written. What is in the pipe says nothing then.
+    pub(super) async fn next_while_writing(&mut self) -> anyhow::Result<Vec<i64>> {
+        match self {
+            Self::Acknowledged { .. } => self.next().await,
+            Self::Read { .. } => std::future::pending().await,
+        }
+    }
+
+    /// What was taken when the reader has ended: the acknowledgements that are on their way, too.
+    pub(super) async fn last(&mut self) -> Vec<i64> {
+        let mut taken = self.so_far();
+        if let Self::Acknowledged { .. } = self {
+            while let Ok(Ok(more)) = tokio::time::timeout(LAST_LOOK, self.next()).await {
+                taken.extend(more);
+            }
+        }
+        taken
+    }
+
     /// What is no longer in the pipe.
     pub(super) fn so_far(&mut self) -> Vec<i64> {
         let Self::Read {

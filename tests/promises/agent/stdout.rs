@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::agent::{Agent, Home, command, deliver, events, free_port, in_time, output};
 use crate::harness::agent::{relay_and_home, run, signed, signed_at, worker};
-use crate::harness::{TOKEN, client, issue, relay, terminate, until};
+use crate::harness::{TOKEN, client, issue, large_issue, relay, terminate, until};
 
 #[tokio::test]
 async fn every_event_is_printed_once_with_all_that_came_with_it() {
@@ -258,6 +258,32 @@ async fn with_ack_an_event_is_done_once_its_id_comes_on_stdin() {
         .await
         .exits(2)
         .warns("there is a handler");
+}
+
+#[tokio::test]
+async fn an_acknowledgement_counts_also_while_lines_wait_for_their_reader() {
+    let (relay, home) = relay_and_home().await;
+    let mut up = Agent::up(&relay, &home);
+    up.arg("--ack").stdin(Stdio::piped());
+    let mut agent = Agent::start(&mut up).await;
+    for number in 0..10 {
+        // More than a pipe holds.
+        relay.post(&large_issue("i", number, 50_000)).await;
+    }
+    until("all are stored", async || events(&home).await.len() == 10).await;
+    let first = agent.event().await["id"].as_str().unwrap().to_owned();
+    let mut stdin = agent.child.stdin.take().unwrap();
+    let ack = format!("{first}\n");
+    stdin.write_all(ack.as_bytes()).await.unwrap();
+    until("it is done", async || waiting(&home).await == 9).await;
+    // What a reader acknowledges last counts, too, when it ends.
+    let second = agent.event().await["id"].as_str().unwrap().to_owned();
+    let ack = format!("{second}\n");
+    stdin.write_all(ack.as_bytes()).await.unwrap();
+    drop(agent.lines);
+    drop(stdin);
+    assert_eq!(in_time(agent.child.wait()).await.unwrap().code(), Some(1));
+    assert_eq!(waiting(&home).await, 8);
 }
 
 #[tokio::test]
