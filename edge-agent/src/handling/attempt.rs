@@ -58,8 +58,8 @@ struct Ended {
     answer: Answer,
     /// The row of the attempt, if it was recorded when it began.
     begun: Option<i64>,
-    /// How many there were before it.
-    attempts: u64,
+    /// How many there were before it, without those that a shutdown has interrupted.
+    completed: u64,
     took_ms: i64,
 }
 
@@ -82,6 +82,7 @@ impl Handling {
         let Loaded {
             event,
             attempts,
+            completed,
             is_intact,
         } = match self.state.store.load(sequence).await {
             Ok(Some(loaded)) => loaded,
@@ -107,7 +108,7 @@ impl Handling {
                     body: Vec::new(),
                 },
                 begun: None,
-                attempts,
+                completed,
                 took_ms: 0,
             };
             return self.record(sequence, &event, None, ended).await;
@@ -143,7 +144,7 @@ impl Handling {
         let ended = Ended {
             answer,
             begun,
-            attempts,
+            completed,
             took_ms: millis(began.elapsed()),
         };
         self.record(sequence, &event, Some(rule), ended).await
@@ -177,11 +178,11 @@ impl Handling {
         let Ended {
             answer,
             begun,
-            attempts,
+            completed,
             took_ms,
         } = ended;
         let retries = rule.and_then(|rule| rule.retries);
-        let (state, outcome, due_at) = settle(&answer.outcome, attempts, retries, now);
+        let (state, outcome, due_at) = settle(&answer.outcome, completed, retries, now);
         let handler = rule.map_or_else(String::new, |rule| rule.action.to_string());
         let what = match rule {
             None => answer.result.clone(),
@@ -224,7 +225,7 @@ fn report(event: &Event, state: State, what: &str, wait_ms: i64) {
     }
 }
 
-/// What an outcome means for an event with this many earlier attempts, whose handler has so many retries if that is set: its
+/// What an outcome means for an event with this many earlier attempts that were completed, whose handler has so many retries if that is set: its
 /// state, the word for the attempt, and when it is due again.
 fn settle(
     outcome: &Outcome,

@@ -27,6 +27,8 @@ pub(crate) struct Filter {
 pub(crate) struct Loaded {
     pub(crate) event: Event,
     pub(crate) attempts: u64,
+    /// How many of them were not interrupted by a shutdown.
+    pub(crate) completed: u64,
     /// Whether its content is what was stored.
     pub(crate) is_intact: bool,
 }
@@ -115,8 +117,10 @@ impl Store {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body, digest
-                     FROM event JOIN content USING (sequence) WHERE sequence = ? AND state = 'waiting'",
+                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body, digest,
+                         (SELECT count(*) FROM (SELECT outcome, row_number() OVER (ORDER BY a.rowid DESC) AS nth FROM attempt a
+                              WHERE a.sequence = e.sequence) WHERE nth <= e.attempts AND outcome <> 'interrupted')
+                     FROM event e JOIN content USING (sequence) WHERE sequence = ? AND state = 'waiting'",
                 )?
                 .query_row([sequence], |row| {
                     let event = event(row)?;
@@ -125,6 +129,7 @@ impl Store {
                     Ok(Loaded {
                         is_intact: digest.is_none_or(|digest| digest == now),
                         attempts: row.get(6)?,
+                        completed: row.get(10)?,
                         event,
                     })
                 })

@@ -458,6 +458,36 @@ async fn a_command_that_reads_nothing_of_a_large_event_ends_with_the_agent_too()
 }
 
 #[tokio::test]
+async fn what_a_shutdown_interrupts_uses_up_no_retry() {
+    let (relay, home) = relay_and_home().await;
+    let script = endless(&home, "cat > /dev/null\n[ ! -e \"$0.busy\" ] || exit 75");
+    let up = || {
+        let mut up = Agent::up(&relay, &home);
+        up.args(["--exec", &script]);
+        up
+    };
+    let mut agent = Agent::start(&mut up()).await;
+    let posted = relay.post(&issue("i", 1)).await;
+    // Once more than there are retries.
+    for attempt in 1..=6 {
+        assert_eq!(begun(&home, attempt).await[attempt - 1].1, attempt as u64);
+        agent.stop().await;
+        if attempt == 6 {
+            home.write("endless.busy", "");
+        }
+        agent = Agent::start(&mut up()).await;
+    }
+    until("it is tried twice more", async || {
+        let tries = tries(&home, &json!(posted.event)).await;
+        tries.len() == 8 && tries[7]["outcome"] == "retry"
+    })
+    .await;
+    agent.stop().await;
+    let tries = tries(&home, &json!(posted.event)).await;
+    assert!(tries[..6].iter().all(|t| t["outcome"] == "interrupted"));
+}
+
+#[tokio::test]
 async fn at_the_shutdown_a_command_is_told_to_end_and_what_it_had_not_done_is_done_again() {
     for (exit, state, outcome) in [(3, "waiting", "interrupted"), (0, "done", "done")] {
         let (relay, home) = relay_and_home().await;
