@@ -95,18 +95,8 @@ impl Handling {
         let rules = &self.config.rules;
         let rule = handler::rule(rules, &event.kind, &event.action);
         let (Some(rule), true) = (rule, is_intact) else {
-            let (outcome, result) = if is_intact {
-                (Outcome::Dropped, "no handler is for it")
-            } else {
-                // What the relay has signed is not here any more.
-                (Outcome::Failed, DAMAGED)
-            };
             let ended = Ended {
-                answer: Answer {
-                    outcome,
-                    result: result.to_owned(),
-                    body: Vec::new(),
-                },
+                answer: unhandled(is_intact),
                 begun: None,
                 completed,
                 took_ms: 0,
@@ -206,6 +196,21 @@ impl Handling {
             State::Done => Disposition::Settled(rule.map_or(Duration::ZERO, |rule| rule.pause)),
             State::Dropped | State::Failed => Disposition::Settled(Duration::ZERO),
         }
+    }
+}
+
+/// The result for an event that no handler gets, because there is none for it or its content is damaged.
+fn unhandled(is_intact: bool) -> Answer {
+    let (outcome, result) = if is_intact {
+        (Outcome::Dropped, "no handler is for it")
+    } else {
+        // What the relay has signed is not here any more.
+        (Outcome::Failed, DAMAGED)
+    };
+    Answer {
+        outcome,
+        result: result.to_owned(),
+        body: Vec::new(),
     }
 }
 
