@@ -4,6 +4,7 @@
 //! malformed, and holds no value, since a value may be a secret. [`verify_access`] then verifies that the resources are
 //! accessible, before the first request.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -82,12 +83,14 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The value, if all settings were valid.
+    /// The value, if all settings were valid. A setting that several functions read is named once.
     ///
     /// # Errors
     ///
     /// The names of all invalid settings.
-    pub fn finish<T>(self, value: T) -> Result<T, ConfigError> {
+    pub fn finish<T>(mut self, value: T) -> Result<T, ConfigError> {
+        let mut named = BTreeSet::new();
+        self.wrong.retain(|wrong| named.insert(wrong.clone()));
         if self.wrong.is_empty() {
             Ok(value)
         } else {
@@ -408,11 +411,13 @@ mod tests {
         let _ = IngestConfig::read(&mut settings);
         let _ = RegisterConfig::read(&mut settings);
         let _ = DeliverConfig::read(&mut settings);
+        let _ = HealthConfig::read(&mut settings);
         let error = settings.finish(()).unwrap_err().to_string();
         let names = "STACK_NAME TABLE_NAME QUEUE_URL DLQ_URL LINEAR_WEBHOOK_SECRET_ID \
             LINEAR_WEBHOOK_SECRETS LINEAR_API_URL LEASE_SECONDS DELIVERY_TIMEOUT_SECONDS";
         for name in names.split_whitespace() {
-            assert!(error.contains(&format!("`{name}`")), "{name} in {error}");
+            let named = error.matches(&format!("`{name}`")).count();
+            assert_eq!(named, 1, "{name} in {error}");
         }
         assert!(!error.contains("hush"), "{error}");
     }

@@ -497,9 +497,16 @@ async fn what_cannot_be_done_is_said_with_what_can() {
 
 #[tokio::test]
 async fn every_command_of_the_operators_page_does_what_it_says() {
-    let page = include_str!("../../docs/operations.md");
-    let mut found = commands_of(page, &["edge-relay"]);
+    let pages = [
+        include_str!("../../docs/operations.md"),
+        include_str!("../../docs/deploy.md"),
+    ];
+    let mut found = pages
+        .map(|page| commands_of(page, &["edge-relay"]))
+        .concat();
     found.retain(|command| command.starts_with("edge-relay admin "));
+    found.sort_unstable();
+    found.dedup();
     assert!(found.len() > 15, "{found:?}");
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), issue("i", 1)).unwrap();

@@ -29,6 +29,7 @@ mod nothing_secret_is_logged;
 mod order;
 mod over_tls;
 mod receipts;
+mod receivers;
 mod registration;
 mod rejecting_workers;
 mod sam_deploy;

@@ -243,8 +243,14 @@ async fn every_command_of_the_operators_page_runs() {
     ] {
         values.insert(name.to_owned(), value.to_owned());
     }
-    let page = include_str!("../../docs/operations.md");
-    let found = commands_of(page, &["aws", "sam"]);
+    let pages = [
+        include_str!("../../docs/operations.md"),
+        // Its last part removes the stack.
+        include_str!("../../docs/deploy.md"),
+    ];
+    let found = pages
+        .map(|page| commands_of(page, &["aws", "sam"]))
+        .concat();
     assert!(found.len() > 20, "{found:?}");
     for command in found {
         let mut command = command.replace("STACK", STACK);

@@ -59,12 +59,12 @@ pub(crate) fn commands_for(page: &str, test: &str) -> Vec<String> {
     found
 }
 
-/// The commands in a page's blocks and, of these programs, in its text, as a shell takes them, in the page's order.
+/// The commands in a page's blocks that a test runs and, of these programs, in its text, as a shell takes them, in the page's order.
 pub(crate) fn commands_of(page: &str, programs: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for part in parts(page) {
         match part {
-            Part::Block(block) if block.language == "sh" => found.extend(commands(&block)),
+            Part::Block(block) if block.mark.starts_with("test=") => found.extend(commands(&block)),
             Part::Block(_) => {}
             Part::Line(line) => {
                 let spans = line.split('`').skip(1).step_by(2);
