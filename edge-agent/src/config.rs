@@ -165,6 +165,12 @@ impl Settings {
         if let Some(types) = &self.types {
             protocol::capability::validate(types).map_err(|error| wrong(error.message("type")))?;
         }
+        if self.teams.as_ref().is_some_and(Vec::is_empty) {
+            return Err(wrong(
+                "`team` takes at least one key; leave it out to get the events of all teams"
+                    .to_owned(),
+            ));
+        }
         if (self.group.as_deref()).is_some_and(|group| !is_identifier(group)) {
             return Err(wrong(
                 "`group` has to be 1 to 64 of A-Z a-z 0-9 _ -".to_owned(),

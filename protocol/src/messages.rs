@@ -19,11 +19,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Which events a worker wants, beside their types. All that is named has to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 pub struct Filter {
     /// Only those that concern its user: who created, has assigned or delegated, wrote, acted, is notified or mentioned; of
     /// agent sessions, those that the user started.
@@ -32,6 +34,33 @@ pub struct Filter {
     /// Only those of these teams, by key (`ENG`), and none that belongs to no team.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teams: Option<Vec<String>>,
+}
+
+impl Serialize for Filter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+/// Only an object is one. What serde derives reads an array, too, as an object whose fields have no names.
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Filter;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Filter, A::Error> {
+                Filter::deserialize(MapAccessDeserializer::new(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// `POST /edge/register`
@@ -126,7 +155,7 @@ pub struct Workspace {
 
 /// Whether a worker's events are POSTed or parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum WorkerState {
     /// They are POSTed to its address.
     Live,
@@ -144,6 +173,17 @@ impl WorkerState {
             Self::Away => "away",
             Self::Pull => "pull",
         }
+    }
+}
+
+/// Only a text is one. What serde derives reads `{"away":null}`, too.
+impl TryFrom<String> for WorkerState {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        ([Self::Live, Self::Away, Self::Pull].into_iter())
+            .find(|state| state.as_str() == text)
+            .ok_or("a state is `live`, `away` or `pull`")
     }
 }
 
@@ -408,6 +448,22 @@ mod tests {
         assert_eq!(null.webhook_url, Some(None));
         let json = serde_json::to_string(&null).unwrap();
         assert_eq!(json, r#"{"webhookUrl":null}"#);
+    }
+
+    #[test]
+    fn a_value_of_another_shape_is_not_read_as_if_it_had_the_right_one() {
+        let read = serde_json::from_str::<Renew>;
+        assert!(read(r#"{"filter":{"mine":true},"state":"away"}"#).is_ok());
+        assert!(read(r#"{"filter":null}"#).is_ok());
+        for wrong in [
+            r#"{"filter":[]}"#,
+            r#"{"filter":[true,["ENG"]]}"#,
+            r#"{"filter":"mine"}"#,
+            r#"{"state":{"away":null}}"#,
+            r#"{"state":["away"]}"#,
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

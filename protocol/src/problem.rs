@@ -199,7 +199,7 @@ codes! {
         "The webhook has no `Linear-Signature` header, or several.",
         "Send exactly one `Linear-Signature` header.";
     StorageUnavailable = "storage_unavailable", SERVICE_UNAVAILABLE, Relay,
-        "DynamoDB, SQS or Secrets Manager failed or throttled a call.",
+        "DynamoDB, SQS or Secrets Manager failed or throttled a call, or took longer than a webhook may take.",
         "Try again after `Retry-After`. The operator finds the cause in the log.";
     TimestampInFuture = "timestamp_in_future", UNAUTHORIZED, Relay,
         "`webhookTimestamp` is more than a minute in the future.",
@@ -208,7 +208,7 @@ codes! {
         "`webhookTimestamp` is older than `ACCEPTED_AGE_SECONDS`.",
         "None: the webhook is a replay, or Linear's last retry came too late.";
     TooManyRegistrations = "too_many_registrations", TOO_MANY_REQUESTS, Relay,
-        "The user has made too many registrations or challenges in this minute, or too many from this address have failed.",
+        "The user has made too many registrations or challenges in this minute or has two challenges under way, or too many from this address have failed.",
         "Try again after `Retry-After`.";
     TooManyWorkers = "too_many_workers", FORBIDDEN, Relay,
         "The user, or the workspace, has as many workers as it may have.",
@@ -250,7 +250,7 @@ impl Code {
 mod tests {
     use super::*;
 
-    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md");
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
     const BEGIN: &str = "<!-- Generated from protocol/src/problem.rs by its tests. -->\n";
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         let expected = format!("{before}{BEGIN}{table}");
         if page != expected {
             std::fs::write(PAGE, expected).unwrap();
-            panic!("docs/errors.md was out of date and has been generated again: commit it");
+            panic!("docs/api.md was out of date and has been generated again: commit it");
         }
     }
 

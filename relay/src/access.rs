@@ -84,6 +84,12 @@ fn filtered(
             .map(|(id, _)| id.clone())
             .ok_or_else(|| unknown_team(wanted, keys))
     };
+    if filter.teams.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Error::refused(
+            Code::InvalidRequest,
+            "`filter.teams` takes at least one key; leave it out to get the events of all teams",
+        ));
+    }
     let only_teams = (filter.teams.as_ref())
         .map(|teams| teams.iter().map(id).collect::<Result<_, _>>())
         .transpose()?;

@@ -46,10 +46,11 @@ impl Error {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
             Self::Linear(LinearError::Unavailable { retry_after, .. }) => Some(*retry_after),
-            Self::Table(_) | Self::Queue(_) | Self::Secrets(_) | Self::OutOfTime => {
-                Some(STORAGE_RETRY_AFTER)
-            }
-            _ => None,
+            _ => matches!(
+                self.code(),
+                Code::StorageUnavailable | Code::WebhookSecretsMalformed
+            )
+            .then_some(STORAGE_RETRY_AFTER),
         }
     }
 
@@ -81,6 +82,7 @@ impl Error {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        // Every 401 has to name a scheme (RFC 9110, section 15.5.2), and there is none for signatures.
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -103,6 +105,7 @@ mod tests {
         let operation = "read the worker";
         let malformed = Error::from(TableError::Malformed { operation });
         assert_eq!(malformed.code(), Code::Internal);
+        assert_eq!(malformed.retry_after(), None);
         let throttled = Error::from(TableError::Unprocessed { operation });
         assert_eq!(throttled.code(), Code::StorageUnavailable);
         assert_eq!(throttled.retry_after(), Some(STORAGE_RETRY_AFTER));
