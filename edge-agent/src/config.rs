@@ -162,20 +162,12 @@ impl Settings {
             Some(name) => name,
             None => host_name()?,
         };
-        if let Some(types) = &self.types {
-            protocol::capability::validate(types).map_err(|error| wrong(error.message("type")))?;
-        }
-        if self.teams.as_ref().is_some_and(Vec::is_empty) {
-            return Err(wrong(
-                "`team` takes at least one key; leave it out to get the events of all teams"
-                    .to_owned(),
-            ));
-        }
-        if (self.group.as_deref()).is_some_and(|group| !is_identifier(group)) {
-            return Err(wrong(
-                "`group` has to be 1 to 64 of A-Z a-z 0-9 _ -".to_owned(),
-            ));
-        }
+        validate_subscription(
+            self.types.as_deref(),
+            self.teams.as_deref(),
+            self.group.as_deref(),
+        )
+        .map_err(wrong)?;
         let concurrency = self.concurrency.unwrap_or(4);
         if !(1..=64).contains(&concurrency) {
             return Err(wrong("`concurrency` has to be 1 to 64".to_owned()));
@@ -272,6 +264,26 @@ impl HandlerTable {
             insecure,
         })
     }
+}
+
+/// Validates what the worker asks for, as the relay does.
+fn validate_subscription(
+    types: Option<&[String]>,
+    teams: Option<&[String]>,
+    group: Option<&str>,
+) -> Result<(), String> {
+    if let Some(types) = types {
+        protocol::capability::validate(types).map_err(|error| error.message("type"))?;
+    }
+    if teams.is_some_and(<[String]>::is_empty) {
+        return Err(
+            "`team` takes at least one key; leave it out to get the events of all teams".to_owned(),
+        );
+    }
+    if group.is_some_and(|group| !is_identifier(group)) {
+        return Err("`group` has to be 1 to 64 of A-Z a-z 0-9 _ -".to_owned());
+    }
+    Ok(())
 }
 
 /// Where the relay's address is to be written.

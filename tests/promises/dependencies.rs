@@ -168,3 +168,24 @@ fn every_licence_is_one_that_lets_us_ship() {
         assert!(fits, "`{}` is under `{licence}`", package.name);
     }
 }
+
+#[test]
+fn everything_comes_from_the_one_registry_that_the_lock_file_names() {
+    for package in metadata().packages {
+        if let Some(source) = package.source {
+            assert!(source.is_crates_io(), "{} is from {source}", package.name);
+        }
+    }
+}
+
+/// The oldest Rust itself is tried where it can be installed (`ci.yml`).
+#[test]
+fn no_dependency_needs_a_newer_rust_than_the_workspace_says() {
+    let metadata = metadata();
+    let ours = package(&metadata, "relay").rust_version.clone().unwrap();
+    for package in &metadata.packages {
+        if let Some(theirs) = &package.rust_version {
+            assert!(*theirs <= ours, "{} needs Rust {theirs}", package.name);
+        }
+    }
+}

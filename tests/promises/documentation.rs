@@ -94,6 +94,25 @@ fn every_block_of_commands_is_run_by_a_test_or_says_why_not() {
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
+/// A row names files, each with its tests behind a colon.
+#[test]
+fn every_test_that_the_security_policy_names_exists() {
+    let mut count = 0;
+    for row in include_str!("../../SECURITY.md").lines() {
+        let mut text = String::new();
+        for name in row.split('`').skip(1).step_by(2) {
+            let path = root().join(name);
+            if name.ends_with(".rs") {
+                text = fs::read_to_string(&path).unwrap_or_else(|_| panic!("no {name}"));
+            } else if !text.is_empty() {
+                assert!(text.contains(&format!("fn {name}(")), "no test {name}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 50, "{count}");
+}
+
 #[test]
 fn the_readme_has_at_most_900_words() {
     let words = include_str!("../../README.md").split_whitespace().count();
