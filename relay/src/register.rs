@@ -10,7 +10,7 @@ mod limits;
 use std::collections::BTreeMap;
 
 use protocol::capability;
-use protocol::clock::{Clock, elapsed, rfc3339};
+use protocol::clock::{Clock, UnixMillis, elapsed, rfc3339};
 use protocol::envelope::is_identifier;
 use protocol::headers::WEBHOOK_ID;
 use protocol::messages::{
@@ -269,8 +269,7 @@ impl Register {
             last_error_at: None,
             parked: previous.map_or(0, |w| w.parked),
             waiting: previous.map_or(has_mail, |w| w.waiting),
-            away_since: (state == WorkerState::Away || previous.is_some_and(|w| w.paused))
-                .then(|| previous.and_then(|w| w.away_since).unwrap_or(now)),
+            away_since: away_since(state, previous, now),
             away_reason: previous
                 .and_then(|w| w.away_reason)
                 .filter(|_| state == WorkerState::Away),
@@ -543,5 +542,18 @@ impl Register {
     pub async fn pull(&self, worker: Worker, pull: &Pull) -> Result<Mailbox, Error> {
         self.verify_membership(&worker)?;
         mailbox::pull(&self.table, &self.clock, worker, pull).await
+    }
+}
+
+/// Since when a worker that registers is away. Its address has just answered: the probes begin anew, so that what waits for it is
+/// delivered within minutes. A paused worker is not probed.
+fn away_since(
+    state: WorkerState,
+    previous: Option<&Worker>,
+    now: UnixMillis,
+) -> Option<UnixMillis> {
+    match previous.filter(|worker| worker.paused) {
+        Some(paused) => Some(paused.away_since.unwrap_or(now)),
+        None => (state == WorkerState::Away).then_some(now),
     }
 }

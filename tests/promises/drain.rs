@@ -251,6 +251,25 @@ async fn a_mailbox_that_outlived_its_lease_is_drained_by_health() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_registers_again_gets_its_mailbox_within_minutes_however_long_it_was_away()
+{
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let probed = receiver.pinged().len();
+    relay.clock.advance(Duration::from_secs(25 * 3600));
+    until("the next probe is hours away", async || {
+        receiver.pinged().len() > probed && relay.queued().iter().all(|m| m.in_flight().is_some())
+    })
+    .await;
+    is_back(&receiver);
+    let tried = receiver.count();
+    let worker = relay.register_receiving("one", &receiver.url()).await;
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
+    becomes_live(&relay, &worker, Duration::from_secs(900)).await;
+    assert_eq!(delivered(&receiver, tried), [0]);
+}
+
+#[tokio::test]
 async fn a_mailbox_that_takes_longer_than_an_invocation_is_drained_by_several() {
     let (relay, receiver, worker) = receiving().await;
     becomes_away(&relay, &receiver, &worker).await;

@@ -12,8 +12,8 @@ use super::Store;
 /// How many events are deleted in one transaction, so that deliveries do not wait long.
 const BATCH: u32 = 200;
 
-/// How long the id of a deleted event is stored: twice as long as the relay keeps a parked event.
-const ID_LIFETIME: Duration = Duration::from_secs(14 * 86_400);
+/// How long the id of a deleted event is stored: a day longer than the relay can keep a parked event (`MAILBOX_SECONDS`).
+const ID_LIFETIME: Duration = Duration::from_secs(31 * 86_400);
 
 /// The bytes that are used in the file.
 fn used(connection: &Connection) -> rusqlite::Result<u64> {
