@@ -19,8 +19,11 @@ fn main() {
             println!("cargo::rerun-if-changed={log}");
         }
     }
+    // An unpacked archive may lie in the repository of something else.
+    let is_ours = git(&["ls-files", "--error-unmatch", "build.rs"]).is_some();
     let commit = (std::env::var("EDGE_RELAY_COMMIT").ok())
-        .or_else(|| git(&["log", "-1", "--format=%h %cs", "--abbrev=12"]));
+        .filter(|commit| !commit.is_empty())
+        .or_else(|| git(&["log", "-1", "--format=%h %cs", "--abbrev=12"]).filter(|_| is_ours));
     let version = env!("CARGO_PKG_VERSION");
     match commit {
         Some(commit) => println!("cargo::rustc-env=EDGE_RELAY_VERSION={version} ({commit})"),

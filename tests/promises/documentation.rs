@@ -8,8 +8,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use protocol::signature::{Secret, receipt, sign};
+
 use crate::harness::agent::{Home, run};
-use crate::harness::page::{Block, blocks, commands_for};
+use crate::harness::page::{Block, blocks, commands, commands_for};
 use crate::harness::terminate;
 
 fn root() -> PathBuf {
@@ -58,6 +60,16 @@ fn runners() -> Vec<String> {
     found
 }
 
+/// Whether the gate runs a command, perhaps with further options.
+fn is_in_the_gate(command: &str) -> bool {
+    let command = command.split(" #").next().unwrap_or_default();
+    let is_it = |line: &str| {
+        let mut words = line.split_whitespace();
+        (command.split_whitespace()).all(|word| words.any(|other| other == word))
+    };
+    command.trim() == ".ci/run" || include_str!("../../.ci/run").lines().any(is_it)
+}
+
 /// What is wrong with the mark of a block of commands, if something is.
 fn wrong(page: &str, block: &Block, runners: &[String]) -> Option<String> {
     if block.language.is_empty() {
@@ -68,7 +80,9 @@ fn wrong(page: &str, block: &Block, runners: &[String]) -> Option<String> {
     }
     match block.mark.split_once('=') {
         Some(("not-tested", reason)) if reason.contains('-') => None,
-        Some(("test", ".ci/run")) => None,
+        Some(("test", ".ci/run")) => (commands(block).iter())
+            .find(|command| !is_in_the_gate(command))
+            .map(|command| format!("`.ci/run` does not run `{command}`")),
         Some(("test", test)) => {
             let declared = format!("fn {test}()");
             let reads = format!("/{}\"", page);
@@ -111,6 +125,24 @@ fn every_test_that_the_security_policy_names_exists() {
         }
     }
     assert!(count > 50, "{count}");
+}
+
+#[test]
+fn the_worked_example_of_the_receivers_page_is_right() {
+    let blocks = blocks(include_str!("../../docs/receivers.md"));
+    let example = blocks
+        .iter()
+        .find(|block| block.text.starts_with("secret "));
+    let fields: BTreeMap<_, _> = (example.unwrap().text.lines())
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(name, value)| (name, value.trim()))
+        .collect();
+    let [secret, id, timestamp, body] =
+        ["secret", "webhook-id", "webhook-timestamp", "body"].map(|name| fields[name]);
+    let secrets = [Secret::parse(secret).unwrap()];
+    let signature = sign(&secrets, id, timestamp.parse().unwrap(), body.as_bytes());
+    assert_eq!(signature, fields["webhook-signature"]);
+    assert_eq!(receipt(&secrets, id, timestamp), fields["webhook-receipt"]);
 }
 
 #[test]

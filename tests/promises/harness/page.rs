@@ -80,7 +80,7 @@ pub(crate) fn commands_of(page: &str, programs: &[&str]) -> Vec<String> {
 }
 
 /// The commands of a block: lines, of which one that ends with a backslash goes on in the next.
-fn commands(block: &Block) -> Vec<String> {
+pub(crate) fn commands(block: &Block) -> Vec<String> {
     let text = block.text.replace("\\\n", "");
     (text.lines())
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
