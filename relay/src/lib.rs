@@ -19,11 +19,12 @@
 //!
 //! # Who owns retries
 //!
-//! Linear retries a webhook that was not answered with 200; nothing of it is kept before that. From then on SQS owns the delivery: a message
+//! Linear retries a webhook that was not answered with 200; messages that were queued before the failure are recognised as duplicates
+//! then. From the 200 on, SQS owns the delivery: a message
 //! that is not acknowledged becomes visible again, whatever happens to the process. `deliver` acknowledges a message only after its delivery was
-//! made, parked in the mailbox, or dead-lettered with its reason, or if its worker is gone. From the mailbox on, the table owns the delivery:
-//! an item is deleted only after the worker has acknowledged it or its time has expired, which is counted. After that the worker owns the
-//! event.
+//! made, parked in the mailbox, withheld next to it, or dead-lettered with its reason, or if its worker is gone. From the mailbox on, the table
+//! owns the delivery: an item is deleted only after the worker has acknowledged it, its time has expired, which is counted, or the worker was
+//! removed or may not see the event. After that the worker owns the event.
 //!
 //! # What correctness does not depend on
 //!
