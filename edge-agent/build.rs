@@ -13,17 +13,8 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-env-changed=EDGE_RELAY_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
-    if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") {
-        let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
-        for log in log.iter().filter(|log| Path::new(log).exists()) {
-            println!("cargo::rerun-if-changed={log}");
-        }
-    }
-    // An unpacked archive may lie in the repository of something else.
-    let is_ours = git(&["ls-files", "--error-unmatch", "build.rs"]).is_some();
-    let commit = (std::env::var("EDGE_RELAY_COMMIT").ok())
-        .filter(|commit| !commit.is_empty())
-        .or_else(|| git(&["log", "-1", "--format=%h %cs", "--abbrev=12"]).filter(|_| is_ours));
+    let given = std::env::var("EDGE_RELAY_COMMIT").ok();
+    let commit = given.filter(|commit| !commit.is_empty()).or_else(commit);
     let version = env!("CARGO_PKG_VERSION");
     match commit {
         Some(commit) => println!("cargo::rustc-env=EDGE_RELAY_VERSION={version} ({commit})"),
@@ -31,9 +22,34 @@ fn main() {
     }
 }
 
+/// The commit of this repository. An unpacked archive may lie in that of something else.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "these are cargo's variables, not settings"
+)]
+fn commit() -> Option<String> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+    let top = git(&["rev-parse", "--show-toplevel"])?;
+    if Path::new(&top).canonicalize().ok()? != here.canonicalize().ok()? {
+        return None;
+    }
+    if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+        let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);
+        for log in log.iter().filter(|log| Path::new(log).exists()) {
+            println!("cargo::rerun-if-changed={log}");
+        }
+    }
+    git(&["log", "-1", "--format=%h %cs", "--abbrev=12"])
+}
+
 /// What git prints; none where it fails, as outside a repository.
 fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).output().ok()?;
+    let mut git = Command::new("git");
+    // A hook of another repository sets them.
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        git.env_remove(name);
+    }
+    let output = git.args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.trim().to_owned()).filter(|text| output.status.success() && !text.is_empty())
 }

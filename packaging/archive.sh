@@ -9,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 programs="$1" target="$2" out="$3"
+programs=$(cd "$programs" && pwd)
 version=$("$programs/edge-agent" --version | cut -d ' ' -f 2)
 name="edge-relay-$version-$target"
 mkdir -p "$out"
@@ -19,7 +20,10 @@ case "$target" in
 *linux*) cp packaging/edge-relay.service packaging/environment "$out/$name" ;;
 esac
 cd "$out"
-tar -czf "$name.tar.gz" "$name"
+# The owner is not who made the archive. GNU tar and macOS's name the option differently.
+owner=(--owner=0 --group=0 --numeric-owner)
+if tar --version | grep -q bsdtar; then owner=(--uid 0 --gid 0); fi
+COPYFILE_DISABLE=1 tar "${owner[@]}" -czf "$name.tar.gz" "$name"
 rm -rf "$name"
 # macOS has no sha256sum.
 if command -v sha256sum >/dev/null; then

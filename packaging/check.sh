@@ -56,6 +56,7 @@ if grep -n '@[A-Z]' "$out/edge-agent.rb"; then exit 1; fi
 
 # --- the Debian packages ---
 packaging/deb.sh dev "$out"
+for package in "$out"/*.deb; do dpkg-deb --field "$package" Depends | grep -q libc6; done
 if [ -n "${CI:-}" ] && [ "$(id -u)" = 0 ]; then
     dpkg --install "$out"/*.deb
     trap 'dpkg --purge edge-agent edge-relay' EXIT
@@ -73,4 +74,7 @@ for file in usr/bin/edge-agent usr/bin/edge-relay usr/share/man/man1/edge-agent.
 done
 test "$(stat -c %a "$root/etc/edge-relay/environment")" = 600
 # 0 is the best that a service can have, 100 the worst.
-systemd-analyze security --offline=true --threshold=15 "$root/usr/lib/systemd/system/edge-relay.service" >"$out/security.txt"
+systemd-analyze security --offline=true --threshold=15 "$root/usr/lib/systemd/system/edge-relay.service" >"$out/security.txt" || {
+    cat "$out/security.txt"
+    exit 1
+}

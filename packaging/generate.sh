@@ -5,7 +5,7 @@
 set -euo pipefail
 
 programs="$1" out="$2"
-rm -rf "$out"
+rm -rf "$out/man" "$out/completions"
 mkdir -p "$out/man" "$out/completions"
 for program in edge-agent edge-relay; do
     "$programs/$program" man "$out/man"

@@ -17,10 +17,7 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::output::{self, Volume};
 use crate::signal::Signals;
 use crate::up::{self, Environment};
-use crate::{commands, config, generated, ndjson, sleep_watcher, supervisor};
-
-/// The version, and the commit that the program was built from with its date (`build.rs`).
-pub const VERSION: &str = env!("EDGE_RELAY_VERSION");
+use crate::{VERSION, commands, config, generated, ndjson, sleep_watcher, supervisor};
 
 /// The arguments.
 #[derive(Debug, Parser)]

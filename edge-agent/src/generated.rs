@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Command;
 use clap_complete::Shell;
 
+use crate::VERSION;
 use crate::commands::print;
 use crate::failure::Failure;
 
@@ -40,5 +41,8 @@ pub fn print_completions(
 fn visible(name: &'static str, program: &Command) -> Command {
     let arguments = (program.get_arguments()).filter(|argument| !argument.is_hide_set());
     let commands = (program.get_subcommands()).filter(|command| !command.is_hide_set());
-    Command::new(name).args(arguments).subcommands(commands)
+    Command::new(name)
+        .version(VERSION)
+        .args(arguments)
+        .subcommands(commands)
 }

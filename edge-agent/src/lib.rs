@@ -61,5 +61,8 @@ mod trust;
 mod tunnel;
 pub mod up;
 
+/// The version, and the commit that the program was built from with its date (`build.rs`).
+pub const VERSION: &str = env!("EDGE_RELAY_VERSION");
+
 pub use failure::Failure;
 pub use relay::look;

@@ -37,7 +37,7 @@ def parse(body):
     """The fields of a JSON object; none if the body is not one."""
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 

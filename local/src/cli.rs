@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
-use edge_agent::cli::VERSION;
+use edge_agent::VERSION;
 use edge_agent::generated::{print_completions, write_manual_pages};
 use edge_agent::signal::Signals;
 use ipnet::IpNet;
