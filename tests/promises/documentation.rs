@@ -129,6 +129,25 @@ fn every_test_that_the_security_policy_names_exists() {
 }
 
 #[test]
+fn every_setting_of_the_relay_is_on_the_page_of_settings() {
+    let code = include_str!("../../relay/src/config.rs");
+    let (code, _) = code.split_once("#[cfg(test)]").unwrap();
+    let is_name = |text: &&str| {
+        text.len() > 4
+            && (text.bytes()).all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit())
+    };
+    let names: Vec<_> = code.split('"').skip(1).step_by(2).filter(is_name).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let page = include_str!("../../docs/settings.md");
+    for name in names {
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "docs/settings.md lacks {name}"
+        );
+    }
+}
+
+#[test]
 fn the_worked_example_of_the_receivers_page_is_right() {
     let blocks = blocks(include_str!("../../docs/receivers.md"));
     let example = blocks
