@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use protocol::signature::{Secret, receipt, sign};
@@ -13,10 +12,7 @@ use protocol::signature::{Secret, receipt, sign};
 use crate::harness::agent::{Home, run};
 use crate::harness::page::{Block, blocks, commands, commands_for};
 use crate::harness::terminate;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use crate::structure::{root, source_files};
 
 /// All pages, by their path from the root.
 fn pages() -> BTreeMap<String, String> {
@@ -28,7 +24,7 @@ fn pages() -> BTreeMap<String, String> {
         "docs/adr",
         "edge-agent",
         "packaging",
-        "examples",
+        "tests/openapi",
     ] {
         for entry in fs::read_dir(root.join(directory)).unwrap() {
             let path = entry.unwrap().path();
@@ -43,21 +39,10 @@ fn pages() -> BTreeMap<String, String> {
     found
 }
 
-/// The text of each file with tests, and of the gate.
+/// The text of each file with tests.
 fn runners() -> Vec<String> {
-    fn read(directory: &Path, into: &mut Vec<String>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                read(&path, into);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                into.push(fs::read_to_string(path).unwrap());
-            }
-        }
-    }
-    let mut found = Vec::new();
-    read(&root().join("tests/promises"), &mut found);
-    found
+    let files = source_files(&root().join("tests/promises"));
+    (files.iter().map(|file| fs::read_to_string(file).unwrap())).collect()
 }
 
 /// Whether the gate runs a command, perhaps with further options.
@@ -107,6 +92,28 @@ fn every_block_of_commands_is_run_by_a_test_or_says_why_not() {
         }
     }
     assert!(all.is_empty(), "{}", all.join("\n"));
+}
+
+#[test]
+fn every_decision_has_its_status_its_date_and_its_alternatives() {
+    let pages = pages();
+    let is_record = |name: &&String| name.starts_with("docs/adr/0");
+    let index = &pages["docs/adr/README.md"];
+    for name in pages.keys().filter(is_record) {
+        let page = &pages[name];
+        for part in [
+            "\nStatus: ",
+            "\nDate: 20",
+            "\n## Context\n",
+            "\n## Decision\n",
+            "\n## Alternatives\n",
+            "\n## Consequences\n",
+        ] {
+            assert!(page.contains(part), "{name} lacks {part}");
+        }
+        let file = name.trim_start_matches("docs/adr/");
+        assert!(index.contains(file), "docs/adr/README.md lacks {name}");
+    }
 }
 
 /// A row names files, each with its tests behind a colon.

@@ -27,11 +27,12 @@ const LONGEST_FUNCTION: usize = 70;
 /// A module by its path from the root, which is empty.
 type Module = Vec<String>;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn source_files(directory: &Path) -> Vec<PathBuf> {
+/// The Rust files in a directory and below it.
+pub(crate) fn source_files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

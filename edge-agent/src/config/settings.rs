@@ -16,7 +16,7 @@ use super::values::{
 };
 use crate::target::Target;
 
-/// The settings of edge-agent. Each is also a flag of `edge-agent up` and a variable `EDGE_AGENT_…`.
+/// The settings of edge-agent.
 #[derive(Debug, Clone, Default, Args, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default)]
 #[schemars(deny_unknown_fields, title = "edge-agent.toml")]
