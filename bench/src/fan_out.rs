@@ -49,7 +49,7 @@ async fn copy(local: &LocalRelay, worker: &Registered, workers: usize) -> anyhow
     let id = worker.worker.rsplit('/').next().unwrap_or_default();
     let mut items = Vec::new();
     for (partition, sort) in [
-        (format!("WS#{WORKSPACE}"), format!("WORKER#{id}")),
+        (format!("WS#{WORKSPACE}#WORKER#{id}"), "WORKER".to_owned()),
         (format!("WS#{WORKSPACE}#ROUTES"), id.to_owned()),
     ] {
         let key = json!({"pk": {"S": partition}, "sk": {"S": sort}});

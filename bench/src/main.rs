@@ -29,6 +29,7 @@ mod results;
 mod scale;
 mod streams;
 mod taken;
+mod ways;
 mod whole_way;
 
 use std::path::{Path, PathBuf};

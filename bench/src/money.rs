@@ -6,10 +6,12 @@ use std::sync::LazyLock;
 
 use minijinja::{Value, context};
 use relay::metrics::METRICS;
+use relay::transport::{self, Way};
 use serde::{Deserialize, Serialize};
 
 use crate::calls::{CallCounts, Event, Used};
 use crate::function::FunctionCosts;
+use crate::{payload, ways};
 
 /// The list of prices.
 #[derive(Serialize, Deserialize)]
@@ -35,7 +37,7 @@ static LIST: LazyLock<PriceList> = LazyLock::new(|| {
     toml::from_str(include_str!("../data/prices.toml")).expect("the list of prices is valid")
 });
 
-fn price(name: &str) -> f64 {
+pub(crate) fn price(name: &str) -> f64 {
     let price = LIST.price.iter().find(|price| price.name == name);
     price.expect("the price is in the list").dollars
 }
@@ -64,14 +66,19 @@ const GB: f64 = 1e9;
 /// Lambda's time for one invocation of `ingest`, seconds.
 pub(crate) fn ingest_seconds(function: &FunctionCosts, body: usize, workers: usize) -> f64 {
     // Marker and workers at once, the body if it is stored, the batches sixteen at once, the marker.
-    let rounds = 2.0 + stored(body) + queue_rounds(workers);
+    let rounds = 2.0 + stored(body, workers) + queue_rounds(workers);
     handler_seconds(function, "ingest", body, workers) + rounds * ROUND_SECONDS
 }
 
 /// Lambda's time for one batch of `deliver`, seconds.
-pub(crate) fn deliver_seconds(function: &FunctionCosts, body: usize, messages: f64) -> f64 {
+pub(crate) fn deliver_seconds(
+    function: &FunctionCosts,
+    body: usize,
+    workers: usize,
+    messages: f64,
+) -> f64 {
     let handler = handler_seconds(function, "deliver", body, messages.round() as usize);
-    handler + (1.0 + stored(body)) * ROUND_SECONDS + POST_SECONDS
+    handler + (1.0 + stored(body, workers)) * ROUND_SECONDS + POST_SECONDS
 }
 
 /// CPU time of the whole handler as it passes at the function's share of a CPU, seconds; no number if not measured.
@@ -81,8 +88,8 @@ fn handler_seconds(function: &FunctionCosts, name: &str, body: usize, count: usi
 }
 
 /// A round for the body where it is stored beside its messages.
-fn stored(body: usize) -> f64 {
-    f64::from(body > relay::queue::INLINE_LIMIT)
+fn stored(size: usize, workers: usize) -> f64 {
+    f64::from(transport::way(payload::body(0, size).as_bytes(), workers) == Way::Stored)
 }
 
 /// How often `ingest` waits for SQS: the batches go sixteen at once.
@@ -102,7 +109,7 @@ fn bill(event: &Event, function: &FunctionCosts) -> BTreeMap<&'static str, f64> 
     // All but the webhook itself; each is three rounds for `register`.
     let pulls = used.http - 1.0;
     let seconds = ingest_seconds(function, event.body, event.workers)
-        + used.batches * deliver_seconds(function, event.body, per_batch)
+        + used.batches * deliver_seconds(function, event.body, event.workers, per_batch)
         + pulls * 3.0 * ROUND_SECONDS;
     let million = 1e6;
     let lambda = lambda(seconds, 1.0 + used.batches + pulls);
@@ -155,6 +162,7 @@ pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
         round_ms => ROUND_SECONDS * 1e3,
         post_ms => POST_SECONDS * 1e3,
         bills => bills.collect::<Vec<_>>(),
+        ways => ways::all(),
         metrics => metrics.sum::<u32>(),
         // With `deliver`, which takes its heartbeat.
         health => run(&calls.health) + lambda(0.0, 1.0),

@@ -39,7 +39,12 @@ impl Cost {
         let event = calls.event(WORKSPACE, 0, BODY)?.used.clone();
         Some(Self {
             ingest_seconds: ingest_seconds(function, BODY, WORKSPACE),
-            deliver_seconds: deliver_seconds(function, BODY, WORKSPACE as f64 / event.batches),
+            deliver_seconds: deliver_seconds(
+                function,
+                BODY,
+                WORKSPACE,
+                WORKSPACE as f64 / event.batches,
+            ),
             send_calls: *event.calls.get("SendMessageBatch")?,
             event,
             renewal: calls.renewal.clone(),

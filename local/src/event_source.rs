@@ -138,6 +138,7 @@ struct Record<'a> {
 struct MessageAttribute<'a> {
     data_type: &'a str,
     string_value: Option<&'a str>,
+    binary_value: Option<&'a str>,
     string_list_values: [(); 0],
     binary_list_values: [(); 0],
 }
@@ -148,6 +149,7 @@ fn record(received: &Received) -> Record<'_> {
         let attribute = MessageAttribute {
             data_type: &attribute.data_type,
             string_value: attribute.string_value.as_deref(),
+            binary_value: attribute.binary_value.as_deref(),
             string_list_values: [],
             binary_list_values: [],
         };

@@ -19,7 +19,6 @@ pub use dead_letters::{Read, Selection};
 
 use crate::access;
 use crate::config::Resources;
-use crate::delivery::Body;
 use crate::event::{Event, EventId};
 use crate::ingest::QUEUED_FOR;
 use crate::queue::{OutgoingEvent, Queue, QueueError, Recipient};
@@ -227,8 +226,7 @@ impl Admin {
                 .and_then(|letter| letter.body());
         }
         match stored {
-            Some(Body::Stored(digest)) => Ok(self.table.body(workspace, &digest).await?),
-            Some(Body::Inline(body)) => Ok(Some(body)),
+            Some(body) => Ok(self.table.body(workspace, &body).await?),
             None => Ok(None),
         }
     }
@@ -254,7 +252,7 @@ impl Admin {
             return Err(AdminError::NotVisible);
         }
         let keep = MAILBOX_RETENTION + QUEUED_FOR;
-        let body = self.table.store_body(&event, keep).await?;
+        let body = self.table.store_body(&event, 1, keep).await?;
         let recipient = Recipient {
             worker: worker.id.clone(),
             is_withheld: false,

@@ -57,8 +57,8 @@ pub struct Deliver {
 /// What the groups of a batch share.
 struct Batch<'a> {
     context: BatchContext,
-    /// The stored bodies, each read once for all its deliveries.
-    bodies: HashMap<&'a str, OnceCell<Option<Bytes>>>,
+    /// The bodies that are not there as they are, each read or unpacked once for all its deliveries.
+    bodies: HashMap<&'a Body, OnceCell<Option<Bytes>>>,
     /// The workers whose success is recorded.
     recorded: Mutex<HashSet<&'a str>>,
     deadline: Instant,
@@ -67,13 +67,11 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     fn new(context: BatchContext, deliveries: &'a [Delivery], deadline: Instant) -> Self {
-        let stored = deliveries.iter().filter_map(|d| match &d.body {
-            Body::Stored(digest) => Some((digest.as_str(), OnceCell::new())),
-            Body::Inline(_) => None,
-        });
+        let is_to_be_read = |body: &&Body| !matches!(body, Body::Inline(_));
+        let bodies = deliveries.iter().map(|d| &d.body).filter(is_to_be_read);
         Self {
             context,
-            bodies: stored.collect(),
+            bodies: bodies.map(|body| (body, OnceCell::new())).collect(),
             recorded: Mutex::default(),
             deadline,
             report: Report::default(),
@@ -208,15 +206,10 @@ impl Deliver {
         batch: &Batch<'_>,
         delivery: &Delivery,
     ) -> Result<Option<Bytes>, TableError> {
-        match &delivery.body {
-            Body::Inline(bytes) => Ok(Some(bytes.clone())),
-            Body::Stored(digest) => match batch.bodies.get(digest.as_str()) {
-                Some(cell) => cell
-                    .get_or_try_init(|| self.table.body(&delivery.workspace, digest))
-                    .await
-                    .cloned(),
-                None => self.table.body(&delivery.workspace, digest).await,
-            },
+        let read = || self.table.body(&delivery.workspace, &delivery.body);
+        match batch.bodies.get(&delivery.body) {
+            Some(cell) => cell.get_or_try_init(read).await.cloned(),
+            None => read().await,
         }
     }
 

@@ -6,10 +6,12 @@ use protocol::clock::UnixMillis;
 use crate::event::EventId;
 
 /// An event's body, or where it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Body {
     /// The raw body.
     Inline(Bytes),
+    /// The raw body, compressed.
+    Packed(Bytes),
     /// The digest under which the table holds the body.
     Stored(String),
 }

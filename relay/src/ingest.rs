@@ -190,7 +190,7 @@ impl Ingest {
         let (recipients, routed) = self.route(&event, &routes).await?;
         if !recipients.is_empty() {
             let keep = self.config.mailbox_retention + QUEUED_FOR;
-            let body = self.table.store_body(&event, keep).await?;
+            let body = (self.table.store_body(&event, recipients.len(), keep)).await?;
             self.queue.send(&event, &body, &recipients).await?;
         }
         tracing::info!(

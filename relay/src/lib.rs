@@ -72,6 +72,7 @@ pub mod queue;
 pub mod register;
 pub mod subscription;
 pub mod table;
+pub mod transport;
 pub mod worker;
 
 pub use error::Error;

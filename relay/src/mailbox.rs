@@ -7,7 +7,6 @@ use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Pull, PulledEvent, WorkerState};
 use protocol::problem::Code;
 
-use crate::delivery::Body;
 use crate::error::Error;
 use crate::policy::{self, WhenEmpty};
 use crate::table::{ParkedEvent, Table, TableError, is_mail_id};
@@ -176,9 +175,6 @@ async fn read_body(
     workspace: &str,
     parked: &ParkedEvent,
 ) -> Result<Option<String>, TableError> {
-    let bytes = match &parked.delivery.body {
-        Body::Inline(bytes) => Some(bytes.clone()),
-        Body::Stored(digest) => table.body(workspace, digest).await?,
-    };
+    let bytes = table.body(workspace, &parked.delivery.body).await?;
     Ok(bytes.and_then(|bytes| String::from_utf8(bytes.into()).ok()))
 }

@@ -16,17 +16,15 @@ use protocol::clock::UnixMillis;
 
 pub use letters::DeadLetter;
 pub use message::{
-    DrainRequest, Heartbeat, INLINE_LIMIT, Message, OutgoingEvent, Received, Recipient, Revocation,
-    UnreadablePart,
+    AttributeValue, DrainRequest, Heartbeat, Message, OutgoingEvent, Received, Recipient,
+    Revocation, UnreadablePart,
 };
 
 use crate::cause::{Cause, chain};
 use crate::delivery::{Body, DeadLetterReason, Delivery};
 use crate::event::Event;
+pub use crate::transport::BATCH_SIZE;
 use crate::worker::Worker;
-
-/// How many messages a batch call takes (SQS).
-pub const BATCH_SIZE: usize = 10;
 
 /// How many batches of one event are sent at the same time.
 const CONCURRENT_BATCHES: usize = 16;

@@ -2,7 +2,7 @@
 //!
 //! | partition `pk` | sort `sk` | holds |
 //! |---|---|---|
-//! | `WS#<workspace>` | `WORKER#<worker>` | a worker |
+//! | `WS#<workspace>#WORKER#<worker>` | `WORKER` | a worker |
 //! | `WS#<workspace>#ROUTES` | `<worker>` | a worker's route: what `ingest` needs to know of it |
 //! | `WS#<workspace>#ROUTED` | `<milliseconds>-<event>` | what decided who got an event of the last day |
 //! | `WS#<workspace>#WORKER#<worker>` | `MAIL#<sequence>-<event>` | a parked event |
@@ -61,6 +61,7 @@ pub(crate) use worker_index::IndexedWorker;
 pub(crate) use worker_index::SHARDS;
 pub use worker_index::{INDEX, PROJECTED};
 pub use worker_key::SHARD;
+use worker_key::partition as worker_partition;
 pub(crate) use workers::Change;
 
 use crate::cause::Cause;
@@ -199,9 +200,4 @@ fn text<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
 
 fn number<T: std::str::FromStr>(item: &Item, name: &str) -> Option<T> {
     item.get(name)?.as_n().ok()?.parse().ok()
-}
-
-/// The partition that holds a worker's mailbox and its failed attempts.
-fn worker_partition(workspace: &str, worker: &str) -> String {
-    format!("WS#{workspace}#WORKER#{worker}")
 }

@@ -51,6 +51,22 @@ async fn an_event_costs_three_calls_and_one_for_ten_workers_and_a_delivery_no_wr
 }
 
 #[tokio::test]
+async fn a_large_body_that_compresses_well_travels_in_the_messages() {
+    let (relay, receiver, _) = relay().with_worker().await;
+    relay.local.calls.take();
+    let text = format!(
+        "\"text\":\"{}\",\"number\"",
+        "a little text, ".repeat(20_000)
+    );
+    let posted = (relay.post(&issue("i", 1).replace("\"number\"", &text))).await;
+    let received = receiver.wait_for(1).await;
+    assert!(received[0].body == posted.webhook.body);
+    let calls = calls(&relay).await;
+    assert_eq!(calls.get("BatchWriteItem"), None);
+    assert_eq!(calls["Query"], 1, "the routes");
+}
+
+#[tokio::test]
 async fn a_large_body_is_stored_once_for_all() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;

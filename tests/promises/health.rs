@@ -152,7 +152,7 @@ async fn a_lease_that_ended_is_removed_and_its_mailbox_stays() {
     relay.settled().await;
     relay.clock.advance(Duration::from_secs(2 * 3600));
     let [workspace, id] = worker.names();
-    let key = json!({"pk": {"S": format!("WS#{workspace}")}, "sk": {"S": format!("WORKER#{id}")}});
+    let key = json!({"pk": {"S": format!("WS#{workspace}#WORKER#{id}")}, "sk": {"S": "WORKER"}});
     let request = json!({"TableName": TABLE, "Key": key});
     relay.local.run_health().await.unwrap();
     let item = relay.dynamodb("GetItem", &request).await;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use local::dynamodb::TABLE;
 use local::local_relay::QUEUE;
 use local::samples::{FIVE_KINDS, WORKSPACE, Webhook};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::harness::{Received, Receiver, SECRET, TOKEN, issue, relay, sorted};
+use crate::harness::{Received, Receiver, SECRET, TOKEN, issue, numbers, relay, sorted, until};
 
 #[tokio::test]
 async fn every_kind_reaches_every_worker_that_wants_it_byte_for_byte() {
@@ -176,4 +177,29 @@ async fn a_slow_aws_is_answered_503_within_linears_patience_and_200_once_all_is_
     assert_eq!(posted.answer["deliveries"], 1);
     assert!(began.elapsed() < Duration::from_secs(6));
     receiver.wait_for(1).await;
+}
+
+#[tokio::test]
+async fn what_is_for_a_worker_of_version_0_1_waits_until_it_has_registered_again() {
+    let (relay, receiver, worker) = relay().with_worker().await;
+    let [workspace, id] = worker.names();
+    let key = json!({"pk": {"S": format!("WS#{workspace}#WORKER#{id}")}, "sk": {"S": "WORKER"}});
+    let request = json!({"TableName": TABLE, "Key": key});
+    let mut item = relay.dynamodb("GetItem", &request).await["Item"].clone();
+    relay.dynamodb("DeleteItem", &request).await;
+    item["pk"] = json!({"S": format!("WS#{workspace}")});
+    item["sk"] = json!({"S": format!("WORKER#{id}")});
+    let request = json!({"TableName": TABLE, "Item": item});
+    relay.dynamodb("PutItem", &request).await;
+    relay.post(&issue("i", 1)).await;
+    let is_returned = async || {
+        let queued = relay.local.sqs.peek(QUEUE).unwrap();
+        queued.iter().any(|message| message.received > 0)
+    };
+    until("the event was received", is_returned).await;
+    assert_eq!(receiver.count(), 0);
+    relay.local.run_health().await.unwrap();
+    relay.register("one", &receiver.url()).await;
+    relay.pass(Duration::from_secs(6), &receiver, 0).await;
+    assert_eq!(numbers(&receiver.wait_for(1).await), [1]);
 }

@@ -67,11 +67,13 @@ impl Places {
 
     fn add_item(&mut self, worker: &str, item: &Value) {
         let key = |name: &str| item[name]["S"].as_str().unwrap_or_default();
-        if key("sk") == format!("WORKER#{worker}") {
+        if !key("pk").ends_with(&format!("#WORKER#{worker}")) {
+            return;
+        }
+        if key("sk") == "WORKER" {
             self.state = item["state"]["S"].as_str().map(str::to_owned);
         }
-        let is_its = key("pk").ends_with(&format!("#WORKER#{worker}"));
-        if is_its && key("sk").starts_with("MAIL#") {
+        if key("sk").starts_with("MAIL#") {
             self.in_mailbox.insert(key("event").to_owned());
         }
     }

@@ -16,7 +16,7 @@ use relay::delivery::{Body, Delivery};
 use relay::event::{Event, EventId};
 use relay::linear::signer::{WebhookSecret, find_signer};
 use relay::outbound;
-use relay::queue::{BATCH_SIZE, Message, OutgoingEvent, Recipient};
+use relay::queue::{AttributeValue, BATCH_SIZE, Message, OutgoingEvent, Recipient};
 use relay::subscription::Subscription;
 use relay::worker::Worker;
 
@@ -171,7 +171,7 @@ fn unpack(event: &Event, worker: &str, text: String) -> Option<Delivery> {
             "body" => "raw",
             _ => return None,
         };
-        Some(value.to_owned())
+        Some(AttributeValue::Text(value.to_owned()))
     });
     read.ok()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use aws_lambda_events::encodings::Base64Data;
 use aws_lambda_events::sqs::SqsBatchResponse;
 use futures::future::join_all;
 use futures::join;
@@ -11,7 +12,9 @@ use relay::aws::Clients;
 use relay::config::{DeliverConfig, Deployment, Resources, Settings, verify_access};
 use relay::deliver::Deliver;
 use relay::delivery::Delivery;
-use relay::queue::{DrainRequest, Heartbeat, Message, Queue, Received, Revocation, UnreadablePart};
+use relay::queue::{
+    AttributeValue, DrainRequest, Heartbeat, Message, Queue, Received, Revocation, UnreadablePart,
+};
 use relay::table::Table;
 use serde::Deserialize;
 
@@ -50,6 +53,16 @@ struct SystemAttributes {
 #[serde(rename_all = "camelCase")]
 struct MessageAttribute {
     string_value: Option<String>,
+    binary_value: Option<Base64Data>,
+}
+
+impl MessageAttribute {
+    fn into_value(self) -> Option<AttributeValue> {
+        match self.binary_value {
+            Some(packed) => Some(AttributeValue::Binary(packed.0.into())),
+            None => self.string_value.map(AttributeValue::Text),
+        }
+    }
 }
 
 /// The settings that this function reads from its environment.
@@ -199,7 +212,7 @@ fn parse(record: Record) -> Result<Received, UnreadablePart> {
         sent_at: record.attributes.sent_timestamp,
         received: record.attributes.approximate_receive_count,
     };
-    Received::parse(message, |name| attributes.remove(name)?.string_value)
+    Received::parse(message, |name| attributes.remove(name)?.into_value())
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //!
 //! Invariant: changes are written in the order in which they were made; [`Journal::written`] completes when
 //! all earlier changes are committed and synced. One thread writes. The changes that arrive while it commits share the next
-//! transaction. After a failure of SQLite, no call succeeds any more.
+//! transaction, and those that nobody waits for are written with the next ones that somebody waits for, or after [`LATER`].
+//! After a failure of SQLite, no call succeeds any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use protocol::clock::UnixMillis;
@@ -32,6 +34,11 @@ const SCHEMA: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS sent_until ON sent (until);
 ";
+
+/// How long a change can be unwritten that nobody waits for.
+const LATER: Duration = Duration::from_millis(20);
+/// How many such changes there can be.
+const LATER_CHANGES: usize = 1000;
 
 /// A change of the queues.
 pub(super) enum Change {
@@ -121,34 +128,84 @@ pub(super) async fn committed(written: Option<oneshot::Receiver<()>>) -> Result<
     }
 }
 
+/// The changes of one transaction, and who waits for it.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Option<Change>>,
+    /// Where the last [`Change::Flight`] of a message is among the changes.
+    flights: HashMap<u64, usize>,
+    waiting: Vec<oneshot::Sender<()>>,
+    /// When the latest message was sent.
+    latest: Option<UnixMillis>,
+}
+
+impl Batch {
+    /// Adds a change. A receive that is followed by another one, or by the end of its message, need not be written.
+    fn add(&mut self, change: Change) {
+        match &change {
+            Change::Put { message, .. } => self.latest = Some(message.sent_at),
+            Change::Flight { sequence, .. } => {
+                let earlier = self.flights.insert(*sequence, self.changes.len());
+                self.remove(earlier);
+            }
+            Change::Delete(sequence) => {
+                let earlier = self.flights.remove(sequence);
+                self.remove(earlier);
+            }
+            Change::PutQueue { .. } | Change::DropQueue(_) | Change::Written(_) => {}
+        }
+        match change {
+            Change::Written(waiting) => self.waiting.push(waiting),
+            change => self.changes.push(Some(change)),
+        }
+    }
+
+    fn remove(&mut self, at: Option<usize>) {
+        if let Some(at) = at {
+            self.changes[at] = None;
+        }
+    }
+
+    /// Collects changes until somebody waits for them, they are many, or the first is old enough. None if nobody can make a
+    /// change any more and all are written.
+    fn collect(changes: &mpsc::Receiver<Change>) -> Option<Self> {
+        let mut batch = Self::default();
+        batch.add(changes.recv().ok()?);
+        let due_at = Instant::now() + LATER;
+        while batch.waiting.is_empty() && batch.changes.len() < LATER_CHANGES {
+            let left = due_at.saturating_duration_since(Instant::now());
+            match changes.recv_timeout(left) {
+                Ok(change) => batch.add(change),
+                Err(_) => break,
+            }
+        }
+        while let Ok(change) = changes.try_recv() {
+            batch.add(change);
+        }
+        Some(batch)
+    }
+
+    fn commit(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let transaction = connection.transaction()?;
+        for change in self.changes.drain(..).flatten() {
+            apply(&transaction, change)?;
+        }
+        if let Some(now) = self.latest {
+            (transaction.prepare_cached("DELETE FROM sent WHERE until < ?")?)
+                .execute(params![now])?;
+        }
+        transaction.commit()
+    }
+}
+
 fn write(mut connection: Connection, changes: &mpsc::Receiver<Change>) {
-    while let Ok(first) = changes.recv() {
-        let mut done = Vec::new();
-        let written = connection.transaction().and_then(|transaction| {
-            let mut next = Some(first);
-            let mut latest = None;
-            while let Some(change) = next {
-                if let Change::Put { message, .. } = &change {
-                    latest = Some(message.sent_at);
-                }
-                match change {
-                    Change::Written(waiting) => done.push(waiting),
-                    change => apply(&transaction, change)?,
-                }
-                next = changes.try_recv().ok();
-            }
-            if let Some(now) = latest {
-                (transaction.prepare_cached("DELETE FROM sent WHERE until < ?")?)
-                    .execute(params![now])?;
-            }
-            transaction.commit()
-        });
-        if let Err(error) = written {
+    while let Some(mut batch) = Batch::collect(changes) {
+        if let Err(error) = batch.commit(&mut connection) {
             // The callers that wait see their sender dropped.
             tracing::error!(%error, "the queues' file cannot be written: nothing is accepted any more");
             return;
         }
-        for waiting in done {
+        for waiting in batch.waiting {
             let _ = waiting.send(());
         }
     }

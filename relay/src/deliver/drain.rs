@@ -17,7 +17,7 @@ use super::group::INTERNAL_FAILURE_WAIT;
 use super::report::Report;
 use super::{BATCH_BUDGET, Deliver};
 use crate::cause::chain;
-use crate::delivery::{Body, FailedAttempts};
+use crate::delivery::FailedAttempts;
 use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::policy::{self, AfterAttempt, AfterProbe, Probed};
@@ -291,11 +291,8 @@ impl Drain<'_> {
         {
             return Ok(self.block(parked, due_at));
         }
-        let body = match &delivery.body {
-            Body::Inline(bytes) => Some(bytes.clone()),
-            Body::Stored(digest) => deliver.table.body(&delivery.workspace, digest).await?,
-        };
-        let Some(body) = body else {
+        let read = deliver.table.body(&delivery.workspace, &delivery.body);
+        let Some(body) = read.await? else {
             let reason = ("the stored body is gone".to_owned(), None);
             (deliver.dead_letter(&self.worker, delivery, reason, earlier)).await?;
             return Ok(Step::DeadLettered);

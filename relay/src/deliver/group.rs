@@ -126,6 +126,11 @@ impl<'a, 'b> Group<'a, 'b> {
             let known = worker.as_deref().map(|w| (w.state, is_overdue(w)));
             match (policy::on_receipt(known), worker) {
                 (OnReceipt::Drop, _) | (_, None) => {
+                    let table = &self.deliver.table;
+                    let (workspace, id) = (&delivery.workspace, &delivery.worker);
+                    if table.has_earlier_worker(workspace, id).await? {
+                        return Ok(Step::Return(INTERNAL_FAILURE_WAIT));
+                    }
                     tracing::info!(
                         event = %delivery.event,
                         workspace = delivery.workspace,

@@ -6,9 +6,10 @@ use aws_sdk_sqs::types::{
     Message, MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
     SendMessageBatchRequestEntry,
 };
+use bytes::Bytes;
 use protocol::clock::UnixMillis;
 
-use super::message::attribute;
+use super::message::{AttributeValue, attribute};
 use super::{BATCH_SIZE, Queue, QueueError};
 use crate::delivery::Body;
 
@@ -82,8 +83,12 @@ impl DeadLetter {
 
     /// The event's body, or where it is stored.
     pub(crate) fn body(&self) -> Option<Body> {
-        let encoding = self.attribute(attribute::BODY)?;
-        super::message::decode(encoding, self.0.body()?.to_owned())
+        let attribute = self.0.message_attributes.as_ref()?.get(attribute::BODY)?;
+        let value = match (attribute.string_value(), attribute.binary_value()) {
+            (_, Some(packed)) => AttributeValue::Binary(Bytes::copy_from_slice(packed.as_ref())),
+            (text, None) => AttributeValue::Text(text?.to_owned()),
+        };
+        super::message::decode(value, self.0.body()?.to_owned())
     }
 }
 

@@ -5,17 +5,19 @@
 use std::borrow::Cow;
 
 use aws_sdk_sqs::operation::send_message::builders::SendMessageFluentBuilder;
+use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use memchr::memmem;
+use bytes::Bytes;
 use protocol::clock::{UnixMillis, rfc3339};
 
 use crate::delivery::{Body, DeadLetterReason, Delivery};
 use crate::event::{Event, EventId};
+use crate::transport;
 
-/// The largest body that travels in the message. A larger one is stored in the table.
-pub const INLINE_LIMIT: usize = 60 * 1024;
+/// The text of a message whose body is in its attribute. SQS accepts no empty one.
+const PACKED: &str = "packed";
 
 pub(super) mod attribute {
     pub(crate) const EVENT: &str = "event";
@@ -38,37 +40,64 @@ pub(super) mod attribute {
     pub(crate) const DRAIN: &str = "drain";
 }
 
-/// SQS accepts `#x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF` (SendMessage, API reference).
-fn is_allowed(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    // Without an early end, so that many bytes are compared at once.
-    let has_control = (bytes.iter()).fold(false, |found, b| {
-        found | (*b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r'))
-    });
-    let has = |character: &str| memmem::find(bytes, character.as_bytes()).is_some();
-    !(has_control || has("\u{fffe}") || has("\u{ffff}"))
+/// What the message carries of a body: its text, and the value of its attribute `body`.
+#[derive(Debug)]
+struct Carried<'a> {
+    text: Cow<'a, str>,
+    attribute: MessageAttributeValue,
 }
 
-/// The value of the `body` attribute, and the text of the message: the body as it is, in base64 where SQS forbids one of
-/// its characters, or the digest of a stored one.
-fn encode(body: &Body) -> (&'static str, Cow<'_, str>) {
+/// As it is, compressed in the attribute, or the digest of a stored one.
+fn encode(body: &Body) -> Carried<'_> {
+    let packed = |packed: Vec<u8>| Carried {
+        text: PACKED.into(),
+        attribute: binary(packed),
+    };
     match body {
-        Body::Stored(digest) => ("stored", digest.into()),
+        Body::Stored(digest) => Carried {
+            text: digest.into(),
+            attribute: string("stored"),
+        },
+        Body::Packed(bytes) => packed(bytes.to_vec()),
         Body::Inline(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) if is_allowed(text) => ("raw", text.into()),
-            _ => ("base64", BASE64.encode(bytes).into()),
+            Ok(text) if transport::fits_raw(bytes) => Carried {
+                text: text.into(),
+                attribute: string("raw"),
+            },
+            _ => packed(transport::pack(bytes)),
         },
     }
 }
 
-pub(super) fn decode(encoding: &str, text: String) -> Option<Body> {
-    match encoding {
+/// The value of a message attribute.
+#[derive(Debug)]
+pub enum AttributeValue {
+    /// Of the type `String`.
+    Text(String),
+    /// Of the type `Binary`.
+    Binary(Bytes),
+}
+
+impl AttributeValue {
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Binary(_) => None,
+        }
+    }
+}
+
+/// The body of a message with this attribute `body` and this text.
+pub(super) fn decode(attribute: AttributeValue, text: String) -> Option<Body> {
+    let encoding = match attribute {
+        AttributeValue::Binary(packed) => return Some(Body::Packed(packed)),
+        AttributeValue::Text(encoding) => encoding,
+    };
+    match encoding.as_str() {
         "raw" => Some(Body::Inline(text.into())),
-        "base64" => BASE64
-            .decode(text)
-            .ok()
-            .map(|bytes| Body::Inline(bytes.into())),
         "stored" => Some(Body::Stored(text)),
+        // An earlier version sent so what SQS does not accept as text.
+        "base64" => (BASE64.decode(text).ok()).map(|bytes| Body::Inline(bytes.into())),
         _ => None,
     }
 }
@@ -157,10 +186,11 @@ impl Received {
     /// The first part that is missing or malformed.
     pub fn parse(
         message: Message,
-        mut take: impl FnMut(&str) -> Option<String>,
+        mut take: impl FnMut(&str) -> Option<AttributeValue>,
     ) -> Result<Self, UnreadablePart> {
-        if let Some(ended_at) = take(attribute::REVOKE) {
-            let mut text = |name: &'static str| take(name).ok_or(UnreadablePart(name));
+        let mut take_text = |name: &str| take(name).and_then(AttributeValue::text);
+        if let Some(ended_at) = take_text(attribute::REVOKE) {
+            let mut text = |name: &'static str| take_text(name).ok_or(UnreadablePart(name));
             return Ok(Self::Revocation(Revocation {
                 message_id: message.id,
                 ended_at: ended_at
@@ -170,15 +200,15 @@ impl Received {
                 worker: text(attribute::WORKER)?,
             }));
         }
-        if take(attribute::HEARTBEAT).is_some() {
+        if take_text(attribute::HEARTBEAT).is_some() {
             let sent_at = message.sent_at.parse();
             let sent_at = sent_at.map_err(|_| UnreadablePart("SentTimestamp"))?;
             return Ok(Self::Heartbeat(Heartbeat { sent_at }));
         }
-        let Some(due_at) = take(attribute::DRAIN) else {
+        let Some(due_at) = take_text(attribute::DRAIN) else {
             return Delivery::parse(message, take).map(Self::Delivery);
         };
-        let mut text = |name: &'static str| take(name).ok_or(UnreadablePart(name));
+        let mut text = |name: &'static str| take_text(name).ok_or(UnreadablePart(name));
         let (received, sent_at) = (message.received.parse(), message.sent_at.parse());
         Ok(Self::Drain(DrainRequest {
             message_id: message.id,
@@ -202,12 +232,15 @@ impl Delivery {
     /// The first part that is missing or malformed.
     pub fn parse(
         message: Message,
-        mut take: impl FnMut(&str) -> Option<String>,
+        mut take: impl FnMut(&str) -> Option<AttributeValue>,
     ) -> Result<Self, UnreadablePart> {
-        let mut text = |name: &'static str| take(name).ok_or(UnreadablePart(name));
+        let carried = take(attribute::BODY).ok_or(UnreadablePart(attribute::BODY))?;
+        let mut text = |name: &'static str| {
+            let value = take(name).and_then(AttributeValue::text);
+            value.ok_or(UnreadablePart(name))
+        };
         let event =
             EventId::parse(&text(attribute::EVENT)?).ok_or(UnreadablePart(attribute::EVENT))?;
-        let encoding = text(attribute::BODY)?;
         let sent_at = message.sent_at.parse();
         Ok(Self {
             message_id: message.id,
@@ -224,7 +257,7 @@ impl Delivery {
             withheld: text(attribute::WITHHELD)
                 .map(|teams| teams.split(' ').map(str::to_owned).collect())
                 .unwrap_or_default(),
-            body: decode(&encoding, message.body).ok_or(UnreadablePart(attribute::BODY))?,
+            body: decode(carried, message.body).ok_or(UnreadablePart(attribute::BODY))?,
         })
     }
 }
@@ -233,6 +266,14 @@ fn string(value: impl Into<String>) -> MessageAttributeValue {
     MessageAttributeValue::builder()
         .data_type("String")
         .string_value(value)
+        .build()
+        .expect("a data type is given")
+}
+
+fn binary(value: Vec<u8>) -> MessageAttributeValue {
+    MessageAttributeValue::builder()
+        .data_type("Binary")
+        .binary_value(Blob::new(value))
         .build()
         .expect("a data type is given")
 }
@@ -252,18 +293,15 @@ pub struct Recipient {
 #[derive(Debug)]
 pub struct OutgoingEvent<'a> {
     event: &'a Event,
-    encoding: &'static str,
-    text: Cow<'a, str>,
+    carried: Carried<'a>,
 }
 
 impl<'a> OutgoingEvent<'a> {
     /// Encodes the body once for all messages.
     pub fn new(event: &'a Event, body: &'a Body) -> Self {
-        let (encoding, text) = encode(body);
         Self {
             event,
-            encoding,
-            text,
+            carried: encode(body),
         }
     }
 
@@ -272,14 +310,14 @@ impl<'a> OutgoingEvent<'a> {
         let (event, worker) = (self.event, &recipient.worker);
         let mut entry = SendMessageBatchRequestEntry::builder()
             .id(at.to_string())
-            .message_body(&*self.text)
+            .message_body(&*self.carried.text)
             .message_group_id(format!("{worker}:{}", event.ordering_key))
             .message_deduplication_id(format!("{}:{worker}", event.id))
             .message_attributes(attribute::EVENT, string(event.id.as_str()))
             .message_attributes(attribute::WORKSPACE, string(&event.workspace))
             .message_attributes(attribute::WORKER, string(worker))
             .message_attributes(attribute::TYPE, string(&event.kind))
-            .message_attributes(attribute::BODY, string(self.encoding));
+            .message_attributes(attribute::BODY, self.carried.attribute.clone());
         if !event.action.is_empty() {
             entry = entry.message_attributes(attribute::ACTION, string(&event.action));
         }
@@ -342,26 +380,26 @@ pub(super) fn dead_letter(
     delivery: &Delivery,
     reason: &DeadLetterReason,
 ) -> SendMessageFluentBuilder {
-    let (encoding, text) = encode(&delivery.body);
+    let Carried { text, attribute } = encode(&delivery.body);
     let status = reason.status.map_or("none".to_owned(), |s| s.to_string());
     let call = call
         .message_body(text)
         .message_group_id(&delivery.group)
-        .message_deduplication_id(&delivery.message_id);
+        .message_deduplication_id(&delivery.message_id)
+        .message_attributes(attribute::BODY, attribute);
     let attributes = [
         (attribute::EVENT, delivery.event.as_str()),
         (attribute::WORKSPACE, &delivery.workspace),
         (attribute::WORKER, &delivery.worker),
         (attribute::TYPE, &delivery.kind),
         (attribute::ACTION, &delivery.action),
-        (attribute::BODY, encoding),
         (attribute::REASON, &reason.text),
         (attribute::LAST_STATUS, &status),
         (attribute::FIRST_ATTEMPT, &rfc3339(reason.first_attempt_at)),
         (attribute::USER, reason.user.as_deref().unwrap_or_default()),
     ];
     (attributes.into_iter())
-        .filter(|(_, value)| !value.is_empty() && is_allowed(value))
+        .filter(|(_, value)| !value.is_empty() && transport::is_allowed(value.as_bytes()))
         .fold(call, |call, (name, value)| {
             call.message_attributes(name, string(value))
         })
@@ -369,43 +407,60 @@ pub(super) fn dead_letter(
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::queue::BATCH_SIZE;
+    use crate::transport::MESSAGE_LIMIT;
+
+    /// The body that is read from what carries this one.
+    fn carried(body: &Body) -> Option<Body> {
+        let Carried { text, attribute } = encode(body);
+        assert!(transport::is_allowed(text.as_bytes()));
+        let value = match attribute.binary_value {
+            Some(packed) => AttributeValue::Binary(packed.into_inner().into()),
+            None => AttributeValue::Text(attribute.string_value.unwrap()),
+        };
+        decode(value, text.into_owned())
+    }
 
     #[test]
-    fn characters_that_sqs_forbids_travel_in_base64() {
-        for (text, expected) in [
-            ("{}\r\n\t", "raw"),
-            ("{\"a\":\"é\u{1f600}\u{fffd}\u{7f}\"}", "raw"),
-            ("{\"a\":\"\u{ffff}\"}", "base64"),
-            ("{\"a\":\"\u{fffe}\"}", "base64"),
-            ("\u{1}", "base64"),
+    fn a_body_is_carried_as_it_is_unless_sqs_forbids_it_or_it_is_too_large() {
+        let too_large = " ".repeat(MESSAGE_LIMIT + 1);
+        for text in ["\u{ffff}", "\u{1}", &too_large] {
+            let Some(Body::Packed(packed)) = carried(&Body::Inline(text.to_owned().into())) else {
+                panic!("{} bytes are not packed", text.len());
+            };
+            assert_eq!(transport::unpack(&packed).unwrap(), text);
+        }
+        for body in [
+            Body::Inline("{}\r\n\t\u{fffd}".into()),
+            Body::Packed(transport::pack(b"{}").into()),
+            Body::Stored("digest".to_owned()),
         ] {
-            let body = Body::Inline(Bytes::from(text));
-            let (encoding, message) = encode(&body);
-            assert_eq!(encoding, expected, "{text:?}");
-            assert!(is_allowed(&message));
-            assert_eq!(decode(encoding, message.into_owned()), Some(body.clone()));
+            assert_eq!(carried(&body), Some(body.clone()));
         }
     }
 
     #[test]
-    fn ten_of_the_largest_messages_fit_into_one_batch() {
-        let body = Body::Inline(Bytes::from("\u{ffff}".repeat(INLINE_LIMIT / 3)));
-        let (_, text) = encode(&body);
-        assert!(BATCH_SIZE * (text.len() + 2048) < 1024 * 1024);
+    fn a_message_of_an_earlier_version_is_read() {
+        let base64 = AttributeValue::Text("base64".to_owned());
+        let read = decode(base64, BASE64.encode("\u{ffff}"));
+        assert_eq!(read, Some(Body::Inline("\u{ffff}".into())));
+        assert_eq!(
+            decode(AttributeValue::Text("gzip".to_owned()), String::new()),
+            None
+        );
     }
 
     proptest! {
         #[test]
         fn a_decoded_body_is_the_encoded_one(text in "\\PC{0,100}[\u{0}-\u{20}\u{fff0}-\u{ffff}]{0,4}") {
-            let body = Body::Inline(Bytes::from(text));
-            let (encoding, message) = encode(&body);
-            prop_assert!(is_allowed(&message));
-            prop_assert_eq!(decode(encoding, message.into_owned()), Some(body.clone()));
+            let read = match carried(&Body::Inline(Bytes::from(text.clone()))) {
+                Some(Body::Packed(packed)) => transport::unpack(&packed),
+                Some(Body::Inline(bytes)) => Some(bytes),
+                _ => None,
+            };
+            prop_assert_eq!(read, Some(Bytes::from(text)));
         }
     }
 }

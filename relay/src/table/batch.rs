@@ -13,6 +13,8 @@ use super::{Item, Table, TableError};
 
 /// BatchWriteItem takes this many items.
 const WRITES: usize = 25;
+/// BatchGetItem takes this many keys.
+pub(super) const READS: usize = 100;
 
 fn backoff() -> ExponentialBuilder {
     ExponentialBuilder::new()
@@ -67,7 +69,7 @@ impl Table {
         self.write_batch(&deletes, operation).await
     }
 
-    /// Reads the items with these keys, of which there are at most 100 and no two the same; consistent. Absent and expired
+    /// Reads the items with these keys, of which there are at most [`READS`] and no two the same; consistent. Absent and expired
     /// items are left out.
     pub(super) async fn get_batch(
         &self,

@@ -52,21 +52,20 @@ impl BatchContext {
     }
 
     fn add(&mut self, item: Item) -> Option<()> {
-        let partition = text(&item, "pk")?.strip_prefix("WS#")?;
-        match partition.split_once("#WORKER#") {
+        let (workspace, id) = worker_key::parse(text(&item, "pk")?)?;
+        let id = id.to_owned();
+        match text(&item, "sk")?.strip_prefix(PREFIX) {
+            Some(event) => {
+                let event = event.to_owned();
+                self.attempts.push((id, event, parse(&item)?));
+            }
             None => {
-                let workspace = partition.to_owned();
-                let id = worker_key::id(text(&item, "sk")?)?.to_owned();
+                let workspace = workspace.to_owned();
                 match workers::parse(item) {
                     Some(worker) => self.workers.push(worker),
                     // Only this worker's deliveries wait.
                     None => self.unreadable.push((workspace, id)),
                 }
-            }
-            Some((_, worker)) => {
-                let event = text(&item, "sk")?.strip_prefix(PREFIX)?.to_owned();
-                let worker = worker.to_owned();
-                self.attempts.push((worker, event, parse(&item)?));
             }
         }
         Some(())

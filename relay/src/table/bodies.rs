@@ -1,58 +1,43 @@
 //! Large bodies: each is stored once under its digest, compressed, in chunks that fit into an item.
 //!
-//! Invariant: `body` returns a body only if it has the digest that was asked for.
+//! Invariant: a stored body is returned only if it has the digest that was asked for.
 
-use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
 use protocol::envelope::digest;
 
 use super::{Table, TableError, item_key, n, s};
 use crate::delivery::Body;
-use crate::event::{Event, MAX_BODY_BYTES};
-use crate::queue::INLINE_LIMIT;
+use crate::event::Event;
+use crate::transport::{self, Chosen};
 
 /// An item holds 400 KB with its keys.
 const CHUNK_BYTES: usize = 350 * 1024;
-/// The zlib level. Level 1 leaves a third more of a payload; higher levels take longer and save next to nothing.
-const LEVEL: u32 = 2;
 
 fn partition(workspace: &str, digest: &str) -> String {
     format!("WS#{workspace}#BODY#{digest}")
 }
 
-pub(super) fn compress(body: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::with_capacity(body.len() / 4), Compression::new(LEVEL));
-    let written = encoder.write_all(body).and_then(|()| encoder.finish());
-    written.expect("a vector takes all that is written")
-}
-
-pub(super) fn decompress(compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    let decoder = ZlibDecoder::new(compressed);
-    let read = decoder.take(limit as u64 + 1).read_to_end(&mut body).ok()?;
-    (read <= limit).then_some(body)
-}
-
 impl Table {
-    /// The body of an event as its messages carry it. A large one is stored under its digest, for this long.
+    /// The body of an event as its messages to so many workers carry it. One that they do not carry is stored under its digest,
+    /// for this long.
     pub(crate) async fn store_body(
         &self,
         event: &Event,
+        recipients: usize,
         keep: Duration,
     ) -> Result<Body, TableError> {
-        if event.body.len() <= INLINE_LIMIT {
-            return Ok(Body::Inline(event.body.clone()));
-        }
+        let packed = match transport::choose(&event.body, recipients) {
+            Chosen::Raw => return Ok(Body::Inline(event.body.clone())),
+            Chosen::Packed(packed) => return Ok(Body::Packed(packed.into())),
+            Chosen::Stored(packed) => packed,
+        };
         let expires_at = self.expiry(keep);
         let partition = partition(&event.workspace, &event.digest);
-        let writes: Vec<_> = (compress(&event.body).chunks(CHUNK_BYTES).enumerate())
+        let writes: Vec<_> = (packed.chunks(CHUNK_BYTES).enumerate())
             .map(|(at, chunk)| {
                 let mut item = item_key(&partition, format!("{at:04}"));
                 item.insert("part".to_owned(), AttributeValue::B(Blob::new(chunk)));
@@ -67,18 +52,37 @@ impl Table {
         Ok(Body::Stored(event.digest.clone()))
     }
 
-    /// Reads a stored body; none if it is absent, expired or damaged.
+    /// The body of a delivery; none if it was stored and is absent, expired or damaged.
     pub(crate) async fn body(
         &self,
         workspace: &str,
-        expected: &str,
+        body: &Body,
     ) -> Result<Option<Bytes>, TableError> {
-        let mut compressed = Vec::new();
+        let digest = match body {
+            Body::Inline(bytes) => return Ok(Some(bytes.clone())),
+            Body::Packed(packed) => return Ok(transport::unpack(packed)),
+            Body::Stored(digest) => digest,
+        };
+        // It was stored before its messages were sent. A read that costs half may come too early all the same, and the digest
+        // tells.
+        match self.stored_body(workspace, digest, false).await? {
+            None => self.stored_body(workspace, digest, true).await,
+            found => Ok(found),
+        }
+    }
+
+    async fn stored_body(
+        &self,
+        workspace: &str,
+        expected: &str,
+        is_consistent: bool,
+    ) -> Result<Option<Bytes>, TableError> {
+        let mut packed = Vec::new();
         let mut pages = (self.client.query())
             .table_name(&self.name)
             .key_condition_expression("pk = :pk")
             .expression_attribute_values(":pk", s(partition(workspace, expected)))
-            .consistent_read(true)
+            .consistent_read(is_consistent)
             .into_paginator()
             .send();
         while let Some(page) = pages.next().await {
@@ -87,40 +91,10 @@ impl Table {
                 if let (true, Some(AttributeValue::B(part))) =
                     (self.is_alive(item), item.get("part"))
                 {
-                    compressed.extend_from_slice(part.as_ref());
+                    packed.extend_from_slice(part.as_ref());
                 }
             }
         }
-        let body = decompress(&compressed, MAX_BODY_BYTES);
-        Ok(body
-            .filter(|body| digest(body) == expected)
-            .map(Bytes::from))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_body_survives_compression(body in proptest::collection::vec(any::<u8>(), 0..4096)) {
-            prop_assert_eq!(decompress(&compress(&body), 4096), Some(body));
-        }
-
-        #[test]
-        fn damage_is_never_a_panic(mut body in proptest::collection::vec(any::<u8>(), 0..256)) {
-            let _ = decompress(&body, 4096);
-            body = compress(&body);
-            body.truncate(body.len() / 2);
-            prop_assert_eq!(decompress(&body, 4096), None);
-        }
-    }
-
-    #[test]
-    fn no_more_is_decompressed_than_was_accepted() {
-        assert_eq!(decompress(&compress(&[0; 5000]), 4096), None);
+        Ok(transport::unpack(&packed).filter(|body| digest(body) == expected))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::worker_key::{PREFIX, partition, shard};
-use super::{SHARDS, Table, TableError, s, workers};
+use super::batch::READS;
+use super::worker_key::{key, shard};
+use super::{SHARDS, Table, TableError, workers};
 use crate::worker::Worker;
 
 impl Table {
@@ -21,19 +22,11 @@ impl Table {
 
     /// The workers of a workspace.
     pub(crate) async fn workers(&self, workspace: &str) -> Result<Vec<Worker>, TableError> {
-        let operation = "read the workers";
-        let mut found = Vec::new();
-        let mut pages = (self.client.query())
-            .table_name(&self.name)
-            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-            .expression_attribute_values(":pk", s(partition(workspace)))
-            .expression_attribute_values(":prefix", s(PREFIX))
-            .into_paginator()
-            .send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| TableError::call(operation, e))?;
-            let items = page.items.unwrap_or_default().into_iter();
-            for item in items.filter(|item| self.is_alive(item)) {
+        let routes = self.routes(workspace).await?;
+        let mut found = Vec::with_capacity(routes.len());
+        for routes in routes.chunks(READS) {
+            let keys = routes.iter().map(|route| key(workspace, &route.worker));
+            for item in self.get_batch(keys.collect(), "read the workers").await? {
                 match workers::parse(item) {
                     Some(worker) => found.push(worker),
                     None => tracing::error!(workspace, "a worker's item cannot be read"),

@@ -22,11 +22,10 @@ use protocol::messages::WorkerState;
 use super::transaction::{self, Transacted};
 use super::worker_state::set_of;
 use super::workers::conditional;
-use super::{
-    Item, Table, TableError, bodies, item_key, n, number, s, text, worker_key, worker_partition,
-};
+use super::{Item, Table, TableError, item_key, n, number, s, text, worker_key, worker_partition};
 use crate::delivery::{Body, Delivery};
-use crate::event::{EventId, MAX_BODY_BYTES};
+use crate::event::EventId;
+use crate::transport;
 use crate::worker::Worker;
 
 pub(super) const PREFIX: &str = "MAIL#";
@@ -83,9 +82,7 @@ fn key(partition: &str, id: &str) -> Item {
 pub(super) fn body(item: &Item) -> Option<Body> {
     let bytes = |name| item.get(name)?.as_b().ok().map(AsRef::<[u8]>::as_ref);
     if let Some(packed) = bytes("packed") {
-        Some(Body::Inline(
-            bodies::decompress(packed, MAX_BODY_BYTES)?.into(),
-        ))
+        Some(Body::Inline(transport::unpack(packed)?))
     } else if let Some(body) = bytes("body") {
         Some(Body::Inline(Bytes::copy_from_slice(body)))
     } else {
@@ -136,11 +133,13 @@ pub(super) fn item(
     item.insert("kept_until".to_owned(), n(kept_until));
     let stays = i64::try_from(EXPIRED_STAYS.as_secs()).unwrap_or_default();
     item.insert("expires_at".to_owned(), n(kept_until + stays));
+    let mut packed = |packed: Vec<u8>| {
+        let packed = AttributeValue::B(Blob::new(packed));
+        item.insert("packed".to_owned(), packed);
+    };
     match &delivery.body {
-        Body::Inline(bytes) => {
-            let packed = Blob::new(bodies::compress(bytes));
-            item.insert("packed".to_owned(), AttributeValue::B(packed));
-        }
+        Body::Inline(bytes) => packed(transport::pack(bytes)),
+        Body::Packed(bytes) => packed(bytes.to_vec()),
         Body::Stored(digest) => {
             item.insert("stored".to_owned(), s(digest));
         }
@@ -406,7 +405,7 @@ mod tests {
     #[test]
     fn a_body_is_read_compressed_and_plain() {
         let body = b"{\"type\":\"Issue\"}";
-        for (name, kept) in [("packed", bodies::compress(body)), ("body", body.to_vec())] {
+        for (name, kept) in [("packed", transport::pack(body)), ("body", body.to_vec())] {
             let item = Item::from([
                 ("sk".to_owned(), s(format!("{PREFIX}1-evt_x"))),
                 ("event".to_owned(), s("evt_x")),

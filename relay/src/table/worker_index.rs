@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::transaction::{self, Transacted};
 use super::worker_key::{self, SHARD};
-use super::{Table, TableError, n, routes, s};
+use super::{Table, TableError, n, routes, s, text};
 
 /// The index's name.
 pub const INDEX: &str = "workers";
@@ -31,7 +31,6 @@ pub(crate) const SHARDS: u32 = 16;
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct IndexedWorker {
     pk: String,
-    sk: String,
     /// Whether its events are POSTed or parked.
     pub(crate) state: WorkerState,
     /// When the last delivery was recorded, at first the registration.
@@ -46,12 +45,12 @@ pub(crate) struct IndexedWorker {
 impl IndexedWorker {
     /// Linear's `organizationId`.
     pub(crate) fn workspace(&self) -> &str {
-        worker_key::workspace(&self.pk).unwrap_or_default()
+        worker_key::parse(&self.pk).unwrap_or_default().0
     }
 
     /// The worker's id.
     pub(crate) fn id(&self) -> &str {
-        worker_key::id(&self.sk).unwrap_or_default()
+        worker_key::parse(&self.pk).unwrap_or_default().1
     }
 }
 
@@ -74,6 +73,10 @@ impl Table {
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| TableError::call("read the worker index", e))?;
             for item in page.items.unwrap_or_default() {
+                // A worker that version 0.1 registered has another key.
+                if text(&item, "pk").and_then(worker_key::parse).is_none() {
+                    continue;
+                }
                 let is_alive = self.is_alive(&item);
                 match serde_dynamo::from_item(item) {
                     Ok(worker) if is_alive => each(worker),

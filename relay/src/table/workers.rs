@@ -14,15 +14,15 @@ use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
 
 use super::transaction::{self, Transacted};
-use super::worker_key::{SHARD, id, key, shard, workspace};
+use super::worker_key::{self, SHARD, SORT, earlier_key, key, shard};
 use super::{Item, Table, TableError, n, routes, s, text, worker_partition};
 use crate::subscription::Subscription;
 use crate::worker::Worker;
 
 /// A worker from its item.
 pub(super) fn parse(item: Item) -> Option<Worker> {
-    let workspace = workspace(text(&item, "pk")?)?.to_owned();
-    let id = id(text(&item, "sk")?)?.to_owned();
+    let (workspace, id) = worker_key::parse(text(&item, "pk")?)?;
+    let (workspace, id) = (workspace.to_owned(), id.to_owned());
     let worker: Worker = serde_dynamo::from_item(item).ok()?;
     Some(Worker {
         workspace,
@@ -171,6 +171,17 @@ impl Table {
                 .map(Some)
                 .ok_or(TableError::Malformed { operation }),
         }
+    }
+
+    /// Whether version 0.1 has registered a worker whose lease goes on. It is found after it has registered again, which it
+    /// does when it is told that its token is not valid.
+    pub(crate) async fn has_earlier_worker(
+        &self,
+        workspace: &str,
+        worker: &str,
+    ) -> Result<bool, TableError> {
+        let found = self.get(earlier_key(workspace, worker), "look for the worker");
+        Ok(found.await?.is_some())
     }
 
     /// Writes a registration in the place of `previous`, and its route. Returns whether the worker still was `previous`.
@@ -338,8 +349,10 @@ impl Table {
             .send();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| TableError::call(operation, e))?;
-            self.delete_batch(page.items.unwrap_or_default(), operation)
-                .await?;
+            let mut items = page.items.unwrap_or_default();
+            // The worker itself was deleted. If it is there, it is one that has registered meanwhile.
+            items.retain(|item| text(item, "sk") != Some(SORT));
+            self.delete_batch(items, operation).await?;
         }
         Ok(true)
     }

@@ -525,8 +525,16 @@ pub(crate) fn issue(issue: &str, number: usize) -> String {
 
 /// As [`issue`], with a text of this length in it.
 pub(crate) fn large_issue(issue: &str, number: usize, length: usize) -> String {
-    let text = format!("\"text\":\"{}\",\"number\"", "x".repeat(length));
+    let text: String = (0..length).map(|at| hex_digit(at as u64)).collect();
+    let text = format!("\"text\":\"{text}\",\"number\"");
     self::issue(issue, number).replace("\"number\"", &text)
+}
+
+/// A digit that follows from none before it, so that a text of them compresses to half its length and no further.
+fn hex_digit(at: u64) -> char {
+    let mixed = (at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    char::from(b"0123456789abcdef"[(mixed >> 60) as usize])
 }
 
 /// The number of a payload from [`issue`].
