@@ -204,7 +204,6 @@ async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> any
             ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
             ("AWS_LAMBDA_LOG_GROUP_NAME", "x"),
             ("AWS_LAMBDA_LOG_STREAM_NAME", "x"),
-            ("STACK_NAME", "bench"),
             ("TABLE_NAME", local::dynamodb::TABLE),
             ("QUEUE_URL", &aws.local.sqs.url(QUEUE)),
             ("DLQ_URL", &aws.local.sqs.url(DEAD_LETTERS)),

@@ -24,11 +24,8 @@ impl Write for Counter {
 
 /// From now on lines are counted.
 pub(crate) fn count() {
-    let format = Json {
-        stack: "bench".to_owned(),
-    };
     let lines = tracing_subscriber::fmt::layer()
-        .event_format(format)
+        .event_format(Json)
         .with_writer(|| Counter);
     // A second time it is counted already.
     let _ = tracing_subscriber::registry()

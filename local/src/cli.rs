@@ -132,7 +132,7 @@ pub fn main() -> ExitCode {
 
 fn run(main: impl Future<Output = anyhow::Result<()>>, log: &str) -> anyhow::Result<()> {
     let filter = environment("RUST_LOG").unwrap_or_else(|| log.to_owned());
-    // Metrics are for CloudWatch, not for a terminal.
+    // A line that is written for a metric alone is for CloudWatch, not for a terminal.
     let filter = format!("{filter},{TARGET}=off");
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

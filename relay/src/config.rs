@@ -235,8 +235,6 @@ pub struct Resources {
 pub struct Deployment {
     /// The AWS endpoint.
     pub aws: Aws,
-    /// The name of the stack, a dimension of its metrics.
-    pub stack: String,
     /// The resources that the function uses.
     pub resources: Resources,
 }
@@ -351,14 +349,13 @@ impl HealthConfig {
 }
 
 impl Deployment {
-    /// `AWS_REGION`, `AWS_ENDPOINT_URL`, `STACK_NAME` and `TABLE_NAME`.
+    /// `AWS_REGION`, `AWS_ENDPOINT_URL` and `TABLE_NAME`.
     pub fn read(settings: &mut Settings<'_>) -> Self {
         Self {
             aws: Aws {
                 region: settings.required("AWS_REGION"),
                 endpoint: (settings.lookup)("AWS_ENDPOINT_URL"),
             },
-            stack: settings.required("STACK_NAME"),
             resources: Resources {
                 table: settings.required("TABLE_NAME"),
                 ..Resources::default()
@@ -413,7 +410,7 @@ mod tests {
         let _ = DeliverConfig::read(&mut settings);
         let _ = HealthConfig::read(&mut settings);
         let error = settings.finish(()).unwrap_err().to_string();
-        let names = "STACK_NAME TABLE_NAME QUEUE_URL DLQ_URL LINEAR_WEBHOOK_SECRET_ID \
+        let names = "TABLE_NAME QUEUE_URL DLQ_URL LINEAR_WEBHOOK_SECRET_ID \
             LINEAR_WEBHOOK_SECRETS LINEAR_API_URL LEASE_SECONDS DELIVERY_TIMEOUT_SECONDS";
         for name in names.split_whitespace() {
             let named = error.matches(&format!("`{name}`")).count();

@@ -30,7 +30,6 @@ use crate::queue::{Heartbeat, Queue};
 use crate::table::{BatchContext, Table, TableError};
 use crate::worker::Worker;
 use group::{Disposition, Group};
-use report::Report;
 
 /// No attempt begins after this time. The rest of the batch returns to the queue.
 pub const BATCH_BUDGET: Duration = Duration::from_secs(30);
@@ -62,7 +61,6 @@ struct Batch<'a> {
     /// The workers whose success is recorded.
     recorded: Mutex<HashSet<&'a str>>,
     deadline: Instant,
-    report: Report,
 }
 
 impl<'a> Batch<'a> {
@@ -74,7 +72,6 @@ impl<'a> Batch<'a> {
             bodies: bodies.map(|body| (body, OnceCell::new())).collect(),
             recorded: Mutex::default(),
             deadline,
-            report: Report::default(),
         }
     }
 }
@@ -174,8 +171,6 @@ impl Deliver {
                 }
             }
         }
-        drop(running);
-        batch.report.emit();
         for settling in settling {
             // Messages that could not be settled become visible after the queue's visibility timeout.
             let _ = settling.await;

@@ -199,10 +199,8 @@ impl Ingest {
             r#type = event.kind,
             action = event.action,
             deliveries = recipients.len(),
-            Accepted = 1,
             LinearLatency = (self.clock.millis() - event.sent_at).max(0),
-            "accepted event {id} for {} workers",
-            recipients.len()
+            "accepted"
         );
         let accepted = Accepted {
             deliveries: recipients.len(),

@@ -1,4 +1,5 @@
-//! Logs: JSON lines on Lambda, text on a terminal; never a body, secret, token or URL query.
+//! Logs: JSON lines on Lambda, from which CloudWatch takes the [metrics](crate::metrics), and text on a terminal; never a body,
+//! secret, token or URL query.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -6,7 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -19,7 +19,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use protocol::clock::{UnixMillis, millis, rfc3339};
 
 use crate::cause::chain;
-use crate::metrics::{self, Metadata, Metric};
 
 /// At lower levels these crates log whole requests, with secrets and bodies.
 const QUIET: &str = "aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_smithy_http_client=warn,\
@@ -35,12 +34,9 @@ pub fn filter(filter: &str) -> Targets {
         .unwrap_or_else(|_| quiet())
 }
 
-/// Writes JSON lines for CloudWatch Logs, with the metrics of this stack in them.
-pub fn json(stack: &str) {
-    let format = Json {
-        stack: stack.to_owned(),
-    };
-    let lines = tracing_subscriber::fmt::layer().event_format(format);
+/// Writes JSON lines for CloudWatch Logs.
+pub fn json() {
+    let lines = tracing_subscriber::fmt::layer().event_format(Json);
     tracing_subscriber::registry()
         .with(lines.with_filter(filter("info")))
         .init();
@@ -55,12 +51,9 @@ pub fn exit_code(done: Result<(), Box<dyn std::error::Error + Send + Sync>>) -> 
     ExitCode::FAILURE
 }
 
-/// One JSON object a line: time, level, the event's fields, and the metrics among them.
+/// One JSON object a line: time, level, and the event's fields.
 #[derive(Debug)]
-pub struct Json {
-    /// The stack's name, the dimension of all metrics.
-    pub stack: String,
-}
+pub struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
 where
@@ -78,7 +71,6 @@ where
             .unwrap_or_default();
         let line = JsonLine {
             event,
-            stack: &self.stack,
             now: millis(now),
         };
         let line = serde_json::to_string(&line).map_err(|_| fmt::Error)?;
@@ -89,7 +81,6 @@ where
 /// An event as a line.
 struct JsonLine<'a> {
     event: &'a Event<'a>,
-    stack: &'a str,
     now: UnixMillis,
 }
 
@@ -100,37 +91,23 @@ impl Serialize for JsonLine<'_> {
         map.serialize_entry("level", self.event.metadata().level().as_str())?;
         let mut fields = Fields {
             map: &mut map,
-            metrics: Vec::new(),
             written: Ok(()),
         };
         self.event.record(&mut fields);
-        let metrics = fields.metrics;
         fields.written?;
-        if !metrics.is_empty() {
-            map.serialize_entry(metrics::STACK, self.stack)?;
-            map.serialize_entry("_aws", &Metadata::of(&metrics, self.now))?;
-        }
         map.end()
     }
 }
 
-/// Writes the fields in their order and collects the metrics among them. No event has a field with the name of one of the
-/// line's own members.
+/// Writes the fields in their order. No event has a field with the name of one of the line's own members.
 struct Fields<'a, M: SerializeMap> {
     map: &'a mut M,
-    metrics: Vec<&'static Metric>,
     written: Result<(), M::Error>,
 }
 
 impl<M: SerializeMap> Visit for Fields<'_, M> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Several values of a metric are a list of numbers, whose debug form is JSON.
-        let values = metrics::metric(field.name())
-            .and_then(|_| RawValue::from_string(format!("{value:?}")).ok());
-        match values {
-            Some(values) => self.put(field, &values),
-            None => self.put(field, &format_args!("{value:?}")),
-        }
+        self.put(field, &format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -152,7 +129,6 @@ impl<M: SerializeMap> Visit for Fields<'_, M> {
 
 impl<M: SerializeMap> Fields<'_, M> {
     fn put(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
-        self.metrics.extend(metrics::metric(field.name()));
         if self.written.is_ok() {
             self.written = self.map.serialize_entry(field.name(), value);
         }
@@ -185,12 +161,9 @@ pub(crate) mod tests {
     /// The lines that `log` writes, without their time.
     pub(crate) fn lines(log: impl FnOnce()) -> Vec<Value> {
         let written = Written::default();
-        let format = Json {
-            stack: "edge-relay".to_owned(),
-        };
         let writer = written.clone();
         let lines = tracing_subscriber::fmt::layer()
-            .event_format(format)
+            .event_format(Json)
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
         let written = written.0.lock().unwrap();
@@ -223,35 +196,5 @@ pub(crate) mod tests {
             "age": -1, "waiting": true,
         });
         assert_eq!(lines, [expected]);
-    }
-
-    /// The embedded metric format requires it.
-    #[test]
-    fn every_metric_and_dimension_is_a_member_of_the_line_itself() {
-        let lines = lines(|| {
-            tracing::info!(
-                event = "evt_1",
-                Attempts = 1,
-                Outcome = "delivered",
-                DeliveryLatency = ?[12, 34],
-                "delivered"
-            );
-        });
-        let [line] = &lines[..] else {
-            panic!("{lines:?}")
-        };
-        let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
-        assert_eq!(directives.len(), 2);
-        for directive in directives {
-            let dimensions = directive["Dimensions"][0].as_array().unwrap().iter();
-            let metrics = directive["Metrics"].as_array().unwrap().iter();
-            for name in dimensions.chain(metrics.map(|metric| &metric["Name"])) {
-                assert!(!line[name.as_str().unwrap()].is_null(), "{name}");
-            }
-        }
-        assert_eq!(
-            (&line["Attempts"], &line["DeliveryLatency"], &line["event"]),
-            (&json!(1), &json!([12, 34]), &json!("evt_1"))
-        );
     }
 }

@@ -62,7 +62,7 @@ impl Error {
             tracing::error!(
                 error = self.chain(),
                 Failed = 1,
-                Reason = code.as_str(),
+                reason = code.as_str(),
                 "a request failed: {}",
                 code.as_str()
             );
@@ -71,7 +71,7 @@ impl Error {
             let is_counted = status != StatusCode::METHOD_NOT_ALLOWED;
             tracing::info!(
                 Refused = is_counted.then_some(1),
-                Reason = code.as_str(),
+                reason = code.as_str(),
                 "a request was refused: {}",
                 code.as_str()
             );

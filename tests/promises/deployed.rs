@@ -210,7 +210,6 @@ async fn a_setting_that_cannot_be_used_is_named_once_and_nothing_is_taken() {
         ("AWS_ACCESS_KEY_ID", &aws.key.id),
         ("AWS_SECRET_ACCESS_KEY", &aws.key.secret),
         ("AWS_ENDPOINT_URL", &url),
-        ("STACK_NAME", "edge-relay"),
         ("TABLE_NAME", local::dynamodb::TABLE),
         ("QUEUE_URL", &queue),
         ("DLQ_URL", &dead_letters),
@@ -231,7 +230,7 @@ async fn a_setting_that_cannot_be_used_is_named_once_and_nothing_is_taken() {
         ("deliver", "DLQ_URL", Some(other_queue.as_str())),
         ("deliver", "DELIVERY_TIMEOUT_SECONDS", Some("21")),
         ("health", "TABLE_NAME", None),
-        ("health", "STACK_NAME", None),
+        ("health", "QUEUE_URL", None),
     ];
     for (function, name, value) in wrong {
         let mut environment = right.clone();

@@ -188,7 +188,7 @@ async fn a_stack_is_deployed_changed_and_removed() {
     // A parameter is seen to take effect in the function that runs, and publishes no version of another one.
     let versions = async || {
         let register = stack.live("register", "WORKERS_PER_USER").await;
-        (register, stack.live("deliver", "STACK_NAME").await.0)
+        (register, stack.live("deliver", "TABLE_NAME").await.0)
     };
     assert_eq!(
         versions().await,

@@ -15,12 +15,14 @@ use local::local_relay::{
 };
 use local::secrets::SECRET_ID;
 use relay::config::Settings;
+use relay::metrics::METRICS;
 use relay::table::{INDEX, PROJECTED, SHARD};
-use relay::{deliver, health, linear, metrics, policy, register};
+use relay::{deliver, health, linear, policy, register};
 use serde_json::{Value, json};
 
+use crate::harness::filter::{Filter, Sample};
 use crate::harness::template::{Template, arn, as_text, resource, route_key};
-use crate::harness::used::{self, EMITTED, USED};
+use crate::harness::used::{self, LOGGED, USED};
 
 const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
 
@@ -97,7 +99,7 @@ fn each_function_gets_the_settings_that_it_reads_and_no_others() {
             let mut less = given.clone();
             less.remove(name);
             let complaint = read_settings(function, &less).1.unwrap_or_default();
-            let needed = "STACK_NAME TABLE_NAME QUEUE_URL DLQ_URL LINEAR_WEBHOOK_SECRET_ID";
+            let needed = "TABLE_NAME QUEUE_URL DLQ_URL LINEAR_WEBHOOK_SECRET_ID";
             let is_needed = needed.split(' ').any(|needed| needed == name);
             let is_missed = complaint.contains(&format!("`{name}`"));
             assert_eq!(is_missed, is_needed, "{function} without {name}");
@@ -299,7 +301,7 @@ fn allowed(template: &Template, role: &str) -> BTreeSet<(String, String)> {
     found
 }
 
-/// The promises that together make every function use and emit all that it can.
+/// The promises that together make every function use and log all that it can.
 const COVERING: [&str; 16] = [
     "bad_input",
     "bodies_are_bytes",
@@ -319,7 +321,7 @@ const COVERING: [&str; 16] = [
     "who_gets_what",
 ];
 
-/// What the functions used or emitted while the promises were tested: just before, if the environment says so, or those that are
+/// What the functions used or logged while the promises were tested: just before, if the environment says so, or those that are
 /// covering, in a process that is started once for it.
 fn noted(name: &str) -> Vec<Value> {
     static RUN: LazyLock<()> = LazyLock::new(|| {
@@ -481,6 +483,9 @@ fn what_a_registration_says_is_written_by_register_alone() {
     }
 }
 
+/// The namespace of the stack's own metrics.
+const NAMESPACE: &str = "EdgeRelay/edge-relay";
+
 /// A metric with its dimensions.
 type Metric = (String, String, BTreeMap<String, String>);
 
@@ -505,7 +510,7 @@ fn is_of_aws((namespace, metric, dimensions): &Metric) -> bool {
 /// The metrics of an alarm, or of one in its list.
 fn of_alarm(alarm: &Value) -> Vec<Metric> {
     let one = |metric: &Value| {
-        let dimensions = metric["Dimensions"].as_array().unwrap().iter();
+        let dimensions = metric["Dimensions"].as_array().into_iter().flatten();
         let dimensions = dimensions.map(|d| (text(&d["Name"]), text(&d["Value"])));
         let (namespace, name) = (text(&metric["Namespace"]), text(&metric["MetricName"]));
         (namespace, name, dimensions.collect())
@@ -539,26 +544,106 @@ fn of_dashboard(template: &Template) -> Vec<Metric> {
 
 #[test]
 #[ignore = "needs the translated template: .ci/run"]
+fn each_metric_has_one_filter_in_the_log_of_each_function_that_emits_it() {
+    let filters = Filter::all(&template());
+    let mut found: Vec<_> = (filters.iter())
+        .map(|filter| (filter.metric.as_str(), filter.function.as_str()))
+        .collect();
+    let mut expected: Vec<_> = (METRICS.iter())
+        .flat_map(|metric| metric.from.iter().map(move |from| (metric.name, *from)))
+        .collect();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    let mut patterns = BTreeMap::new();
+    for filter in &filters {
+        let name = filter.metric.as_str();
+        let metric = METRICS.iter().find(|metric| metric.name == name).unwrap();
+        assert_eq!(filter.namespace, NAMESPACE, "{name}");
+        assert_eq!(filter.unit, format!("{:?}", metric.unit), "{name}");
+        let dimension = metric.dimension.map(|dimension| {
+            let field = format!("$.{}", dimension.to_lowercase());
+            (dimension.to_owned(), field)
+        });
+        assert_eq!(filter.dimensions, BTreeMap::from_iter(dimension), "{name}");
+        // The alarms have to see that there is no line.
+        assert!(!filter.has_default, "{name}");
+        // CloudWatch takes values and dimensions from the fields of the pattern.
+        let taken = filter.dimensions.values().chain([&filter.value]);
+        for field in taken.filter(|field| field.starts_with('$')) {
+            assert!(filter.pattern.contains(&format!("{field} ")), "{name}");
+        }
+        // It is the same in each log.
+        let pattern = patterns.entry(name).or_insert(&filter.pattern);
+        assert_eq!(*pattern, &filter.pattern, "{name}");
+    }
+}
+
+/// The samples that a line stands for, by its message and its members.
+fn expected_samples(line: &Value) -> BTreeSet<Sample> {
+    let message = text(&line["message"]);
+    let is_delivered = message == "delivered";
+    let is_attempt = is_delivered || message == "could not deliver";
+    let is_gone = is_attempt && line["outcome"] == "gone";
+    let is_end = is_delivered || is_gone || message.starts_with("dead-lettered event ");
+    let value = |metric: &str| match metric {
+        "Accepted" => (message == "accepted").then_some(1),
+        "Attempts" => is_attempt.then_some(1),
+        "Deliveries" => is_end.then_some(1),
+        "DeliveryLatency" if is_delivered => line["latency"].as_i64(),
+        "DeliveryLatency" => None,
+        // Any other metric is a member of its own name.
+        name => line[name].as_i64(),
+    };
+    let samples = METRICS.iter().filter_map(|metric| {
+        let dimension = metric.dimension.map(|name| {
+            let value = line[name.to_lowercase()].as_str();
+            (name.to_owned(), value.unwrap_or_default().to_owned())
+        });
+        Some(Sample {
+            metric: metric.name.to_owned(),
+            dimensions: dimension.into_iter().collect(),
+            value: value(metric.name)?,
+        })
+    });
+    samples.collect()
+}
+
+/// What the filters take from a line; the same metric is taken alike from each log.
+fn samples(filters: &[Filter], line: &Value) -> BTreeSet<Sample> {
+    (filters.iter())
+        .filter_map(|filter| filter.sample(line))
+        .collect()
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
+fn the_filters_take_from_each_line_what_it_says() {
+    let filters = Filter::all(&template());
+    let mut found = BTreeSet::new();
+    for line in noted(LOGGED) {
+        let samples = samples(&filters, &line);
+        assert_eq!(samples, expected_samples(&line), "{line}");
+        found.extend(samples.into_iter().map(|sample| sample.metric));
+    }
+    for metric in METRICS {
+        let name = metric.name;
+        assert!(
+            found.contains(name),
+            "no test made a function emit `{name}`"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs the translated template: .ci/run"]
 fn every_alarm_and_every_graph_is_about_a_metric_that_exists() {
     let template = template();
-    let emitted: BTreeSet<Metric> = (noted(EMITTED).into_iter())
-        .map(|entry| {
-            assert_eq!(entry["is_whole"], true, "{entry}");
-            let mut dimensions: BTreeMap<String, String> =
-                serde_json::from_value(entry["dimensions"].clone()).unwrap();
-            // Whichever stack it is.
-            dimensions.insert(metrics::STACK.to_owned(), "edge-relay".to_owned());
-            (
-                text(&entry["namespace"]),
-                text(&entry["metric"]),
-                dimensions,
-            )
-        })
+    let filters = Filter::all(&template);
+    let emitted: BTreeSet<Metric> = (noted(LOGGED).iter())
+        .flat_map(|line| samples(&filters, line))
+        .map(|sample| (NAMESPACE.to_owned(), sample.metric, sample.dimensions))
         .collect();
-    for metric in metrics::METRICS {
-        let found = emitted.iter().any(|(_, name, _)| name == metric.name);
-        assert!(found, "no test made a function emit `{}`", metric.name);
-    }
     let mut watched: Vec<(String, Metric)> = Vec::new();
     for name in template.named("AWS::CloudWatch::Alarm") {
         let metrics = of_alarm(&template.properties(name));

@@ -12,7 +12,7 @@ use relay::logging;
 async fn main() -> ExitCode {
     let mut settings = Settings::new(&environment);
     let (deployment, config) = health::config(&mut settings);
-    logging::json(&deployment.stack);
+    logging::json();
     let serve = async {
         let (deployment, config) = settings.finish((deployment, config))?;
         let clients = Clients::new(&deployment.aws);

@@ -151,8 +151,7 @@ impl Deliver {
             user = reason.user,
             attempts = attempts.map_or(0, |a| a.count),
             reason = reason.text,
-            Deliveries = 1,
-            Outcome = "dead_lettered",
+            outcome = "dead_lettered",
             "dead-lettered event {} for worker {}",
             delivery.event,
             delivery.worker

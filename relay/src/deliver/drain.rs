@@ -14,8 +14,7 @@ use tokio::time::Instant;
 
 use super::attempt::next_number;
 use super::group::INTERNAL_FAILURE_WAIT;
-use super::report::Report;
-use super::{BATCH_BUDGET, Deliver};
+use super::{BATCH_BUDGET, Deliver, report};
 use crate::cause::chain;
 use crate::delivery::FailedAttempts;
 use crate::error::Error;
@@ -85,7 +84,6 @@ struct Drain<'a> {
     deliver: &'a Deliver,
     worker: Worker,
     deadline: Instant,
-    report: Report,
     /// The groups whose head is in backoff, and until when.
     blocked: HashMap<String, UnixMillis>,
     has_delivered: bool,
@@ -153,13 +151,10 @@ impl Deliver {
             deliver: self,
             worker,
             deadline: Instant::now() + BATCH_BUDGET,
-            report: Report::default(),
             blocked: HashMap::new(),
             has_delivered: false,
         };
-        let end = drain.run().await;
-        drain.report.emit();
-        end
+        drain.run().await
     }
 
     /// The wait until `due_at`, in the whole seconds that SQS counts.
@@ -299,7 +294,7 @@ impl Drain<'_> {
         };
         let number = next_number(earlier).max(parked.attempt);
         let outcome = deliver.post(&self.worker, delivery, number, body).await?;
-        (self.report).attempt(&self.worker, delivery, number, (outcome, None));
+        report::attempt(delivery, self.worker.owner(), number, outcome, None);
         self.settle(parked, outcome, earlier).await
     }
 

@@ -8,7 +8,7 @@ use protocol::messages::{AwayReason, Control, WorkerState};
 use tokio::time::Instant;
 
 use super::attempt::next_number;
-use super::{Batch, Deliver};
+use super::{Batch, Deliver, report};
 use crate::cause::chain;
 use crate::delivery::Delivery;
 use crate::error::Error;
@@ -259,8 +259,7 @@ impl<'a, 'b> Group<'a, 'b> {
         let outcome = deliver.post(worker, delivery, number, body).await?;
         let now = deliver.clock.millis();
         let latency_ms = (now - delivery.sent_at).max(0);
-        let measured = (outcome, Some(latency_ms));
-        (self.batch.report).attempt(worker, delivery, number, measured);
+        report::attempt(delivery, worker.owner(), number, outcome, Some(latency_ms));
         match deliver.decide(outcome, earlier) {
             AfterAttempt::Acknowledge => {
                 let was_tried = earlier.is_some();

@@ -3,6 +3,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod emulator;
+pub(crate) mod filter;
 pub(crate) mod page;
 mod receiver;
 pub(crate) mod served;
@@ -172,7 +173,7 @@ impl<'a> Start<'a> {
         if let Some(interfere) = self.interfere {
             options.calls = options.calls.interfered(interfere);
         }
-        used::note_metrics();
+        used::note_lines();
         let local = LocalRelay::start(options).await.unwrap();
         Relay {
             local,

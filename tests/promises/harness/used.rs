@@ -1,7 +1,7 @@
-//! What the functions used and emitted while the tests ran, written down for `deployed/`: which action on which
-//! resource, which metric with which dimensions.
+//! What the functions used and logged while the tests ran, written down for the tests of the template: which action on which
+//! resource, and a log line of each kind, from which CloudWatch takes the metrics.
 //!
-//! One JSON object a line, in `USED` and `EMITTED`, each once.
+//! One JSON object a line, in `USED` and `LOGGED`, each once.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, OpenOptions};
@@ -10,22 +10,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Once};
 
 use local::testing::calls::Observer;
-use relay::logging;
+use relay::{logging, metrics};
 use serde_json::{Value, json};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What was used, by function: an IAM action, and what it was used on.
 pub(crate) const USED: &str = "used.jsonl";
-/// What was emitted: a metric, and the dimensions that it had.
-pub(crate) const EMITTED: &str = "emitted.jsonl";
+/// What was logged: a line of each kind, as it was written.
+pub(crate) const LOGGED: &str = "logged.jsonl";
 
 /// Where both are.
 pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("seen")
 }
 
-/// Appends a line that is not there yet.
+/// Appends an entry of a kind that is not there yet.
 #[derive(Clone)]
 struct Book {
     name: &'static str,
@@ -38,9 +38,13 @@ impl Book {
         Self { name, seen }
     }
 
+    /// Every entry is a kind of its own.
     fn note(&self, entry: &Value) {
-        let line = entry.to_string();
-        if !self.seen.lock().unwrap().insert(line.clone()) {
+        self.note_kind(entry.to_string(), entry);
+    }
+
+    fn note_kind(&self, kind: String, entry: &Value) {
+        if !self.seen.lock().unwrap().insert(kind) {
             return;
         }
         fs::create_dir_all(directory()).unwrap();
@@ -48,7 +52,7 @@ impl Book {
         let file = options.create(true).append(true);
         let mut file = file.open(directory().join(self.name)).unwrap();
         // One write, so that two test processes never mix their lines.
-        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+        file.write_all(format!("{entry}\n").as_bytes()).unwrap();
     }
 }
 
@@ -181,19 +185,18 @@ fn pattern(key: &str) -> String {
     parts.join("#")
 }
 
-/// Writes down each metric in the log of this process.
-pub(crate) fn note_metrics() {
+/// Writes down a line of each kind that the relay logs in this process.
+pub(crate) fn note_lines() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let log = logging::Json {
-            stack: "tests".to_owned(),
-        };
-        let book = Book::new(EMITTED);
+        let book = Book::new(LOGGED);
         let lines = tracing_subscriber::fmt::layer()
-            .event_format(log)
+            .event_format(logging::Json)
             .with_writer(move || Lines(book.clone()));
+        // An agent may run in this process, too.
+        let of_the_relay = logging::filter(&format!("relay=info,{}=info", metrics::TARGET));
         tracing_subscriber::registry()
-            .with(lines.with_filter(logging::filter("info")))
+            .with(lines.with_filter(of_the_relay))
             .init();
     });
 }
@@ -203,29 +206,11 @@ struct Lines(Book);
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let entry: Value = serde_json::from_slice(line)?;
-        let directives = entry["_aws"]["CloudWatchMetrics"].as_array();
-        for directive in directives.into_iter().flatten() {
-            let names = directive["Dimensions"][0].as_array().into_iter().flatten();
-            let names = names.map(|name| name.as_str().unwrap_or_default());
-            let dimensions: serde_json::Map<_, _> = names
-                .map(|name| (name.to_owned(), entry[name].clone()))
-                .collect();
-            for metric in directive["Metrics"].as_array().into_iter().flatten() {
-                let name = metric["Name"].as_str().unwrap_or_default();
-                // The format wants every name to be a member of the line, and a metric to be a number or up to 100.
-                let is_metric = match &entry[name] {
-                    Value::Array(all) => all.len() <= 100 && all.iter().all(Value::is_number),
-                    value => value.is_number(),
-                };
-                let is_whole = is_metric && dimensions.values().all(Value::is_string);
-                self.0.note(&json!({
-                    "namespace": directive["Namespace"],
-                    "metric": name,
-                    "dimensions": dimensions,
-                    "is_whole": is_whole,
-                }));
-            }
-        }
+        // Lines with the same members are of one kind, but for the outcome, which is a dimension.
+        let members = entry.as_object().into_iter().flat_map(|line| line.keys());
+        let members: Vec<_> = members.collect();
+        let kind = format!("{members:?} {}", entry["outcome"]);
+        self.0.note_kind(kind, &entry);
         Ok(line.len())
     }
 
