@@ -7,7 +7,9 @@ use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
 use local::local_relay::{LocalRelay, Options, QUEUE};
 use local::testing::calls::{Calls, Units};
+use protocol::clock::{Clock, elapsed, millis};
 use protocol::messages::{Filter, Register, Registered};
+use relay::policy::PROBE_INTERVAL;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -141,6 +143,14 @@ impl CallCounts {
     }
 }
 
+/// A clock at the time of a scheduled run of `health`: the next one, whose calls are not an event's, is five minutes away.
+fn after_health() -> Clock {
+    let clock = Clock::system();
+    let (now, every) = (clock.millis(), millis(PROBE_INTERVAL));
+    clock.advance(elapsed(now, (now / every + 1) * every));
+    clock
+}
+
 /// A relay in this process, with its workers.
 struct Counted {
     local: LocalRelay,
@@ -152,6 +162,7 @@ impl Counted {
     async fn start(workers: usize, wants: Wants, body: usize) -> anyhow::Result<Self> {
         let local = LocalRelay::start(Options {
             calls: Calls::metered(),
+            clock: after_health(),
             ..one_machine::options(one_machine::linear().await?)?
         })
         .await?;
@@ -234,45 +245,95 @@ impl Counted {
     }
 }
 
-/// Counts everything, so many events each.
-pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<CallCounts> {
-    logs::count();
-    let (fan_outs, bodies, times): (&[usize], &[usize], _) = if quick {
-        (&[1, 10, 100], &[2_048], 5)
-    } else {
-        (&[1, 10, 100], &[2_048, 20_480, 204_800], 50)
-    };
-    let mut plan = Vec::new();
-    for &workers in fan_outs {
-        for &body in bodies {
-            plan.push((workers, 0, body));
-            if workers >= 10 {
-                plan.push((workers, workers / 10, body));
-            }
+/// What is counted.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Events to all workers: how many these are, how many of them are away, and the size of the body.
+    events: Vec<(usize, usize, usize)>,
+    /// With filters and groups, and without: how many workers there are.
+    routed: Vec<usize>,
+    /// How many events a figure is the average of.
+    times: usize,
+}
+
+impl Plan {
+    pub(crate) fn whole() -> Self {
+        Self {
+            events: Self::with_absent(&[2_048, 20_480, 204_800]),
+            routed: vec![1, 100, 1_000],
+            times: 50,
         }
     }
+
+    pub(crate) fn quick() -> Self {
+        Self {
+            events: Self::with_absent(&[2_048]),
+            routed: vec![1, 100],
+            times: 5,
+        }
+    }
+
+    /// What [`crate::counts`] compares.
+    pub(crate) fn few() -> Self {
+        Self {
+            events: vec![
+                (1, 0, 2_048),
+                (10, 0, 2_048),
+                (100, 0, 2_048),
+                (1, 0, 204_800),
+                (10, 0, 204_800),
+            ],
+            routed: Vec::new(),
+            times: 5,
+        }
+    }
+
+    /// All fan-outs of bodies of these sizes, also with a tenth of the workers away.
+    fn with_absent(bodies: &[usize]) -> Vec<(usize, usize, usize)> {
+        let mut events = Vec::new();
+        for workers in [1, 10, 100] {
+            for &body in bodies {
+                events.push((workers, 0, body));
+                if workers >= 10 {
+                    events.push((workers, workers / 10, body));
+                }
+            }
+        }
+        events
+    }
+}
+
+/// Counts what is in the plan, and what is used while there is no event.
+pub(crate) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<CallCounts> {
+    logs::count();
     let routed = [
         Wants::Everything,
         Wants::Mine,
         Wants::GroupsNewKey,
         Wants::GroupsKnownKey,
     ];
-    let many: &[usize] = if quick { &[1, 100] } else { &[1, 100, 1_000] };
-    progress.set_length((plan.len() + routed.len() * many.len()) as u64 + 1);
+    progress.set_length((plan.events.len() + routed.len() * plan.routed.len()) as u64 + 1);
     let mut found = CallCounts::default();
-    for (workers, asleep, body) in plan {
+    for &(workers, asleep, body) in &plan.events {
         progress.set_message(format!("{workers} workers, {asleep} asleep, {body} bytes"));
-        let event = event(workers, asleep, Wants::Everything, body, times).await?;
+        let event = event(workers, asleep, Wants::Everything, body, plan.times).await?;
         found.events.push(event);
         progress.inc(1);
     }
     for wants in routed {
-        for &workers in many {
+        for &workers in &plan.routed {
             progress.set_message(format!("{workers} workers, {wants:?}"));
             found.routed.push(event(workers, 0, wants, 2_048, 5).await?);
             progress.inc(1);
         }
     }
+    without_events(&mut found).await?;
+    progress.inc(1);
+    Ok(found)
+}
+
+/// Counts a run of `health`, renewals, and looks into empty mailboxes.
+async fn without_events(found: &mut CallCounts) -> anyhow::Result<()> {
     let idle = Counted::start(IDLE, Wants::Everything, 2_048).await?;
     idle.take(0, 1);
     idle.local.run_health().await?;
@@ -289,8 +350,7 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
     }
     found.look = idle.take(IDLE, IDLE);
     idle.local.stop().await;
-    progress.inc(1);
-    Ok(found)
+    Ok(())
 }
 
 async fn event(

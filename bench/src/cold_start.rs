@@ -1,116 +1,37 @@
 //! Cold starts of the release bootstraps: a process each time, driven by our own Lambda Runtime API, with the
 //! embedded AWS behind plain HTTP and behind TLS.
-//!
-//! Source of the Runtime API: the Lambda Developer Guide, "Using the Lambda runtime API for custom runtimes".
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{AppendHeaders, IntoResponse};
-use axum::routing::{get, post};
+use anyhow::Context as _;
 use indicatif::ProgressBar;
-use local::access_key::AccessKey;
-use local::local_relay::{DEAD_LETTERS, FREE_PORT, LocalRelay, Options, QUEUE};
+use local::local_relay::{FREE_PORT, LocalRelay, Options, QUEUE};
 use local::samples::{ONE_ISSUE, Webhook};
 use protocol::clock::{Clock, rfc3339};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::events;
 use crate::programs::{self, FUNCTIONS, Program};
+use crate::sandbox::Sandbox;
 
 const SECRET: &str = "the bench's webhook secret";
 /// Where Debian and its like keep the authorities that the system trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The Runtime API for one sandbox: one event, and its answer.
-struct Sandbox {
-    address: SocketAddr,
-    asked: mpsc::Receiver<Instant>,
-    event: Option<oneshot::Sender<String>>,
-    answered: mpsc::Receiver<(Instant, bool, Bytes)>,
-}
-
-struct Runtime {
-    asked: mpsc::Sender<Instant>,
-    event: Mutex<Option<oneshot::Receiver<String>>>,
-    answered: mpsc::Sender<(Instant, bool, Bytes)>,
-}
-
-impl Sandbox {
-    async fn start() -> anyhow::Result<Self> {
-        let (asked, was_asked) = mpsc::channel(8);
-        let (answered, was_answered) = mpsc::channel(8);
-        let (event, has_event) = oneshot::channel();
-        let runtime = Arc::new(Runtime {
-            asked,
-            event: Mutex::new(Some(has_event)),
-            answered,
-        });
-        let answer = |is_done| {
-            post(
-                move |State(runtime): State<Arc<Runtime>>, body: Bytes| async move {
-                    let _ = runtime.answered.send((Instant::now(), is_done, body)).await;
-                    StatusCode::ACCEPTED
-                },
-            )
-        };
-        let router = Router::new()
-            .route("/2018-06-01/runtime/invocation/next", get(next))
-            .route("/2018-06-01/runtime/invocation/{id}/response", answer(true))
-            .route("/2018-06-01/runtime/invocation/{id}/error", answer(false))
-            .with_state(runtime);
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Ok(Self {
-            address,
-            asked: was_asked,
-            event: Some(event),
-            answered: was_answered,
-        })
-    }
-}
-
-async fn next(State(runtime): State<Arc<Runtime>>) -> impl IntoResponse {
-    let _ = runtime.asked.send(Instant::now()).await;
-    let event = match runtime.event.lock().await.take() {
-        Some(event) => event.await.unwrap_or_default(),
-        // The sandbox is frozen between two invocations.
-        None => std::future::pending().await,
-    };
-    let deadline = (Clock::system().millis() + 60_000).to_string();
-    let id = "00000000-0000-0000-0000-000000000000".to_owned();
-    let arn = "arn:aws:lambda:us-east-1:000000000000:function:x".to_owned();
-    let headers = [
-        ("lambda-runtime-aws-request-id", id),
-        ("lambda-runtime-deadline-ms", deadline),
-        ("lambda-runtime-invoked-function-arn", arn),
-        ("lambda-runtime-trace-id", "Root=1-0-0".to_owned()),
-    ];
-    (AppendHeaders(headers), event)
-}
-
 /// The embedded AWS, in plain and behind TLS.
 struct Aws {
     local: LocalRelay,
     plain: String,
     tls: String,
-    key: AccessKey,
     authority: tempfile::NamedTempFile,
 }
 
@@ -149,7 +70,6 @@ impl Aws {
         });
         Ok(Self {
             plain: aws.url(),
-            key: aws.key.clone(),
             tls: format!("https://localhost:{port}"),
             local,
             authority,
@@ -189,49 +109,18 @@ struct Start {
 }
 
 async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> anyhow::Result<Start> {
-    let mut sandbox = Sandbox::start().await?;
+    let mut sandbox = Sandbox::start(PATIENCE).await?;
     let mut command = Command::new(program);
     command
         .env_clear()
-        .envs([
-            ("AWS_REGION", "us-east-1"),
-            ("AWS_ACCESS_KEY_ID", &aws.key.id),
-            ("AWS_SECRET_ACCESS_KEY", &aws.key.secret),
-            ("AWS_ENDPOINT_URL", endpoint),
-            ("AWS_LAMBDA_RUNTIME_API", &sandbox.address.to_string()),
-            ("AWS_LAMBDA_FUNCTION_NAME", function),
-            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512"),
-            ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
-            ("AWS_LAMBDA_LOG_GROUP_NAME", "x"),
-            ("AWS_LAMBDA_LOG_STREAM_NAME", "x"),
-            ("TABLE_NAME", local::dynamodb::TABLE),
-            ("QUEUE_URL", &aws.local.sqs.url(QUEUE)),
-            ("DLQ_URL", &aws.local.sqs.url(DEAD_LETTERS)),
-            ("LINEAR_WEBHOOK_SECRET_ID", local::secrets::SECRET_ID),
-        ])
+        .envs(sandbox.environment(function, &aws.local, endpoint)?)
         .env("SSL_CERT_FILE", aws.authority.path());
     let event = event(function, aws).to_string();
     let began = Instant::now();
     let program = Program::start(command)?;
-    let asked = tokio::time::timeout(PATIENCE, sandbox.asked.recv())
-        .await
-        .ok()
-        .flatten();
-    let asked = asked.with_context(|| format!("`{function}` did not start"))?;
+    let asked = (sandbox.asked().await).with_context(|| format!("`{function}` did not start"))?;
     let sent = Instant::now();
-    if let Some(event_sender) = sandbox.event.take() {
-        let _ = event_sender.send(event);
-    }
-    let answered = tokio::time::timeout(PATIENCE, sandbox.answered.recv())
-        .await
-        .ok()
-        .flatten();
-    let (at, is_done, body) = answered.with_context(|| format!("`{function}` did not answer"))?;
-    ensure!(
-        is_done,
-        "`{function}` failed: {}",
-        String::from_utf8_lossy(&body)
-    );
+    let (at, _) = (sandbox.invoke(event).await).with_context(|| format!("`{function}`"))?;
     let memory = program.peak_memory()?;
     program.end().await?;
     Ok(Start {

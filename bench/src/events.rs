@@ -36,11 +36,31 @@ pub(crate) fn webhook(webhook: &local::samples::Webhook) -> Value {
     request("POST", "/webhooks/linear", headers, &body)
 }
 
-/// A batch from the queue: each message's group, body and attributes.
+/// A message's group, body and attributes.
+pub(crate) type Message<'a> = (String, &'a str, Vec<(&'a str, &'a str)>);
+
+/// The entries of a `SendMessageBatch`.
+pub(crate) fn entries(request: &[u8]) -> serde_json::Result<Vec<Value>> {
+    let request: Value = serde_json::from_slice(request)?;
+    let entries = request["Entries"].as_array();
+    Ok(entries.cloned().unwrap_or_default())
+}
+
+/// The message that an entry of a `SendMessageBatch` puts on the queue.
+pub(crate) fn message(entry: &Value) -> Message<'_> {
+    let attributes = entry["MessageAttributes"].as_object().into_iter().flatten();
+    let attributes = attributes
+        .filter_map(|(name, value)| Some((name.as_str(), value["StringValue"].as_str()?)));
+    let group = entry["MessageGroupId"].as_str().unwrap_or_default();
+    let body = entry["MessageBody"].as_str().unwrap_or_default();
+    (group.to_owned(), body, attributes.collect())
+}
+
+/// A batch from the queue.
 pub(crate) fn batch<'a>(
     queue: &str,
     now: i64,
-    messages: impl IntoIterator<Item = (String, &'a str, Vec<(&'a str, &'a str)>)>,
+    messages: impl IntoIterator<Item = Message<'a>>,
 ) -> Value {
     let records: Vec<_> = (messages.into_iter().enumerate())
         .map(|(at, (group, body, attributes))| {

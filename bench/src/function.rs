@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
 
+use allocation_counter::AllocationInfo;
 use anyhow::Context as _;
 use criterion::Criterion;
 use indicatif::ProgressBar;
@@ -72,6 +73,11 @@ fn thread_time() -> Duration {
     )
 }
 
+/// What one run allocates on this thread.
+fn allocated<T>(run: &mut impl FnMut() -> T) -> AllocationInfo {
+    allocation_counter::measure(|| drop(black_box(run())))
+}
+
 /// Measures steps one after the other.
 struct Bench<'a> {
     criterion: Criterion,
@@ -105,7 +111,7 @@ impl<'a> Bench<'a> {
         (body, workers): (usize, usize),
         mut run: impl FnMut() -> T,
     ) -> anyhow::Result<()> {
-        let allocated = allocation_counter::measure(|| drop(black_box(run())));
+        let allocated = allocated(&mut run);
         let name = format!("{}", self.rows.len());
         self.progress.set_message(format!("{function}: {step}"));
         self.criterion.bench_function(&name, |bencher| {
@@ -136,6 +142,61 @@ fn median(directory: &Path, name: &str) -> anyhow::Result<f64> {
     let file = directory.join(name).join("new/estimates.json");
     let estimates: Value = serde_json::from_slice(&std::fs::read(file)?)?;
     (estimates["median"]["point_estimate"].as_f64()).context("criterion wrote no median")
+}
+
+/// How often the allocations of a handler are counted.
+const RUNS: usize = 10;
+
+/// What a whole handler allocates for one event of [`SMALL`] bytes.
+#[derive(Debug)]
+pub(crate) struct Allocations {
+    pub(crate) function: &'static str,
+    /// How many workers want the event, or how many messages the batch has.
+    pub(crate) workers: usize,
+    pub(crate) allocations: u64,
+    pub(crate) allocated: u64,
+}
+
+impl Allocations {
+    /// The least of several runs: what a table that grows, or an answer that comes in pieces, adds to some of them is not
+    /// the event's.
+    fn least(function: &'static str, workers: usize, mut handle: impl FnMut() -> bool) -> Self {
+        let mut least = Self {
+            function,
+            workers,
+            allocations: u64::MAX,
+            allocated: u64::MAX,
+        };
+        for _ in 0..RUNS {
+            let run = allocated(&mut handle);
+            least.allocations = least.allocations.min(run.count_total);
+            least.allocated = least.allocated.min(run.bytes_total);
+        }
+        least
+    }
+}
+
+/// Counts the allocations of the whole handlers; takes its thread for itself.
+pub(crate) fn allocations() -> anyhow::Result<Vec<Allocations>> {
+    logs::count();
+    let mut found = Vec::new();
+    for workers in [1, 10, 100] {
+        let handler = ingest_handler(SMALL, workers)?;
+        found.push(Allocations::least("ingest", workers, handler));
+    }
+    for messages in [1, BATCH_SIZE] {
+        let handler = deliver_handler(SMALL, messages)?;
+        found.push(Allocations::least("deliver", messages, handler));
+    }
+    Ok(found)
+}
+
+/// Does work on a thread on which no runtime is, and waits for it.
+pub(crate) fn without_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let done = scope.spawn(work).join();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Measures everything; takes its thread for itself.

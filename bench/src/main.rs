@@ -12,6 +12,7 @@
 mod agent;
 mod calls;
 mod cold_start;
+mod counts;
 mod events;
 mod fan_out;
 mod function;
@@ -26,6 +27,7 @@ mod plots;
 mod programs;
 mod receiver;
 mod results;
+mod sandbox;
 mod scale;
 mod streams;
 mod taken;
@@ -73,6 +75,8 @@ enum Command {
     Function,
     /// AWS calls of an event, and what AWS would bill for it
     Calls,
+    /// Compares calls, allocations and instructions of an event with those in the repository
+    Counts(counts::Options),
     /// How long a webhook waits for its answer where it goes to many workers
     FanOut,
     /// Cold starts of the functions' bootstraps
@@ -149,6 +153,7 @@ async fn main() -> anyhow::Result<()> {
         Command::WholeWay(some) => run.whole_way(&mut results, some).await?,
         Command::Function => run.function(&mut results)?,
         Command::Calls => run.calls(&mut results).await?,
+        Command::Counts(options) => run.counts(&options).await?,
         Command::FanOut => run.fan_out(&mut results).await?,
         Command::ColdStart => run.cold_start(&mut results).await?,
         Command::Agent => run.agent(&mut results).await?,
@@ -224,11 +229,7 @@ impl Run {
     fn function(&self, results: &mut Results) -> anyhow::Result<()> {
         let bar = bar("in the function");
         let quick = self.quick;
-        // It takes a thread for itself, on which no runtime is.
-        let measured = std::thread::scope(|scope| {
-            let measured = scope.spawn(|| function::measure(quick, &bar)).join();
-            measured.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let measured = function::without_runtime(|| function::measure(quick, &bar));
         results.function = Some(self.part(measured?));
         bar.finish_and_clear();
         self.keep(results)
@@ -236,9 +237,19 @@ impl Run {
 
     async fn calls(&self, results: &mut Results) -> anyhow::Result<()> {
         let bar = bar("calls");
-        results.calls = Some(self.part(calls::measure(self.quick, &bar).await?));
+        let plan = if self.quick {
+            calls::Plan::quick()
+        } else {
+            calls::Plan::whole()
+        };
+        results.calls = Some(self.part(calls::measure(&plan, &bar).await?));
         bar.finish_and_clear();
         self.keep(results)
+    }
+
+    /// They are kept apart from the results, which they do not change.
+    async fn counts(&self, options: &counts::Options) -> anyhow::Result<()> {
+        counts::run(options, self.taken.clone(), &self.out, &bar("counts")).await
     }
 
     async fn fan_out(&self, results: &mut Results) -> anyhow::Result<()> {

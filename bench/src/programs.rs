@@ -1,10 +1,10 @@
 //! The programs that are measured: built, started as processes of their own, and asked what they used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail, ensure};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
@@ -60,6 +60,20 @@ pub(crate) async fn build(packages: &[&str]) -> anyhow::Result<()> {
 /// Where a program is: beside this one.
 pub(crate) fn path(name: &str) -> anyhow::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
+}
+
+/// Where a function is as it is deployed: its release build, also where this program is another build.
+pub(crate) fn deployed(function: &str) -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = (program.parent().and_then(Path::parent))
+        .context("this program is not in a directory of cargo")?;
+    let path = target.join("release").join(function);
+    ensure!(
+        path.exists(),
+        "`{}` does not exist: build the functions with `cargo build --release -p ingest -p deliver`",
+        path.display()
+    );
+    Ok(path)
 }
 
 /// A running program; it ends when this is dropped.
@@ -130,6 +144,15 @@ impl Program {
 
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
+    }
+
+    /// Ends it by SIGTERM. Returns what follows `words` in what it says at its end.
+    pub(crate) async fn terminate(mut self, words: &str) -> anyhow::Result<String> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("it has no process id")?;
+        kill_process(pid, Signal::TERM)?;
+        let said = self.says(words).await?;
+        self.child.wait().await?;
+        Ok(said)
     }
 
     fn pid(&self) -> anyhow::Result<u32> {

@@ -65,6 +65,15 @@ fn machine() -> String {
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {
+    output(program, arguments).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The version of a program; none, if it is not installed.
+pub(crate) fn version(program: &str) -> Option<String> {
+    output(program, &["--version"])
+}
+
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
     Command::new(program)
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -72,7 +81,7 @@ fn said(program: &str, arguments: &[&str]) -> String {
         .ok()
         .filter(|output| output.status.success())
         .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
+        .map(|text| text.trim().to_owned())
 }
 
 /// One part, and what it was taken of.

@@ -85,8 +85,7 @@ async fn record(size: usize, workers: usize) -> anyhow::Result<Recorded> {
     let batches = requests.get(&("ingest".to_owned(), "AmazonSQS.SendMessageBatch".to_owned()));
     let mut sent = Vec::new();
     for batch in batches.into_iter().flatten() {
-        let batch: Value = serde_json::from_slice(batch)?;
-        sent.extend(batch["Entries"].as_array().into_iter().flatten().cloned());
+        sent.extend(events::entries(batch)?);
     }
     ensure!(
         sent.len() == workers,
@@ -194,19 +193,7 @@ pub(super) fn deliver_handler(
         .build()?;
     let start = deliver::start(clients, resources(), options.configs.deliver, clock);
     let deliver = (runtime.block_on(start)).map_err(anyhow::Error::from_boxed)?;
-    let sent = recorded.sent.iter().map(|entry| {
-        let attributes = entry["MessageAttributes"].as_object().into_iter().flatten();
-        let attributes = attributes
-            .filter_map(|(name, value)| Some((name.as_str(), value["StringValue"].as_str()?)));
-        (
-            entry["MessageGroupId"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
-            entry["MessageBody"].as_str().unwrap_or_default(),
-            attributes.collect(),
-        )
-    });
+    let sent = recorded.sent.iter().map(events::message);
     let event = serde_json::to_vec(&events::batch(QUEUE, now, sent))?;
     let attempt = move || {
         // They live as long as this does.
