@@ -14,11 +14,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::payload::body;
+use crate::payload::{body, delivery_id};
 use crate::receiver::Arrival;
 
 pub(crate) const SECRET: &str = "the bench's secret";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a delivery or a response may take before the measurement fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Posts webhooks to a system under load, and sees them arrive.
 pub(crate) struct Load {
@@ -56,6 +57,16 @@ fn percentile(sorted: &[f64], percent: f64) -> f64 {
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
+/// The webhook of an event. The body contains its delivery id, too, for receivers that get no headers.
+fn webhook(number: usize, size: usize) -> anyhow::Result<Webhook> {
+    let webhook = Webhook::signed(SECRET, body(number, size));
+    let delivery = delivery_id(&webhook.body).context("the payload has no delivery id")?;
+    Ok(Webhook {
+        delivery,
+        ..webhook
+    })
+}
+
 impl Load {
     async fn arrival(&mut self) -> anyhow::Result<Arrival> {
         let arrival = tokio::time::timeout(PATIENCE, self.arrivals.recv()).await;
@@ -66,7 +77,7 @@ impl Load {
 
     /// Posts an event, and waits until every worker has it. Returns after how long it was answered.
     pub(crate) async fn one(&mut self, number: usize) -> anyhow::Result<Duration> {
-        let webhook = Webhook::signed(SECRET, body(number, self.body));
+        let webhook = webhook(number, self.body)?;
         let began = Instant::now();
         post(&self.client, &self.url, webhook).await?;
         let answered = began.elapsed();
@@ -82,9 +93,9 @@ impl Load {
         per_second: f64,
         events: usize,
     ) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
-        let webhooks: Vec<_> = (0..events)
-            .map(|number| Webhook::signed(SECRET, body(number, self.body)))
-            .collect();
+        let webhooks = (0..events)
+            .map(|number| webhook(number, self.body))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let began = Instant::now() + Duration::from_millis(50);
         let due: HashMap<_, _> = (webhooks.iter().enumerate())
             .map(|(number, webhook)| {
@@ -141,7 +152,7 @@ impl Load {
                 let mut events = 0;
                 while began.elapsed() < during {
                     free.acquire().await?.forget();
-                    let webhook = Webhook::signed(SECRET, body(events, body_size));
+                    let webhook = webhook(events, body_size)?;
                     let (client, url) = (client.clone(), url.clone());
                     posts.spawn(async move { post(&client, &url, webhook).await });
                     events += 1;
@@ -181,7 +192,7 @@ impl Load {
 async fn post(client: &reqwest::Client, url: &str, webhook: Webhook) -> anyhow::Result<()> {
     let answer = webhook.request(client, url).send().await?;
     let status = answer.status();
-    ensure!(status == 200, "a webhook was answered {status}");
+    ensure!(status.is_success(), "a webhook was answered {status}");
     answer.bytes().await?;
     Ok(())
 }

@@ -9,9 +9,11 @@
     reason = "counts and times are far below 2^52 and not negative"
 )]
 
+mod adapter;
 mod agent;
 mod calls;
 mod cold_start;
+mod compare;
 mod counts;
 mod events;
 mod fan_out;
@@ -25,6 +27,7 @@ mod payload;
 mod peers;
 mod plots;
 mod programs;
+mod ratios;
 mod receiver;
 mod results;
 mod sandbox;
@@ -36,6 +39,7 @@ mod whole_way;
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -48,6 +52,8 @@ use crate::whole_way::{Plan, System};
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results");
 /// And what was worked out of it.
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+/// Where `compare` writes. Its results are not committed: they depend on what is installed beside edge-relay.
+const COMPARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench");
 
 #[derive(Debug, Parser)]
 #[command(
@@ -60,7 +66,7 @@ struct Cli {
     /// Little of everything: shows that it works, and measures nothing well
     #[arg(long, global = true)]
     quick: bool,
-    /// Where results go [default: bench/results, and docs/scale.md]
+    /// Where results go [default: bench/results, and docs/scale.md; target/bench for compare]
     #[arg(long, global = true, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -71,6 +77,8 @@ enum Command {
     All,
     /// From the webhook's POST to the worker's handler, beside a streaming hub and an outbox
     WholeWay(Only),
+    /// Other webhook senders beside edge-relay, each over an adapter: bench/adapters/README.md
+    Compare(compare::Options),
     /// CPU time and allocations of the functions
     Function,
     /// AWS calls of an event, and what AWS would bill for it
@@ -132,6 +140,10 @@ async fn main() -> anyhow::Result<()> {
         return peers::run(peer).await;
     }
     programs::open_many_files();
+    if let Command::Compare(options) = cli.command {
+        let out = cli.out.unwrap_or_else(|| COMPARED.into());
+        return compare_systems(options.plan(cli.quick)?, &out).await;
+    }
     let docs = cli.out.clone().unwrap_or_else(|| DOCS.into());
     let out = cli.out.unwrap_or_else(|| RESULTS.into());
     let mut results = Results::read(&out)?;
@@ -176,8 +188,25 @@ async fn main() -> anyhow::Result<()> {
             tokio::task::spawn_blocking(move || function::handle(&function, body, workers, times))
                 .await??
         }
-        Command::Peer(_) => {}
+        Command::Compare(_) | Command::Peer(_) => {}
     }
+    Ok(())
+}
+
+/// Prints the page, and writes it into the directory.
+async fn compare_systems(plan: compare::Plan, out: &Path) -> anyhow::Result<()> {
+    programs::build(&MACHINE).await?;
+    let bar = bar("compare");
+    let compared = Part {
+        taken: Taken::now(),
+        found: compare::measure(&plan, &bar).await?,
+    };
+    bar.finish_and_clear();
+    let page = compare::page(&compared, plan.passes)?;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot use `{}`", out.display()))?;
+    std::fs::write(out.join("compare.md"), &page)?;
+    print!("{page}");
+    eprintln!("written: {}", shown(&out.join("compare.md")));
     Ok(())
 }
 

@@ -4,9 +4,23 @@ use minijinja::{Environment, Value};
 
 use crate::whole_way::System;
 
-const TEMPLATES: [(&str, &str); 3] = [
+/// `tables.md` has the macros that two of the pages share.
+const TEMPLATES: [(&str, &str); 4] = [
+    (
+        "compare",
+        concat!(
+            include_str!("../pages/tables.md"),
+            include_str!("../pages/compare.md")
+        ),
+    ),
     ("figures", include_str!("../pages/figures.md")),
-    ("results", include_str!("../pages/results.md")),
+    (
+        "results",
+        concat!(
+            include_str!("../pages/tables.md"),
+            include_str!("../pages/results.md")
+        ),
+    ),
     ("scale", include_str!("../pages/scale.md")),
 ];
 
@@ -14,6 +28,17 @@ const TEMPLATES: [(&str, &str); 3] = [
 fn ms(value: f64) -> String {
     let decimals = usize::from(value < 10.0) + usize::from(value < 100.0);
     format!("{value:.decimals$}")
+}
+
+/// A ratio, to at least two digits unless it is tiny.
+fn times(ratio: f64) -> String {
+    let decimals = match ratio {
+        _ if ratio < 0.1 => 3,
+        _ if ratio < 1.0 => 2,
+        _ if ratio < 10.0 => 1,
+        _ => 0,
+    };
+    format!("{ratio:.decimals$} times")
 }
 
 /// With commas between thousands.
@@ -36,10 +61,13 @@ pub(crate) fn render(template: &str, context: Value) -> anyhow::Result<String> {
     pages.add_filter("fixed", |value: f64, digits: usize| {
         format!("{value:.digits$}")
     });
+    // Empty where a figure was not measured.
+    pages.add_filter("times", |ratio: Option<f64>| {
+        ratio.map(times).unwrap_or_default()
+    });
     pages.add_filter("plain", |value: f64| value.to_string());
     pages.add_filter("system", |name: String| {
-        let system = serde_json::from_value::<System>(name.into());
-        system.map_or("unknown", System::name)
+        System::of(&name).map_or(name, |system| system.name().to_owned())
     });
     for (name, text) in TEMPLATES {
         pages.add_template(name, text)?;
@@ -56,5 +84,10 @@ mod tests {
         assert_eq!(grouped(7), "7");
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!([ms(3.456), ms(34.56), ms(345.6)], ["3.46", "34.6", "346"]);
+        let ratios = [0.0123, 0.456, 2.14, 34.4].map(times);
+        assert_eq!(
+            ratios,
+            ["0.012 times", "0.46 times", "2.1 times", "34 times"]
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! is stored compressed, and text that repeats itself would flatter it.
 
 use protocol::clock::Clock;
+use serde::Deserialize;
 
 pub(crate) const WORKSPACE: &str = "bench";
 /// How many issues the payloads are about.
@@ -28,6 +29,29 @@ pub(crate) fn body(number: usize, bytes: usize) -> String {
     // Not in the middle of an escape.
     body.truncate(body.trim_end_matches('\\').len());
     body + end
+}
+
+/// What identifies a payload.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    webhook_timestamp: u64,
+    data: Numbered,
+}
+
+#[derive(Deserialize)]
+struct Numbered {
+    number: u64,
+}
+
+/// The delivery id of the webhook with this payload, in the form of a UUID as Linear's are.
+///
+/// It consists of two fields of the payload, so that a receiver can also read it from a body that came without Linear's
+/// headers, or that was parsed and serialised on its way. `None` if the body is not a payload of [`body`].
+pub(crate) fn delivery_id(body: &[u8]) -> Option<String> {
+    let identity: Identity = serde_json::from_slice(body).ok()?;
+    let (number, timestamp) = (identity.data.number, identity.webhook_timestamp);
+    Some(format!("{number:08x}-0000-4000-8000-{timestamp:012x}"))
 }
 
 /// Words, with a number in quotes every now and then, until `body` is `end` bytes long.
@@ -72,6 +96,19 @@ mod tests {
                 assert_eq!((&*read.workspace, &*read.kind), (WORKSPACE, "Issue"));
             }
         }
+    }
+
+    #[test]
+    fn the_delivery_id_survives_a_new_serialisation() {
+        let one = body(77, 2_048);
+        let id = delivery_id(one.as_bytes()).unwrap();
+        assert_eq!(id.len(), 36);
+        assert!(id.starts_with("0000004d-0000-4000-8000-"), "{id}");
+        let read: serde_json::Value = serde_json::from_str(&one).unwrap();
+        let again = serde_json::to_string_pretty(&read).unwrap();
+        assert_eq!(delivery_id(again.as_bytes()), Some(id.clone()));
+        assert_ne!(delivery_id(body(78, 2_048).as_bytes()), Some(id));
+        assert_eq!(delivery_id(b"{\"type\":\"challenge\"}"), None);
     }
 
     #[test]

@@ -63,11 +63,11 @@ pub(crate) fn whole_way(rows: &[Row], directory: &Path) -> anyhow::Result<()> {
             "CPU seconds of the system for 1,000 deliveries",
             "CPU s",
             // A tick is 10 ms.
-            |row| row.cpu_seconds.max(0.001),
+            |row| row.cpu_seconds.unwrap_or_default().max(0.001),
         ),
     ] {
         let lines = System::ALL.into_iter().map(|system| {
-            let rows = rows.iter().filter(|row| row.system == system);
+            let rows = rows.iter().filter(|row| row.system == system.key());
             let points = rows.map(|row| (row.workers as f64, figure(row)));
             (colour(system), system.name(), points.collect::<Vec<_>>())
         });

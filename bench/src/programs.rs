@@ -155,23 +155,13 @@ impl Program {
         Ok(said)
     }
 
-    fn pid(&self) -> anyhow::Result<u32> {
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().context("it has ended")
-    }
-
-    /// CPU time used so far, in seconds.
-    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        cpu_seconds(&self.pid()?.to_string())
     }
 
     /// `VmRSS` or `VmHWM`, in MB.
     pub(crate) fn memory(&self, field: &str) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-        Ok(kib.with_context(|| format!("no {field}"))? * 1024.0 / 1e6)
+        memory_of(self.pid()?, field)
     }
 
     /// Peak resident memory, in MB.
@@ -182,10 +172,38 @@ impl Program {
 
 /// CPU time that this process used so far, in seconds.
 pub(crate) fn own_cpu_seconds() -> anyhow::Result<f64> {
-    cpu_seconds("self")
+    cpu_seconds_of("self")
 }
 
-fn cpu_seconds(pid: &str) -> anyhow::Result<f64> {
+/// CPU time that these processes used so far, in seconds; `None` if there are none.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> anyhow::Result<Option<f64>> {
+    sum(pids, |pid| cpu_seconds_of(&pid.to_string()))
+}
+
+/// The sum of the peak resident memory of each of these processes since its start, in MB; `None` if there are none.
+pub(crate) fn peak_memory(pids: &[u32]) -> anyhow::Result<Option<f64>> {
+    sum(pids, |pid| memory_of(pid, "VmHWM"))
+}
+
+fn sum(pids: &[u32], figure: impl Fn(u32) -> anyhow::Result<f64>) -> anyhow::Result<Option<f64>> {
+    let mut sum: Option<f64> = None;
+    for &pid in pids {
+        let used = figure(pid).with_context(|| format!("cannot measure process {pid}"))?;
+        sum = Some(sum.unwrap_or_default() + used);
+    }
+    Ok(sum)
+}
+
+fn memory_of(pid: u32, field: &str) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("no {field}"))? * 1024.0 / 1e6)
+}
+
+fn cpu_seconds_of(pid: &str) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // utime and stime are the 14th and 15th field; the name, the second, may hold spaces.
     let after = stat.rsplit(')').next().unwrap_or_default();
@@ -194,4 +212,21 @@ fn cpu_seconds(pid: &str) -> anyhow::Result<f64> {
         .filter_map(|field| field.parse::<f64>().ok())
         .sum::<f64>()
         / TICKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figures_of_processes_are_summed() {
+        let own = std::process::id();
+        let one = peak_memory(&[own]).unwrap().unwrap();
+        let two = peak_memory(&[own, own]).unwrap().unwrap();
+        assert!(one > 0.0 && two >= 2.0 * one, "{one}, {two}");
+        assert!(cpu_seconds(&[own]).unwrap().is_some());
+        assert_eq!(cpu_seconds(&[]).unwrap(), None);
+        // No process can have this id (proc(5), `pid_max`).
+        assert!(cpu_seconds(&[u32::MAX]).is_err());
+    }
 }

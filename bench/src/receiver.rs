@@ -15,6 +15,8 @@ use protocol::messages::{ChallengeResponse, Control};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::payload::delivery_id;
+
 /// A delivery that arrived: of which event, and when.
 pub(crate) type Arrival = (String, Instant);
 
@@ -53,13 +55,15 @@ impl Receiver {
 
 async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> Response {
     let now = Instant::now();
-    if let Some(delivery) = headers
+    let header = headers
         .get(LINEAR_DELIVERY)
         .and_then(|value| value.to_str().ok())
-    {
+        .map(str::to_owned);
+    // A sender that `bench compare` measures may not pass headers on.
+    if let Some(delivery) = header.or_else(|| delivery_id(&body)) {
         receiver.received.fetch_add(1, Ordering::Relaxed);
         // The bench may have stopped waiting.
-        let _ = receiver.arrived.send((delivery.to_owned(), now));
+        let _ = receiver.arrived.send((delivery, now));
         return StatusCode::OK.into_response();
     }
     match serde_json::from_slice(&body) {

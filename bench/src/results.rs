@@ -10,7 +10,9 @@ use minijinja::{Value, context};
 use serde::{Deserialize, Serialize};
 
 use crate::taken::Part;
-use crate::{agent, calls, cold_start, fan_out, function, money, pages, plots, scale, whole_way};
+use crate::{
+    agent, calls, cold_start, fan_out, function, money, pages, plots, ratios, scale, whole_way,
+};
 
 /// All parts that were measured.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -63,6 +65,7 @@ impl Results {
             .map(|(calls, function)| money::context(&calls.found, &function.found));
         context! {
             whole_way => self.whole_way.as_ref().map(Part::context),
+            ratios => self.whole_way.as_ref().map(|rows| ratios::of(&rows.found)),
             function => self.function.as_ref().map(Part::context),
             calls => self.calls.as_ref().map(Part::context),
             fan_out => self.fan_out.as_ref().map(Part::context),

@@ -94,6 +94,10 @@ pub(crate) struct Part<T> {
 impl<T: Serialize> Part<T> {
     /// What the page shows of the part.
     pub(crate) fn context(&self) -> Value {
-        context! { taken => self.taken.line(), found => self.found }
+        context! {
+            taken => self.taken.line(),
+            machine => self.taken.machine,
+            found => self.found,
+        }
     }
 }

@@ -6,22 +6,21 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-use crate::load::{Load, Percentiles};
+use crate::load::{Load, PATIENCE, Percentiles};
 use crate::one_machine;
 use crate::peers::LISTENS;
-use crate::programs::{self, Program, own_cpu_seconds};
+use crate::programs::{self, Program, cpu_seconds, own_cpu_seconds, peak_memory};
 use crate::receiver::Receiver;
 use crate::streams;
 
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum System {
     Hub,
     Outbox,
@@ -36,6 +35,21 @@ impl System {
         Self::Outbox,
         Self::Hub,
     ];
+
+    /// What stands in `results.json`.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::RelayInMemory => "relay-in-memory",
+            Self::RelayInFiles => "relay-in-files",
+            Self::Outbox => "outbox",
+            Self::Hub => "hub",
+        }
+    }
+
+    /// The system with this key.
+    pub(crate) fn of(key: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|system| system.key() == key)
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -80,7 +94,8 @@ impl Plan {
 /// One system with so many workers and bodies of this size.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
-    pub(crate) system: System,
+    /// A [`System::key`], or the name of a sender that is compared.
+    pub(crate) system: String,
     pub(crate) workers: usize,
     pub(crate) body: usize,
     /// Events a second while latencies were taken.
@@ -91,12 +106,21 @@ pub(crate) struct Row {
     pub(crate) last_ms: Percentiles,
     /// Deliveries a second, as many as possible.
     pub(crate) sustained: f64,
-    /// CPU seconds of the system's process for 1,000 deliveries, meanwhile.
-    pub(crate) cpu_seconds: f64,
+    /// CPU seconds of the system's processes for 1,000 deliveries, meanwhile; none if its processes are not known.
+    pub(crate) cpu_seconds: Option<f64>,
     /// The same of the bench's, which posts and receives.
     pub(crate) bench_cpu_seconds: f64,
-    /// Peak resident memory of the system's process, MB.
-    pub(crate) memory: f64,
+    /// Peak resident memory of the system's processes, MB; none if its processes are not known.
+    pub(crate) memory: Option<f64>,
+}
+
+/// A system that runs, and what posts webhooks to it and receives for its workers.
+pub(crate) struct Running {
+    pub(crate) load: Load,
+    /// Its processes on this machine; empty if they are not known.
+    pub(crate) pids: Vec<u32>,
+    /// Ends after the measurement; none if the bench did not start it.
+    pub(crate) program: Option<Program>,
 }
 
 /// Well below what any of the systems sustains.
@@ -130,9 +154,15 @@ async fn peer(name: &str) -> anyhow::Result<(Program, String)> {
     Ok((program, url))
 }
 
+/// Posts and registers; a request that gets no response fails instead of blocking the measurement.
+pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
+    let client = reqwest::Client::builder().no_proxy();
+    client.timeout(PATIENCE).build()
+}
+
 /// Starts a system with so many workers, and what posts webhooks to it and receives for them.
-async fn start(system: System, workers: usize, body: usize) -> anyhow::Result<(Program, Load)> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
+pub(crate) async fn start(system: System, workers: usize, body: usize) -> anyhow::Result<Running> {
+    let client = client()?;
     let (program, url) = match system {
         System::RelayInMemory => one_machine::serve(false).await?,
         System::RelayInFiles => one_machine::serve(true).await?,
@@ -163,7 +193,11 @@ async fn start(system: System, workers: usize, body: usize) -> anyhow::Result<(P
         workers,
         body,
     };
-    Ok((program, load))
+    Ok(Running {
+        load,
+        pids: vec![program.pid()?],
+        program: Some(program),
+    })
 }
 
 /// Measures every combination, one after the other.
@@ -175,7 +209,8 @@ pub(crate) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Resu
             for &system in &plan.systems {
                 let what = format!("{}, {workers} workers, {body} bytes", system.name());
                 progress.set_message(what);
-                rows.push(row(system, workers, body, plan.seconds).await?);
+                let running = start(system, workers, body).await?;
+                rows.push(row(system.key(), running, plan.seconds).await?);
                 progress.inc(1);
             }
         }
@@ -183,37 +218,49 @@ pub(crate) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Resu
     Ok(rows)
 }
 
-async fn row(system: System, workers: usize, body: usize, seconds: u64) -> anyhow::Result<Row> {
-    let (program, mut load) = start(system, workers, body).await?;
+/// Measures a system, and ends it if the bench started it.
+pub(crate) async fn row(system: &str, running: Running, seconds: u64) -> anyhow::Result<Row> {
+    let Running {
+        mut load,
+        pids,
+        program,
+    } = running;
+    let (workers, body) = (load.workers, load.body);
     // Connections are open and code is warm before anything is measured.
     load.paced(20.0, 20).await?;
     let rate = rate(workers);
     let events = ((rate * seconds as f64) as usize).max(20);
     let (each, last) = load.paced(rate, events).await?;
     let during = Duration::from_secs(seconds);
-    let before = (program.cpu_seconds()?, own_cpu_seconds()?);
+    let before = (cpu_seconds(&pids)?, own_cpu_seconds()?);
     let (deliveries, took) = load.sustained(outstanding(workers), during).await?;
     let thousands = deliveries as f64 / 1e3;
+    let used = cpu_seconds(&pids)?.zip(before.0);
     let row = Row {
-        system,
+        system: system.to_owned(),
         workers,
         body,
         paced: rate,
         each_ms: Percentiles::of(each),
         last_ms: Percentiles::of(last),
         sustained: deliveries as f64 / took.as_secs_f64(),
-        cpu_seconds: (program.cpu_seconds()? - before.0) / thousands,
+        cpu_seconds: used.map(|(after, before)| (after - before) / thousands),
         bench_cpu_seconds: (own_cpu_seconds()? - before.1) / thousands,
-        memory: program.peak_memory()?,
+        memory: peak_memory(&pids)?,
     };
-    program.end().await?;
+    if let Some(program) = program {
+        program.end().await?;
+    }
     Ok(row)
 }
 
 /// Deliveries kept by `edge-relay serve --data` do not add to its memory: posts so many, and answers its peak
 /// before and after, in MB.
 pub(crate) async fn memory(events: usize, progress: &ProgressBar) -> anyhow::Result<(f64, f64)> {
-    let (program, mut load) = start(System::RelayInFiles, 1, 2_048).await?;
+    let Running {
+        mut load, program, ..
+    } = start(System::RelayInFiles, 1, 2_048).await?;
+    let program = program.context("the bench starts `edge-relay`")?;
     let at_once = outstanding(1);
     load.sustained(at_once, Duration::from_secs(1)).await?;
     let before = program.peak_memory()?;
@@ -225,4 +272,43 @@ pub(crate) async fn memory(events: usize, progress: &ProgressBar) -> anyhow::Res
         progress.set_position(done as u64);
     }
     Ok((before, program.peak_memory()?))
+}
+
+#[cfg(test)]
+impl Row {
+    /// A row with ten workers, whose latencies are all the same.
+    pub(crate) fn example(system: &str, sustained: f64, cpu_seconds: Option<f64>, ms: f64) -> Self {
+        let all = Percentiles {
+            p50: ms,
+            p95: ms,
+            p99: ms,
+        };
+        Self {
+            system: system.to_owned(),
+            workers: 10,
+            body: 2_048,
+            paced: 50.0,
+            each_ms: all,
+            last_ms: all,
+            sustained,
+            cpu_seconds,
+            bench_cpu_seconds: 0.1,
+            memory: cpu_seconds.map(|_| 10.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_is_found_by_its_key() {
+        for system in System::ALL {
+            assert_eq!(System::of(system.key()), Some(system));
+            let option = system.to_possible_value().unwrap();
+            assert_eq!(option.get_name(), system.key());
+        }
+        assert_eq!(System::of("svix"), None);
+    }
 }

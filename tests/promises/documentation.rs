@@ -25,6 +25,7 @@ fn pages() -> BTreeMap<String, String> {
         "edge-agent",
         "packaging",
         "tests/openapi",
+        "bench/adapters",
     ] {
         for entry in fs::read_dir(root.join(directory)).unwrap() {
             let path = entry.unwrap().path();

@@ -7,17 +7,19 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
 use protocol::clock::Clock;
 use protocol::headers::{LINEAR_DELIVERY, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use protocol::signature::{Secret, sign};
 use rusqlite::Connection;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::adapter::{Processes, Receivers};
 
 /// POSTs under way at once.
 const SIDE_BY_SIDE: usize = 512;
@@ -75,6 +77,10 @@ pub(crate) fn router(file: &Path) -> anyhow::Result<Router> {
     Ok(Router::new()
         .route("/workers", post(register))
         .route("/webhooks/linear", post(webhook))
+        // The contract of adapters: so `bench compare` can be tried without another sender.
+        .route("/receivers", put(replace))
+        .route("/events", post(webhook))
+        .route("/process", get(process))
         .layer(DefaultBodyLimit::max(relay::event::MAX_BODY_BYTES))
         .with_state(outbox))
 }
@@ -88,6 +94,17 @@ impl Outbox {
 async fn register(State(outbox): State<Outbox>, url: String) -> StatusCode {
     outbox.urls().push(url.into());
     StatusCode::CREATED
+}
+
+async fn replace(State(outbox): State<Outbox>, Json(receivers): Json<Receivers>) -> StatusCode {
+    *outbox.urls() = receivers.urls.into_iter().map(Into::into).collect();
+    StatusCode::NO_CONTENT
+}
+
+async fn process() -> Json<Processes> {
+    Json(Processes {
+        pids: vec![std::process::id()],
+    })
 }
 
 async fn webhook(State(outbox): State<Outbox>, headers: HeaderMap, body: Bytes) -> StatusCode {
