@@ -3,13 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use indicatif::ProgressBar;
-use local::dynamodb::TABLE;
 use local::local_relay::LocalRelay;
-use protocol::messages::Registered;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::load::{Load, Percentiles};
 use crate::one_machine;
@@ -44,47 +41,6 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
     Ok(rows)
 }
 
-/// Makes a worker into so many. A registration reads who is registered already, which takes minutes for ten thousand.
-async fn copy(local: &LocalRelay, worker: &Registered, workers: usize) -> anyhow::Result<()> {
-    let id = worker.worker.rsplit('/').next().unwrap_or_default();
-    let mut items = Vec::new();
-    for (partition, sort) in [
-        (format!("WS#{WORKSPACE}#WORKER#{id}"), "WORKER".to_owned()),
-        (format!("WS#{WORKSPACE}#ROUTES"), id.to_owned()),
-    ] {
-        let key = json!({"pk": {"S": partition}, "sk": {"S": sort}});
-        let found = call(local, "GetItem", &json!({"TableName": TABLE, "Key": key})).await?;
-        items.push(found["Item"].to_string());
-    }
-    let copies = (1..workers).flat_map(|number| {
-        let copy = format!("wrk_{number:032x}");
-        items.iter().map(move |item| item.replace(id, &copy))
-    });
-    let puts = copies.map(|item| {
-        let item: Value = serde_json::from_str(&item)?;
-        Ok(json!({"PutRequest": {"Item": item}}))
-    });
-    let puts: Vec<Value> = puts.collect::<serde_json::Result<_>>()?;
-    for puts in puts.chunks(25) {
-        call(
-            local,
-            "BatchWriteItem",
-            &json!({"RequestItems": {TABLE: puts}}),
-        )
-        .await?;
-    }
-    Ok(())
-}
-
-async fn call(local: &LocalRelay, action: &str, request: &Value) -> anyhow::Result<Value> {
-    let target = format!("DynamoDB_20120810.{action}");
-    let answer = local
-        .call_aws(&target, request.to_string().as_bytes())
-        .await;
-    ensure!(answer.status() == 200, "{action} was refused");
-    Ok(serde_json::from_slice(answer.body())?)
-}
-
 async fn answers(workers: usize, events: usize, progress: &ProgressBar) -> anyhow::Result<Answers> {
     let local = LocalRelay::start(one_machine::options(one_machine::linear().await?)?).await?;
     let client = reqwest::Client::builder().no_proxy().build()?;
@@ -93,7 +49,8 @@ async fn answers(workers: usize, events: usize, progress: &ProgressBar) -> anyho
     let [registered] = registered.as_slice() else {
         bail!("one worker was to be registered");
     };
-    copy(&local, registered, workers).await?;
+    let id = registered.worker.rsplit('/').next().unwrap_or_default();
+    (local.copy_worker([WORKSPACE, id], workers, |_, item| item)).await?;
     let mut load = Load {
         client,
         url: format!("{}/webhooks/linear", local.url()),

@@ -3,6 +3,7 @@
 
 pub mod bare;
 pub mod calls;
+mod copies;
 pub mod prepared;
 
 use std::time::SystemTime;

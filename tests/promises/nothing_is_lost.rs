@@ -81,11 +81,11 @@ async fn linear_gets_its_200_also_where_nothing_is_to_be_done() {
 async fn a_thousand_workers_get_one_event() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;
-    let expected: BTreeSet<_> = (0..1000).map(|worker| format!("/{worker}")).collect();
-    for path in &expected {
-        let url = format!("http://{}{path}", receiver.address);
-        relay.register(path, &url).await;
-    }
+    let expected: BTreeSet<_> = (0..1000).map(|number| format!("/at-{number}")).collect();
+    let url = format!("http://{}/at-0", receiver.address);
+    let [workspace, id] = relay.register("one", &url).await.names();
+    let edit = |number, item: String| item.replace("/at-0", &format!("/at-{number}"));
+    (relay.local.copy_worker([&workspace, &id], 1000, edit).await).unwrap();
     let posted = relay.post(&issue("i", 1)).await;
     assert_eq!(posted.answer["deliveries"], 1000);
     // Deliveries are at least once, so a worker may have received it twice.
