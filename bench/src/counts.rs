@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::calls::{self, CallCounts, Used};
 use crate::function;
-use crate::taken::{self, Taken};
+use crate::taken::Taken;
 use comparison::Difference;
 
 /// Counts by their names.

@@ -34,6 +34,7 @@ mod sandbox;
 mod scale;
 mod streams;
 mod taken;
+mod timeline;
 mod ways;
 mod whole_way;
 
@@ -87,6 +88,15 @@ enum Command {
     Counts(counts::Options),
     /// How long a webhook waits for its answer where it goes to many workers
     FanOut,
+    /// Where the time of one event goes, from its POST to the last worker
+    Timeline {
+        /// With so many workers
+        #[arg(long, default_value_t = 100)]
+        workers: usize,
+        /// Keep the queues and the table in files
+        #[arg(long)]
+        in_files: bool,
+    },
     /// Cold starts of the functions' bootstraps
     ColdStart,
     /// The agent: its start, its deliveries a second on one core, its memory
@@ -177,6 +187,11 @@ async fn main() -> anyhow::Result<()> {
             println!(
                 "peak memory of `edge-relay serve --data`: {before:.0} MB before, {after:.0} MB after {events} events"
             );
+        }
+        Command::Timeline { workers, in_files } => {
+            let bar = bar("timeline");
+            timeline::draw(workers, in_files, &run.out, &bar).await?;
+            bar.finish_and_clear();
         }
         Command::Render => run.keep(&results)?,
         Command::Handle {

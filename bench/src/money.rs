@@ -43,7 +43,9 @@ pub(crate) fn price(name: &str) -> f64 {
 }
 
 /// The template's default, MB.
-const MEMORY: f64 = 512.0;
+pub(crate) const MEMORY: f64 = 128.0;
+/// Those that are compared.
+const MEMORIES: [f64; 4] = [128.0, 256.0, 512.0, 1_024.0];
 /// A function has a whole CPU at this many MB, and a share of one below (Lambda Developer Guide, "Memory").
 const WHOLE_CPU: f64 = 1_769.0;
 /// Stated, not measured: one round of calls to DynamoDB or SQS, seconds.
@@ -64,27 +66,35 @@ const ACCESS_LOG_BYTES: f64 = 170.0;
 const GB: f64 = 1e9;
 
 /// Lambda's time for one invocation of `ingest`, seconds.
-pub(crate) fn ingest_seconds(function: &FunctionCosts, body: usize, workers: usize) -> f64 {
+pub(crate) fn ingest_seconds(
+    function: &FunctionCosts,
+    memory: f64,
+    body: usize,
+    workers: usize,
+) -> f64 {
     // Marker and workers at once, the body if it is stored, the batches sixteen at once, the marker.
     let rounds = 2.0 + stored(body, workers) + queue_rounds(workers);
-    handler_seconds(function, "ingest", body, workers) + rounds * ROUND_SECONDS
+    function.seconds("ingest", memory, body, workers) + rounds * ROUND_SECONDS
 }
 
 /// Lambda's time for one batch of `deliver`, seconds.
 pub(crate) fn deliver_seconds(
     function: &FunctionCosts,
+    memory: f64,
     body: usize,
     workers: usize,
     messages: f64,
 ) -> f64 {
-    let handler = handler_seconds(function, "deliver", body, messages.round() as usize);
+    let handler = function.seconds("deliver", memory, body, messages.round() as usize);
     handler + (1.0 + stored(body, workers)) * ROUND_SECONDS + POST_SECONDS
 }
 
-/// CPU time of the whole handler as it passes at the function's share of a CPU, seconds; no number if not measured.
-fn handler_seconds(function: &FunctionCosts, name: &str, body: usize, count: usize) -> f64 {
-    let micros = function.handler(name, body, count).unwrap_or(f64::NAN);
-    micros / 1e6 * (WHOLE_CPU / MEMORY).max(1.0)
+impl FunctionCosts {
+    /// CPU time of the whole handler as it passes at its share of a CPU, seconds; no number if not measured.
+    fn seconds(&self, name: &str, memory: f64, body: usize, count: usize) -> f64 {
+        let micros = self.handler(name, body, count).unwrap_or(f64::NAN);
+        micros / 1e6 * (WHOLE_CPU / memory).max(1.0)
+    }
 }
 
 /// A round for the body where it is stored beside its messages.
@@ -97,22 +107,22 @@ fn queue_rounds(workers: usize) -> f64 {
     workers.div_ceil(relay::queue::BATCH_SIZE).div_ceil(16) as f64
 }
 
-fn lambda(seconds: f64, invocations: f64) -> f64 {
-    invocations * price("invocation") + seconds * MEMORY / 1024.0 * price("second")
+fn lambda(memory: f64, seconds: f64, invocations: f64) -> f64 {
+    invocations * price("invocation") + seconds * memory / 1024.0 * price("second")
 }
 
-/// What a million events cost, by service.
-fn bill(event: &Event, function: &FunctionCosts) -> BTreeMap<&'static str, f64> {
+/// What a million events cost with so much memory, by service.
+fn bill(event: &Event, function: &FunctionCosts, memory: f64) -> BTreeMap<&'static str, f64> {
     let used = &event.used;
     let live = event.workers - event.asleep;
     let per_batch = event.workers as f64 / used.batches;
     // All but the webhook itself; each is three rounds for `register`.
     let pulls = used.http - 1.0;
-    let seconds = ingest_seconds(function, event.body, event.workers)
-        + used.batches * deliver_seconds(function, event.body, event.workers, per_batch)
+    let seconds = ingest_seconds(function, memory, event.body, event.workers)
+        + used.batches * deliver_seconds(function, memory, event.body, event.workers, per_batch)
         + pulls * 3.0 * ROUND_SECONDS;
     let million = 1e6;
-    let lambda = lambda(seconds, 1.0 + used.batches + pulls);
+    let lambda = lambda(memory, seconds, 1.0 + used.batches + pulls);
     let out = million * (live * event.body) as f64 / GB * price("out");
     BTreeMap::from([
         ("http", million * used.http * price("http")),
@@ -137,7 +147,7 @@ fn dynamodb(used: &Used) -> f64 {
 
 /// What one run of a function costs: its time, what it calls, one call after another, and its log.
 fn run(used: &Used) -> f64 {
-    lambda(used.total() * ROUND_SECONDS, 1.0)
+    lambda(MEMORY, used.total() * ROUND_SECONDS, 1.0)
         + dynamodb(used)
         + used.sqs * price("sqs")
         + log(used.log)
@@ -148,10 +158,27 @@ fn call(used: &Used) -> f64 {
     price("http") + log(ACCESS_LOG_BYTES) + run(used)
 }
 
+/// How long the functions take for an event of 2 KB to one worker with so much memory, ms, and what a million cost, data out
+/// aside.
+fn with_memory(calls: &CallCounts, function: &FunctionCosts, memory: f64) -> Value {
+    let (workers, body) = (1, 2_048);
+    let dollars = calls.event(workers, 0, body).map(|event| {
+        let mut bill = bill(event, function, memory);
+        bill.remove("out");
+        bill.values().sum::<f64>()
+    });
+    context! {
+        memory,
+        ingest => ingest_seconds(function, memory, body, workers) * 1e3,
+        deliver => deliver_seconds(function, memory, body, workers, 1.0) * 1e3,
+        dollars,
+    }
+}
+
 /// What the page on money shows.
 pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
-    let bills =
-        (calls.events.iter()).map(|event| context! { event, dollars => bill(event, function) });
+    let bills = (calls.events.iter())
+        .map(|event| context! { event, dollars => bill(event, function, MEMORY) });
     // A name with a dimension is a metric for each of its values.
     let metrics = (METRICS.iter()).map(|metric| if metric.dimension.is_some() { 4 } else { 1 });
     context! {
@@ -163,12 +190,13 @@ pub(crate) fn context(calls: &CallCounts, function: &FunctionCosts) -> Value {
         post_ms => POST_SECONDS * 1e3,
         bills => bills.collect::<Vec<_>>(),
         ways => ways::all(),
+        memories => MEMORIES.map(|memory| with_memory(calls, function, memory)),
         metrics => metrics.sum::<u32>(),
         // With `deliver`, which takes its heartbeat.
-        health => run(&calls.health) + lambda(0.0, 1.0),
+        health => run(&calls.health) + lambda(MEMORY, 0.0, 1.0),
         // A call that does nothing.
         access_log => ACCESS_LOG_BYTES,
-        warm => lambda(ROUND_SECONDS, 1.0),
+        warm => lambda(MEMORY, ROUND_SECONDS, 1.0),
         look_seconds => IDLE_LOOK_SECONDS,
         renewal => call(&calls.renewal),
         look => call(&calls.look),
@@ -209,7 +237,7 @@ mod tests {
             wants: Wants::default(),
             used,
         };
-        let bill = bill(&event, &FunctionCosts { rows: rows.into() });
+        let bill = bill(&event, &FunctionCosts { rows: rows.into() }, 512.0);
         let close = |a: f64, b: f64| (a - b).abs() < 1e-6;
         assert!(close(bill["http"], 1.00));
         assert!(close(bill["sqs"], 1.50));

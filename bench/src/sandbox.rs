@@ -85,7 +85,7 @@ impl Sandbox {
             ("AWS_ENDPOINT_URL", endpoint.to_owned()),
             ("AWS_LAMBDA_RUNTIME_API", self.address.to_string()),
             ("AWS_LAMBDA_FUNCTION_NAME", function.to_owned()),
-            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "512".to_owned()),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128".to_owned()),
             ("AWS_LAMBDA_FUNCTION_VERSION", "1".to_owned()),
             ("AWS_LAMBDA_LOG_GROUP_NAME", "x".to_owned()),
             ("AWS_LAMBDA_LOG_STREAM_NAME", "x".to_owned()),

@@ -4,19 +4,21 @@
 //! Source: the Lambda Developer Guide, "Using Lambda with Amazon SQS". Invariant: a message is deleted only if
 //! the function responded and did not name it. After an error, the batch returns after its visibility timeout.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use deliver::{SqsBatch, handle};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use deliver::{MessageAttribute, Record, SqsBatch, SystemAttributes, handle};
 use lambda_runtime::{Context, LambdaEvent};
 use relay::deliver::Deliver;
-use serde::Serialize;
+use relay::queue::AttributeValue;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::sqs::wire::system_attributes;
-use crate::sqs::{Consumer, Received, Sqs, SqsError};
+use crate::sqs::wire::sequence_number;
+use crate::sqs::{Attribute, Consumer, Received, Sqs, SqsError};
 use crate::testing::calls::Calls;
 
 const BATCH_SIZE: usize = 10;
@@ -35,6 +37,7 @@ pub(crate) async fn run(
 ) {
     let in_flight = Arc::new(Semaphore::new(CONCURRENCY as usize));
     while !shutdown.is_cancelled() {
+        let began = calls.began();
         let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
             break;
         };
@@ -47,6 +50,7 @@ pub(crate) async fn run(
             "AmazonSQS.ReceiveMessage",
             &queue_url(&sqs, queue),
         );
+        calls.ended("deliver", "AmazonSQS.ReceiveMessage", began);
         let carried = received.iter().flatten().map(|r| r.message.body.len());
         calls.record_payload(carried.sum());
         let received = match received {
@@ -90,7 +94,9 @@ async fn invoke(
             &queue_url(sqs, queue),
         );
         calls.record_payload(0);
-        let deleted = sqs.delete(queue, &done).await?;
+        let began = calls.began();
+        let deleted = sqs.delete_soon(queue, &done)?;
+        calls.ended("deliver", "AmazonSQS.DeleteMessageBatch", began);
         deleted.into_iter().collect::<Result<Vec<()>, SqsError>>()?;
     }
     Ok(())
@@ -102,8 +108,7 @@ pub(crate) async fn process(
     received: Vec<Received>,
 ) -> Result<Vec<String>, lambda_runtime::Error> {
     let records = received.iter().map(record).collect();
-    let event = serde_json::to_vec(&SqsEvent { records })?;
-    let event: SqsBatch = serde_json::from_slice(&event)?;
+    let event = SqsBatch { records };
     let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
     let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
         .map(|failure| failure.item_identifier)
@@ -114,54 +119,29 @@ pub(crate) async fn process(
         .collect())
 }
 
-/// The event of the mapping.
-#[derive(Serialize)]
-struct SqsEvent<'a> {
-    #[serde(rename = "Records")]
-    records: Vec<Record<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Record<'a> {
-    message_id: &'a str,
-    receipt_handle: &'a str,
-    body: &'a str,
-    attributes: BTreeMap<&'static str, String>,
-    message_attributes: BTreeMap<&'a str, MessageAttribute<'a>>,
-    event_source: &'static str,
-    aws_region: &'static str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct MessageAttribute<'a> {
-    data_type: &'a str,
-    string_value: Option<&'a str>,
-    binary_value: Option<&'a str>,
-    string_list_values: [(); 0],
-    binary_list_values: [(); 0],
-}
-
-fn record(received: &Received) -> Record<'_> {
+/// A message as the mapping passes it on. No JSON is written and read again for it within one process.
+fn record(received: &Received) -> Record {
     let message = &received.message;
-    let attributes = message.attributes.iter().map(|(name, attribute)| {
-        let attribute = MessageAttribute {
-            data_type: &attribute.data_type,
-            string_value: attribute.string_value.as_deref(),
-            binary_value: attribute.binary_value.as_deref(),
-            string_list_values: [],
-            binary_list_values: [],
-        };
-        (name.as_str(), attribute)
-    });
+    let attributes = message.attributes.iter();
     Record {
-        message_id: &message.id,
-        receipt_handle: &received.receipt_handle,
-        body: &message.body,
-        attributes: system_attributes(received),
-        message_attributes: attributes.collect(),
-        event_source: "aws:sqs",
-        aws_region: "us-east-1",
+        message_id: message.id.clone(),
+        receipt_handle: received.receipt_handle.clone(),
+        body: message.body.to_string(),
+        attributes: SystemAttributes {
+            message_group_id: message.group.clone(),
+            sequence_number: sequence_number(received.sequence),
+            sent_timestamp: message.sent_at.to_string(),
+            approximate_receive_count: message.received.to_string(),
+        },
+        message_attributes: attributes
+            .map(|(name, attribute)| (name.clone(), MessageAttribute(value(attribute))))
+            .collect(),
+    }
+}
+
+fn value(attribute: &Attribute) -> Option<AttributeValue> {
+    match &attribute.binary_value {
+        Some(binary) => Some(AttributeValue::Binary(BASE64.decode(binary).ok()?.into())),
+        None => (attribute.string_value.clone()).map(AttributeValue::Text),
     }
 }

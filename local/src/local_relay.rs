@@ -294,6 +294,9 @@ impl LocalRelay {
                 "shut down before everything was finished: messages on the queue are delivered after the next start"
             );
         }
+        if let Err(error) = self.sqs.flush().await {
+            tracing::error!(%error, "what was delivered last may be delivered once more after the next start");
+        }
         for task in self.background {
             task.abort();
         }

@@ -39,6 +39,7 @@ impl InProcess {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let body = request.body().bytes().unwrap_or_default();
         self.calls.record(self.function, target, body);
+        let began = self.calls.began();
         let Interference {
             delay,
             body: changed,
@@ -59,6 +60,7 @@ impl InProcess {
         } else {
             self.servers.answer(target, body).await
         };
+        self.calls.ended(self.function, target, began);
         match fault {
             Some(Fault::AnswerLost) => Err(broken()),
             Some(Fault::Unanswered) => std::future::pending().await,

@@ -4,7 +4,8 @@
 //! long polling, redrive to a dead-letter queue and message moves, with the limits and errors of SQS. Standard queues,
 //! delays, tags and permissions are not supported.
 //!
-//! Invariant: a call succeeds only after the journal has committed its changes.
+//! Invariant: a call succeeds only after the journal has committed its changes. The deletions of the event source mapping
+//! alone are committed later: what a crash undoes of them is delivered once more, under the same id.
 
 mod error;
 mod journal;
@@ -524,11 +525,33 @@ impl Sqs {
         name: &str,
         handles: &[String],
     ) -> Result<Vec<Result<(), SqsError>>, SqsError> {
+        let deleted = self.delete_soon(name, handles)?;
+        self.flush().await?;
+        Ok(deleted)
+    }
+
+    /// Waits until the journal has committed all changes so far.
+    ///
+    /// # Errors
+    ///
+    /// The journal cannot be written.
+    pub(crate) async fn flush(&self) -> Result<(), SqsError> {
+        let written = self.state().written();
+        committed(written).await
+    }
+
+    /// As [`Self::delete`], for a consumer that need not know that the journal has it: if the process ends before, the messages
+    /// are received once more.
+    pub(crate) fn delete_soon(
+        &self,
+        name: &str,
+        handles: &[String],
+    ) -> Result<Vec<Result<(), SqsError>>, SqsError> {
         let now = self.now();
-        let (deleted, written) = {
+        let deleted = {
             let mut state = self.state();
             state.queue(name)?.end_timeouts(now);
-            let deleted = (handles.iter())
+            (handles.iter())
                 .map(|handle| {
                     let handle = Handle::parse(handle)?;
                     if state.queue(name)?.delete(&handle)? {
@@ -536,10 +559,8 @@ impl Sqs {
                     }
                     Ok(())
                 })
-                .collect();
-            (deleted, state.written())
+                .collect()
         };
-        committed(written).await?;
         self.shared.changed.notify_waiters();
         Ok(deleted)
     }

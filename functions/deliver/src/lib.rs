@@ -24,44 +24,60 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct SqsBatch {
-    records: Vec<Record>,
+    /// The messages, of each group in their order.
+    pub records: Vec<Record>,
 }
 
 /// SQS gives all of these to every message of a FIFO queue. Without one of them, the batch fails.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
-    message_id: String,
-    receipt_handle: String,
-    body: String,
-    attributes: SystemAttributes,
+pub struct Record {
+    /// SQS's id of the message.
+    pub message_id: String,
+    /// The receipt handle of this receive.
+    pub receipt_handle: String,
+    /// The text of the message.
+    pub body: String,
+    /// The system attributes.
+    pub attributes: SystemAttributes,
+    /// The message attributes by their names.
     #[serde(default)]
-    message_attributes: BTreeMap<String, MessageAttribute>,
+    pub message_attributes: BTreeMap<String, MessageAttribute>,
 }
 
-/// The system attributes of a message on a FIFO queue.
+/// The system attributes of a message on a FIFO queue, as text.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct SystemAttributes {
-    message_group_id: String,
-    sequence_number: String,
-    sent_timestamp: String,
-    approximate_receive_count: String,
+pub struct SystemAttributes {
+    /// The message's group.
+    pub message_group_id: String,
+    /// Grows within the group.
+    pub sequence_number: String,
+    /// Milliseconds since the Unix epoch.
+    pub sent_timestamp: String,
+    /// How often it was received.
+    pub approximate_receive_count: String,
 }
 
+/// A message attribute; none if it has no value that is read here.
 #[derive(Debug, Deserialize)]
+#[serde(from = "EventAttribute")]
+pub struct MessageAttribute(pub Option<AttributeValue>);
+
+/// A message attribute as Lambda writes it.
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct MessageAttribute {
+struct EventAttribute {
     string_value: Option<String>,
     binary_value: Option<Base64Data>,
 }
 
-impl MessageAttribute {
-    fn into_value(self) -> Option<AttributeValue> {
-        match self.binary_value {
+impl From<EventAttribute> for MessageAttribute {
+    fn from(attribute: EventAttribute) -> Self {
+        Self(match attribute.binary_value {
             Some(packed) => Some(AttributeValue::Binary(packed.0.into())),
-            None => self.string_value.map(AttributeValue::Text),
-        }
+            None => attribute.string_value.map(AttributeValue::Text),
+        })
     }
 }
 
@@ -212,7 +228,7 @@ fn parse(record: Record) -> Result<Received, UnreadablePart> {
         sent_at: record.attributes.sent_timestamp,
         received: record.attributes.approximate_receive_count,
     };
-    Received::parse(message, |name| attributes.remove(name)?.into_value())
+    Received::parse(message, |name| attributes.remove(name)?.0)
 }
 
 #[cfg(test)]

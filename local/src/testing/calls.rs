@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 /// Called for each call with the function, the SDK's target (`DynamoDB_20120810.GetItem`) and the request's body.
 pub type Observer = Arc<dyn Fn(&'static str, &str, &[u8]) + Send + Sync>;
+
+/// Called after each call with the function, the action, and when the call began.
+pub type Timer = Arc<dyn Fn(&'static str, &str, Instant) + Send + Sync>;
 
 /// What is done to a call: by the function, the SDK's target and the request's body.
 pub type Interfere = Arc<dyn Fn(&'static str, &str, &[u8]) -> Interference + Send + Sync>;
@@ -60,6 +63,7 @@ pub struct Calls {
     counted: Arc<Mutex<BTreeMap<String, u64>>>,
     units: Option<Arc<Mutex<Units>>>,
     observer: Option<Observer>,
+    timer: Option<Timer>,
     interfere: Option<Interfere>,
 }
 
@@ -77,6 +81,26 @@ impl Calls {
         Self {
             observer: Some(observer),
             ..Self::default()
+        }
+    }
+
+    /// Tells `timer` of the end of each call.
+    pub fn timed(timer: Timer) -> Self {
+        Self {
+            timer: Some(timer),
+            ..Self::default()
+        }
+    }
+
+    /// When a call begins, if that is asked.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.timer.is_some().then(Instant::now)
+    }
+
+    /// Tells of the end of a call.
+    pub(crate) fn ended(&self, function: &'static str, target: &str, began: Option<Instant>) {
+        if let (Some(timer), Some(began)) = (&self.timer, began) {
+            timer(function, target.rsplit('.').next().unwrap_or(target), began);
         }
     }
 

@@ -13,10 +13,11 @@ pub(super) fn attempt(
     latency_ms: Option<i64>,
 ) {
     let is_delivered = outcome == Outcome::Delivered;
-    // The message is short, because an account is billed for the bytes of its log, and most lines are this one.
+    // Short, because an account is billed for the bytes of its log, and most lines are this one. Of which workspace the event
+    // is, the line of `ingest` says.
     tracing::info!(
         event = %delivery.event,
-        workspace = delivery.workspace,
+        workspace = (!is_delivered).then_some(delivery.workspace.as_str()),
         worker = delivery.worker,
         user = owner.filter(|_| !is_delivered),
         attempt = number,
@@ -71,11 +72,11 @@ mod tests {
         });
         let expected = [
             json!({
-                "level": "INFO", "message": "delivered", "event": "evt_1", "workspace": "ws", "worker": "wrk_1",
+                "level": "INFO", "message": "delivered", "event": "evt_1", "worker": "wrk_1",
                 "attempt": 1, "outcome": "delivered", "latency": 12,
             }),
             json!({
-                "level": "INFO", "message": "delivered", "event": "evt_1", "workspace": "ws", "worker": "wrk_1",
+                "level": "INFO", "message": "delivered", "event": "evt_1", "worker": "wrk_1",
                 "attempt": 2, "outcome": "delivered",
             }),
             json!({

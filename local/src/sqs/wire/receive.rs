@@ -50,7 +50,7 @@ struct ReceivedMessage<'a> {
 }
 
 /// The system attributes of a received message.
-pub(crate) fn system_attributes(received: &Received) -> BTreeMap<&'static str, String> {
+fn system_attributes(received: &Received) -> BTreeMap<&'static str, String> {
     let message = &received.message;
     let mut attributes = BTreeMap::from([
         ("SenderId", ACCOUNT.to_owned()),

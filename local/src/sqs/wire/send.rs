@@ -48,7 +48,7 @@ impl Checksums {
 }
 
 /// A sequence number as AWS writes it, with 20 digits.
-pub(super) fn sequence_number(sequence: u64) -> String {
+pub(crate) fn sequence_number(sequence: u64) -> String {
     format!("{sequence:0>20}")
 }
 
@@ -69,7 +69,19 @@ pub(super) async fn send_batch(
             "Batch requests cannot be longer than {MAX_BYTES} bytes. You have sent {bytes} bytes."
         )));
     }
-    let sums: Vec<_> = entries.iter().map(Checksums::of).collect();
+    let mut sums: Vec<Checksums> = Vec::with_capacity(entries.len());
+    for (at, entry) in entries.iter().enumerate() {
+        // The messages of one event have the same body.
+        let before = at.checked_sub(1).map(|at| (&entries[at], &sums[at]));
+        let same = before.filter(|(before, _)| before.message_body == entry.message_body);
+        sums.push(match same {
+            Some((_, before)) => Checksums {
+                body: before.body.clone(),
+                attributes: md5_of_attributes(&entry.message_attributes),
+            },
+            None => Checksums::of(entry),
+        });
+    }
     let mut response = BatchResponse::default();
     for ((id, sent), sums) in (sqs.send(name(&queue_url)?, entries).await?)
         .into_iter()
