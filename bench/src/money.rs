@@ -153,9 +153,14 @@ fn run(used: &Used) -> f64 {
         + log(used.log)
 }
 
-/// What one call of a worker costs: the gateway, and `register`.
-fn call(used: &Used) -> f64 {
-    price("http") + log(ACCESS_LOG_BYTES) + run(used)
+/// What one call of a worker costs, by service: the gateway, and `register`, which makes one call after another.
+fn call(used: &Used) -> BTreeMap<&'static str, f64> {
+    BTreeMap::from([
+        ("http", price("http")),
+        ("lambda", lambda(MEMORY, used.total() * ROUND_SECONDS, 1.0)),
+        ("dynamodb", dynamodb(used)),
+        ("log", log(ACCESS_LOG_BYTES + used.log)),
+    ])
 }
 
 /// How long the functions take for an event of 2 KB to one worker with so much memory, ms, and what a million cost, data out

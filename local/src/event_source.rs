@@ -5,7 +5,9 @@
 //! the function responded and did not name it. After an error, the batch returns after its visibility timeout.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -24,6 +26,10 @@ use crate::testing::calls::Calls;
 const BATCH_SIZE: usize = 10;
 /// How many invocations are concurrent. A worker that stalls must not delay the others.
 const CONCURRENCY: u32 = 512;
+/// How many of them are not taken to stall: more would need more memory and be no faster.
+const BUSY: usize = 32;
+/// An invocation that takes longer than this is taken to wait for a worker that stalls.
+const STALLS_AFTER: Duration = Duration::from_millis(100);
 /// The longest long poll of SQS.
 const WAIT_SECONDS: i64 = 20;
 
@@ -36,9 +42,14 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     let in_flight = Arc::new(Semaphore::new(CONCURRENCY as usize));
+    let busy = Arc::new(Semaphore::new(BUSY));
     while !shutdown.is_cancelled() {
         let began = calls.began();
-        let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else {
+        let permits = (
+            Arc::clone(&in_flight).acquire_owned(),
+            Arc::clone(&busy).acquire_owned(),
+        );
+        let (Ok(permit), Ok(busy)) = (permits.0.await, permits.1.await) else {
             break;
         };
         let received = tokio::select! {
@@ -58,13 +69,20 @@ pub(crate) async fn run(
             Ok(received) => received,
             Err(error) => {
                 tracing::error!(%error, queue, "the queue cannot be polled");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
         };
         let (sqs, deliver, calls) = (sqs.clone(), Arc::clone(&deliver), calls.clone());
         tokio::spawn(async move {
-            if let Err(error) = invoke(&sqs, queue, &deliver, &calls, received).await {
+            let mut invocation = pin!(invoke(&sqs, queue, &deliver, &calls, received));
+            let done = tokio::time::timeout(STALLS_AFTER, &mut invocation).await;
+            drop(busy);
+            let done = match done {
+                Ok(done) => done,
+                Err(_) => invocation.await,
+            };
+            if let Err(error) = done {
                 tracing::error!(%error, "an invocation failed: its batch returns after the visibility timeout");
             }
             drop(permit);

@@ -33,6 +33,8 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::backend::QUEUE;
+use crate::sqs::Sqs;
 use crate::trusted_proxies::TrustedProxies;
 
 /// How long a body may take.
@@ -44,6 +46,11 @@ const INVOCATION_LIMIT: usize = 6 * 1024 * 1024;
 /// By how much a request may exceed that here, so that the largest body of `ingest` arrives whatever it holds.
 const ENVELOPE_ALLOWANCE: usize = 8 * 1024 * 1024;
 
+/// While more messages than this can be received, webhooks wait, so that the queue, which is in memory, does not grow.
+const READY_LIMIT: usize = 2_000;
+/// How long. Linear gives up after five seconds, and tries again after a minute.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(4);
+
 const DOMAIN: &str = "localhost";
 
 /// The functions behind the routes.
@@ -51,6 +58,7 @@ const DOMAIN: &str = "localhost";
 pub(crate) struct Gateway {
     pub(crate) ingest: Arc<Ingest>,
     pub(crate) register: Arc<Register>,
+    pub(crate) sqs: Sqs,
     pub(crate) clock: Clock,
     /// What is running. As on Lambda, a function finishes what it has begun, also when its caller hangs up.
     pub(crate) running: TaskTracker,
@@ -186,6 +194,12 @@ async fn route(
     };
     if event.len() > INVOCATION_LIMIT + ENVELOPE_ALLOWANCE {
         return Error::body_too_large(MAX_BODY_BYTES).into_response();
+    }
+    if function == "ingest" {
+        let room = gateway.sqs.until_ready(QUEUE, READY_LIMIT);
+        if tokio::time::timeout(ROOM_TIMEOUT, room).await.is_err() {
+            return Error::OutOfTime.into_response();
+        }
     }
     let running = gateway.running.clone();
     let answer = running.spawn(run(gateway, function, event)).await;

@@ -214,6 +214,7 @@ impl LocalRelay {
             gateway::router(Gateway {
                 ingest: functions.ingest,
                 register: functions.register,
+                sqs: sqs.clone(),
                 clock: clock.clone(),
                 running: serving.clone(),
                 proxies: Arc::new(options.trusted_proxies),

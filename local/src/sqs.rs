@@ -466,6 +466,23 @@ impl Sqs {
         Ok(sent)
     }
 
+    /// Waits until at most so many groups have a message that can be received.
+    ///
+    /// # Errors
+    ///
+    /// The queue does not exist.
+    pub(crate) async fn until_ready(&self, name: &str, most: usize) -> Result<(), SqsError> {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.state().queue(name)?.ready() <= most {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
     /// Receives up to `limit` messages, waiting up to `wait` seconds for the first.
     ///
     /// # Errors
@@ -596,5 +613,46 @@ impl Sqs {
         committed(written).await?;
         self.shared.changed.notify_waiters();
         Ok(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn there_is_room_again_when_messages_were_received_and_deleted() {
+        let sqs = Sqs::open(None, String::new(), Clock::system()).unwrap();
+        let name = "q.fifo";
+        let fifo = BTreeMap::from([("FifoQueue".to_owned(), "true".to_owned())]);
+        sqs.create_queue(name, fifo).await.unwrap();
+        let messages = (0..3).map(|at| NewMessage {
+            id: at.to_string(),
+            message_body: Some("{}".to_owned()),
+            message_group_id: Some(format!("group-{at}")),
+            message_deduplication_id: Some(at.to_string()),
+            ..NewMessage::default()
+        });
+        sqs.send(name, messages.collect()).await.unwrap();
+        sqs.until_ready(name, 3).await.unwrap();
+        let no_room = tokio::time::timeout(Duration::ZERO, sqs.until_ready(name, 2));
+        assert!(no_room.await.is_err());
+        let received = (sqs.receive(name, 1, None, None, Consumer::Here).await).unwrap();
+        let waiting = sqs.until_ready(name, 1);
+        let deleting = async {
+            let more = sqs
+                .receive(name, 1, None, None, Consumer::Here)
+                .await
+                .unwrap();
+            let handles = [&received[0], &more[0]].map(|r| r.receipt_handle.clone());
+            sqs.delete(name, &handles).await.unwrap();
+        };
+        let both = async { tokio::join!(waiting, deleting).0 };
+        tokio::time::timeout(Duration::from_secs(60), both)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

@@ -218,6 +218,11 @@ impl Queue {
         }
     }
 
+    /// How many groups have a message that can be received now.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// All messages, oldest first.
     pub(crate) fn messages(&self) -> impl Iterator<Item = (&u64, &Message)> {
         self.messages.iter()
