@@ -28,6 +28,7 @@ use crate::linear::secrets::Secrets;
 use crate::origin::OriginSecret;
 use crate::queue::{Queue, Recipient};
 use crate::table::{KnownBy, Route, RoutedEvent, Table, TableError};
+use crate::transport::QUEUED_FOR;
 
 /// The time for a webhook, from its first byte to the answer. Linear waits five seconds and tries again (Linear's
 /// documentation, "Webhooks"), so an answer that comes later is none.
@@ -38,9 +39,6 @@ const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// How long after it was recorded that a workspace is known this is recorded again.
 const MARK_KNOWN_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// How long a message can be on the queue and then on the dead-letter queue (SQS keeps it 14 days at most).
-pub(crate) const QUEUED_FOR: Duration = Duration::from_secs(15 * 24 * 3600);
 
 /// The response to a webhook.
 #[derive(Debug, PartialEq, Eq, Serialize)]

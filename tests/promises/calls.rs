@@ -67,6 +67,21 @@ async fn a_large_body_that_compresses_well_travels_in_the_messages() {
 }
 
 #[tokio::test]
+async fn a_large_body_is_parked_beside_its_item() {
+    let relay = relay().start().await;
+    let worker = relay.register_pull("one").await;
+    relay.local.calls.take();
+    let posted = relay.post(&large_issue("i", 1, 60_000)).await;
+    let calls = calls(&relay).await;
+    assert_eq!(
+        (calls["BatchWriteItem"], calls["TransactWriteItems"]),
+        (1, 1)
+    );
+    let mailbox = relay.pull(&worker, &[], None).await;
+    assert!(mailbox.events[0].body.as_bytes() == posted.webhook.body);
+}
+
+#[tokio::test]
 async fn a_large_body_is_stored_once_for_all() {
     let relay = relay().start().await;
     let receiver = Receiver::start().await;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a stored body is returned only if it has the digest that was asked for.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
@@ -10,12 +11,14 @@ use bytes::Bytes;
 use protocol::envelope::digest;
 
 use super::{Table, TableError, item_key, n, s};
-use crate::delivery::Body;
+use crate::delivery::{Body, Delivery};
 use crate::event::Event;
-use crate::transport::{self, Chosen};
+use crate::transport::{self, Chosen, QUEUED_FOR};
 
 /// An item holds 400 KB with its keys.
 const CHUNK_BYTES: usize = 350 * 1024;
+/// A parked body is stored beside its item if more than this is left of it.
+const BESIDE_FROM_BYTES: usize = 16 * 1024;
 
 fn partition(workspace: &str, digest: &str) -> String {
     format!("WS#{workspace}#BODY#{digest}")
@@ -35,8 +38,48 @@ impl Table {
             Chosen::Packed(packed) => return Ok(Body::Packed(packed.into())),
             Chosen::Stored(packed) => packed,
         };
+        (self.store_packed(&event.workspace, &event.digest, &packed, keep)).await?;
+        Ok(Body::Stored(event.digest.clone()))
+    }
+
+    /// A delivery as it is kept in a mailbox for so long: one with a large body has it stored under its digest.
+    ///
+    /// An item of a mailbox is written in a transaction, which bills each KB twice, and its deletion bills it once more. A
+    /// stored body is billed once, and its TTL deletes it at no cost.
+    pub(super) async fn with_body_beside<'a>(
+        &self,
+        delivery: &'a Delivery,
+        keep: Duration,
+    ) -> Result<Cow<'a, Delivery>, TableError> {
+        let packed = match &delivery.body {
+            Body::Inline(bytes) if bytes.len() > BESIDE_FROM_BYTES => transport::pack(bytes).into(),
+            Body::Packed(packed) => packed.clone(),
+            Body::Inline(_) | Body::Stored(_) => return Ok(Cow::Borrowed(delivery)),
+        };
+        let body = match (packed.len() > BESIDE_FROM_BYTES).then(|| transport::unpack(&packed)) {
+            Some(Some(bytes)) => {
+                let (workspace, digest) = (&delivery.workspace, digest(&bytes));
+                let keep = keep + QUEUED_FOR;
+                (self.store_packed(workspace, &digest, &packed, keep)).await?;
+                Body::Stored(digest)
+            }
+            _ => Body::Packed(packed),
+        };
+        Ok(Cow::Owned(Delivery {
+            body,
+            ..delivery.clone()
+        }))
+    }
+
+    async fn store_packed(
+        &self,
+        workspace: &str,
+        digest: &str,
+        packed: &[u8],
+        keep: Duration,
+    ) -> Result<(), TableError> {
         let expires_at = self.expiry(keep);
-        let partition = partition(&event.workspace, &event.digest);
+        let partition = partition(workspace, digest);
         let writes: Vec<_> = (packed.chunks(CHUNK_BYTES).enumerate())
             .map(|(at, chunk)| {
                 let mut item = item_key(&partition, format!("{at:04}"));
@@ -48,8 +91,7 @@ impl Table {
                     .build()
             })
             .collect();
-        self.write_batch(&writes, "store the event's body").await?;
-        Ok(Body::Stored(event.digest.clone()))
+        self.write_batch(&writes, "store the event's body").await
     }
 
     /// The body of a delivery; none if it was stored and is absent, expired or damaged.

@@ -182,7 +182,8 @@ impl Table {
         let grow = grow.build().expect("a key and an expression are given");
         let mut writes = vec![transaction::update(grow)];
         for (delivery, attempt) in deliveries {
-            let (delivery, kept_until) = ((*delivery, *attempt), self.expiry(keep));
+            let delivery = self.with_body_beside(delivery, keep).await?;
+            let (delivery, kept_until) = ((&*delivery, *attempt), self.expiry(keep));
             writes.push(self.put_of(item(&partition, delivery, worker.registered_at, kept_until)));
         }
         let park = || async {

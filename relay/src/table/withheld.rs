@@ -55,7 +55,8 @@ impl Table {
         let operation = "withhold the event";
         let partition = worker_partition(&worker.workspace, &worker.id);
         let kept_until = self.expiry(keep);
-        let mut item = mailbox::item(&partition, (delivery, 1), worker.registered_at, kept_until);
+        let kept = self.with_body_beside(delivery, keep).await?;
+        let mut item = mailbox::item(&partition, (&kept, 1), worker.registered_at, kept_until);
         let id = text(&item, "sk").and_then(|sk| sk.strip_prefix(MAIL));
         let held = s(format!("{PREFIX}{}", id.unwrap_or_default()));
         item.insert("sk".to_owned(), held);
