@@ -94,7 +94,13 @@ fn event(function: &str, aws: &Aws) -> Value {
                 ("type", "Issue"),
                 ("body", "raw"),
             ];
-            let message = ("g".to_owned(), "{}", attributes.to_vec());
+            let message = (
+                "g".to_owned(),
+                "{}",
+                attributes
+                    .map(|(name, value)| (name, "stringValue", value))
+                    .to_vec(),
+            );
             events::batch(&aws.local.sqs.url(QUEUE), now, [message])
         }
         _ => json!({"time": rfc3339(now), "part": 0, "of": 1}),

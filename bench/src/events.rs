@@ -37,7 +37,7 @@ pub(crate) fn webhook(webhook: &local::samples::Webhook) -> Value {
 }
 
 /// A message's group, body and attributes.
-pub(crate) type Message<'a> = (String, &'a str, Vec<(&'a str, &'a str)>);
+pub(crate) type Message<'a> = (String, &'a str, Vec<(&'a str, &'static str, &'a str)>);
 
 /// The entries of a `SendMessageBatch`.
 pub(crate) fn entries(request: &[u8]) -> serde_json::Result<Vec<Value>> {
@@ -49,8 +49,10 @@ pub(crate) fn entries(request: &[u8]) -> serde_json::Result<Vec<Value>> {
 /// The message that an entry of a `SendMessageBatch` puts on the queue.
 pub(crate) fn message(entry: &Value) -> Message<'_> {
     let attributes = entry["MessageAttributes"].as_object().into_iter().flatten();
-    let attributes = attributes
-        .filter_map(|(name, value)| Some((name.as_str(), value["StringValue"].as_str()?)));
+    let attributes = attributes.filter_map(|(name, value)| match value["BinaryValue"].as_str() {
+        Some(binary) => Some((name.as_str(), "binaryValue", binary)),
+        None => Some((name.as_str(), "stringValue", value["StringValue"].as_str()?)),
+    });
     let group = entry["MessageGroupId"].as_str().unwrap_or_default();
     let body = entry["MessageBody"].as_str().unwrap_or_default();
     (group.to_owned(), body, attributes.collect())
@@ -65,8 +67,9 @@ pub(crate) fn batch<'a>(
     let records: Vec<_> = (messages.into_iter().enumerate())
         .map(|(at, (group, body, attributes))| {
             let attributes: serde_json::Map<_, _> = (attributes.into_iter())
-                .map(|(name, value)| {
-                    let value = json!({"dataType": "String", "stringValue": value, "stringListValues": [], "binaryListValues": []});
+                .map(|(name, kind, value)| {
+                    let of = if kind == "binaryValue" { "Binary" } else { "String" };
+                    let value = json!({"dataType": of, kind: value, "stringListValues": [], "binaryListValues": []});
                     (name.to_owned(), value)
                 })
                 .collect();
