@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::load::Load;
+use crate::logs;
+use crate::one_machine::{self, Busy};
 use crate::payload::ISSUES;
-use crate::receiver::Receiver;
-use crate::{logs, one_machine};
 
 /// Workers in a group.
 const GROUP: usize = 10;
@@ -160,24 +160,21 @@ struct Counted {
 
 impl Counted {
     async fn start(workers: usize, wants: Wants, body: usize) -> anyhow::Result<Self> {
-        let local = LocalRelay::start(Options {
+        let options = Options {
             calls: Calls::metered(),
             clock: after_health(),
-            ..one_machine::options(one_machine::linear().await?)?
+            ..one_machine::options().await?
+        };
+        let Busy {
+            local,
+            workers,
+            mut load,
+            ..
+        } = Busy::start_with(options, body, |receiver| {
+            (0..workers).map(move |at| wants.of(at, one_machine::worker_at(receiver, at)))
         })
         .await?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let (receiver, arrivals) = Receiver::start().await?;
-        let requests =
-            (0..workers).map(|at| wants.of(at, one_machine::worker_at(receiver.address, at)));
-        let workers = one_machine::register_each(&client, &local.url(), requests).await?;
-        let load = Load {
-            client,
-            url: format!("{}/webhooks/linear", local.url()),
-            arrivals,
-            workers: wants.deliveries(workers.len()),
-            body,
-        };
+        load.workers = wants.deliveries(workers.len());
         Ok(Self {
             local,
             load,

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use indicatif::ProgressBar;
-use local::local_relay::LocalRelay;
 use serde::{Deserialize, Serialize};
 
-use crate::load::{Load, Percentiles};
-use crate::one_machine;
+use crate::load::Percentiles;
+use crate::one_machine::{self, Busy};
 use crate::payload::WORKSPACE;
-use crate::receiver::Receiver;
 
 const BODY: usize = 2_048;
 
@@ -42,22 +40,19 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
 }
 
 async fn answers(workers: usize, events: usize, progress: &ProgressBar) -> anyhow::Result<Answers> {
-    let local = LocalRelay::start(one_machine::options(one_machine::linear().await?)?).await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let (receiver, arrivals) = Receiver::start().await?;
-    let registered = one_machine::register(&client, &local.url(), receiver.address, 1).await?;
+    let options = one_machine::options().await?;
+    let Busy {
+        local,
+        workers: registered,
+        mut load,
+        ..
+    } = Busy::start(options, 1, BODY).await?;
     let [registered] = registered.as_slice() else {
         bail!("one worker was to be registered");
     };
     let id = registered.worker.rsplit('/').next().unwrap_or_default();
     (local.copy_worker([WORKSPACE, id], workers, |_, item| item)).await?;
-    let mut load = Load {
-        client,
-        url: format!("{}/webhooks/linear", local.url()),
-        arrivals,
-        workers,
-        body: BODY,
-    };
+    load.workers = workers;
     load.one(0).await?;
     let mut times = Vec::new();
     for number in 1..=events {

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 
 use anyhow::ensure;
 use local::linear_api::LinearApi;
-use local::local_relay::Options;
+use local::local_relay::{LocalRelay, Options};
 use protocol::messages::{Register, Registered};
 use tokio::process::Command;
 
-use crate::load::SECRET;
+use crate::load::{Load, SECRET};
 use crate::payload::WORKSPACE;
 use crate::programs::{self, Program};
+use crate::receiver::Receiver;
 
 pub(crate) const TOKEN: &str = "lin_api_bench";
 
@@ -38,8 +39,59 @@ pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
     Ok((program, url))
 }
 
-/// Options for a relay in this process, in memory.
-pub(crate) fn options(linear: SocketAddr) -> anyhow::Result<Options> {
+/// A relay in this process, its workers, and a load for them.
+pub(crate) struct Busy {
+    pub(crate) local: LocalRelay,
+    pub(crate) workers: Vec<Registered>,
+    pub(crate) receiver: Receiver,
+    pub(crate) load: Load,
+}
+
+impl Busy {
+    /// With so many workers alike.
+    pub(crate) async fn start(
+        options: Options,
+        workers: usize,
+        body: usize,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(options, body, |receiver| {
+            (0..workers).map(move |worker| worker_at(receiver, worker))
+        })
+        .await
+    }
+
+    /// With the workers that listen at a receiver.
+    pub(crate) async fn start_with<R: Iterator<Item = Register>>(
+        options: Options,
+        body: usize,
+        workers_at: impl FnOnce(SocketAddr) -> R,
+    ) -> anyhow::Result<Self> {
+        let local = LocalRelay::start(options).await?;
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let (receiver, arrivals) = Receiver::start().await?;
+        let workers = register_each(&client, &local.url(), workers_at(receiver.address)).await?;
+        Ok(Self {
+            load: Load {
+                url: format!("{}/webhooks/linear", local.url()),
+                client,
+                arrivals,
+                workers: workers.len(),
+                body,
+            },
+            local,
+            workers,
+            receiver,
+        })
+    }
+}
+
+/// Options for a relay in this process, in memory, whose users Linear knows.
+pub(crate) async fn options() -> anyhow::Result<Options> {
+    options_with(linear().await?)
+}
+
+/// With another stand-in for Linear's API, or none.
+pub(crate) fn options_with(linear: SocketAddr) -> anyhow::Result<Options> {
     Ok(Options::read(&|name| match name {
         "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
         "WORKSPACES" => Some(WORKSPACE.to_owned()),
@@ -52,7 +104,7 @@ pub(crate) fn options(linear: SocketAddr) -> anyhow::Result<Options> {
 }
 
 /// A stand-in for Linear's API that knows one user of one workspace.
-pub(crate) async fn linear() -> anyhow::Result<SocketAddr> {
+async fn linear() -> anyhow::Result<SocketAddr> {
     let (linear, address) = LinearApi::start().await?;
     linear.admit(TOKEN, "user", WORKSPACE);
     Ok(address)
@@ -90,7 +142,7 @@ pub(crate) fn worker_at(receiver: SocketAddr, worker: usize) -> Register {
 }
 
 /// Registers workers, one after another.
-pub(crate) async fn register_each(
+async fn register_each(
     client: &reqwest::Client,
     url: &str,
     requests: impl Iterator<Item = Register>,

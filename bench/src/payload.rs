@@ -3,7 +3,7 @@
 //! Invariant: they are as long as is asked, no two are alike, and they compress as Linear's do: what is parked or large
 //! is stored compressed, and text that repeats itself would flatter it.
 
-use protocol::clock::Clock;
+use protocol::clock::{Clock, UnixMillis};
 use serde::Deserialize;
 
 pub(crate) const WORKSPACE: &str = "bench";
@@ -16,12 +16,16 @@ const WORDS: &str = "the consumer exits before final flush only rows arrive when
     last week logs show timeout between service calls but metrics stay green so alert never fired we should keep old \
     behaviour behind setting until next release is out thanks for your patience here";
 
-/// A payload of about `bytes`; one of [`ISSUES`], so that there is an order to keep.
+/// A payload of about `bytes`, of now; one of [`ISSUES`], so that there is an order to keep.
 pub(crate) fn body(number: usize, bytes: usize) -> String {
-    let now = Clock::system().millis();
+    body_at(Clock::system().millis(), number, bytes)
+}
+
+/// A payload of about `bytes`, of a time.
+pub(crate) fn body_at(timestamp: UnixMillis, number: usize, bytes: usize) -> String {
     let issue = number % ISSUES;
     let mut body = format!(
-        r#"{{"action":"update","type":"Issue","organizationId":"{WORKSPACE}","webhookTimestamp":{now},"data":{{"id":"issue-{issue}","number":{number},"description":""#
+        r#"{{"action":"update","type":"Issue","organizationId":"{WORKSPACE}","webhookTimestamp":{timestamp},"data":{{"id":"issue-{issue}","number":{number},"description":""#
     );
     let end = "\"}}";
     let text = bytes.saturating_sub(end.len());

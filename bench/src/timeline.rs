@@ -7,16 +7,15 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
-use local::local_relay::{LocalRelay, Options};
+use local::local_relay::Options;
 use local::samples::Webhook;
 use local::testing::calls::Calls;
 use parking_lot::Mutex;
 use plotters::prelude::*;
 
 use crate::load::{Load, SECRET};
-use crate::one_machine;
+use crate::one_machine::{self, Busy};
 use crate::payload::body;
-use crate::receiver::Receiver;
 
 const BODY: usize = 2_048;
 const WARM_UP: usize = 20;
@@ -49,22 +48,14 @@ pub(crate) async fn draw(
     let data = tempfile::tempdir()?;
     let mut options = Options {
         calls: Calls::timed(Arc::new(note)),
-        ..one_machine::options(one_machine::linear().await?)?
+        ..one_machine::options().await?
     };
     if in_files {
         options.storage = local::local_relay::Storage::Directory(data.path().to_owned());
     }
-    let local = LocalRelay::start(options).await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let (receiver, arrivals) = Receiver::start().await?;
-    one_machine::register(&client, &local.url(), receiver.address, workers).await?;
-    let mut load = Load {
-        url: format!("{}/webhooks/linear", local.url()),
-        client,
-        arrivals,
-        workers,
-        body: BODY,
-    };
+    let Busy {
+        local, mut load, ..
+    } = Busy::start(options, workers, BODY).await?;
     progress.set_length((WARM_UP + EVENTS) as u64);
     for number in 0..WARM_UP {
         load.one(number).await?;

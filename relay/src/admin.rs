@@ -19,10 +19,10 @@ pub use dead_letters::{Read, Selection};
 
 use crate::access;
 use crate::config::Resources;
+use crate::delivery::QUEUED_FOR;
 use crate::event::{Event, EventId};
 use crate::queue::{OutgoingEvent, Queue, QueueError, Recipient};
 use crate::table::{Kept, Table, TableError};
-use crate::transport::QUEUED_FOR;
 use crate::worker::{self, Worker};
 
 /// As long as a mailbox keeps an event unless it is set otherwise.

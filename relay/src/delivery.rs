@@ -1,9 +1,14 @@
 //! A delivery: one event for one worker, as it is on the queue.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use protocol::clock::UnixMillis;
 
 use crate::event::EventId;
+
+/// How long a message can be on the queue and then on the dead-letter queue (SQS keeps it 14 days at most).
+pub(crate) const QUEUED_FOR: Duration = Duration::from_secs(15 * 24 * 3600);
 
 /// An event's body, or where it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -22,13 +22,13 @@ use tokio::time::Instant;
 use crate::access::{self, Routing};
 use crate::cause::chain;
 use crate::config::IngestConfig;
+use crate::delivery::QUEUED_FOR;
 use crate::error::Error;
 use crate::event::{Event, EventId, MAX_BODY_BYTES};
 use crate::linear::secrets::Secrets;
 use crate::origin::OriginSecret;
 use crate::queue::{Queue, Recipient};
 use crate::table::{KnownBy, Route, RoutedEvent, Table, TableError};
-use crate::transport::QUEUED_FOR;
 
 /// The time for a webhook, from its first byte to the answer. Linear waits five seconds and tries again (Linear's
 /// documentation, "Webhooks"), so an answer that comes later is none.

@@ -9,7 +9,6 @@
 //! Invariant: [`unpack`] returns what [`pack`] was given, byte for byte.
 
 use std::io::{Read as _, Write as _};
-use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -23,8 +22,6 @@ use crate::event::MAX_BODY_BYTES;
 pub const BATCH_SIZE: usize = 10;
 /// The most of a body that a message carries. A batch of ten with all attributes is less than the 1 MiB that SQS takes.
 pub const MESSAGE_LIMIT: usize = 96 * 1024;
-/// How long a message can be on the queue and then on the dead-letter queue (SQS keeps it 14 days at most).
-pub(crate) const QUEUED_FOR: Duration = Duration::from_secs(15 * 24 * 3600);
 /// What a message has beside its body, about: ids, type and action in its attributes.
 const ENVELOPE: usize = 256;
 /// SQS bills a request for each so many bytes of a payload.

@@ -23,12 +23,13 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::{Counts, INSTRUCTIONS};
-use crate::load::{Load, SECRET};
+use crate::load::SECRET;
+use crate::one_machine::{self, Busy};
 use crate::payload::body;
 use crate::programs::{self, Program};
 use crate::receiver::Receiver;
 use crate::sandbox::Sandbox;
-use crate::{events, one_machine, taken};
+use crate::{events, taken};
 
 const BODY: usize = 2_048;
 const FEW: usize = 10;
@@ -131,22 +132,17 @@ impl Relay {
                 }
             }
         };
-        let local = LocalRelay::start(Options {
+        let options = Options {
             calls: Calls::observed(Arc::new(watcher)),
             aws_listen: Some(FREE_PORT),
-            ..one_machine::options(one_machine::linear().await?)?
-        })
-        .await?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let (receiver, arrivals) = Receiver::start().await?;
-        one_machine::register(&client, &local.url(), receiver.address, 1).await?;
-        let mut load = Load {
-            url: format!("{}/webhooks/linear", local.url()),
-            client,
-            arrivals,
-            workers: 1,
-            body: BODY,
+            ..one_machine::options().await?
         };
+        let Busy {
+            local,
+            receiver,
+            mut load,
+            ..
+        } = Busy::start(options, 1, BODY).await?;
         // A worker's first success is recorded, which is not what is counted.
         for number in 0..BATCH_SIZE {
             load.one(number).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use lambda_http::request::LambdaRequest;
 use lambda_runtime::LambdaEvent;
-use local::local_relay::{DEAD_LETTERS, LocalRelay, Options, QUEUE};
+use local::local_relay::{DEAD_LETTERS, Options, QUEUE};
 use local::samples::Webhook;
 use local::testing::calls::Calls;
 use parking_lot::Mutex;
@@ -14,10 +14,11 @@ use protocol::clock::Clock;
 use relay::config::Resources;
 use serde_json::{Value, json};
 
-use crate::load::{Load, SECRET};
+use crate::load::SECRET;
+use crate::one_machine::{self, Busy};
 use crate::payload::body;
 use crate::receiver::Receiver;
-use crate::{events, logs, one_machine};
+use crate::{events, logs};
 
 fn resources() -> Resources {
     Resources {
@@ -51,22 +52,16 @@ async fn record(size: usize, workers: usize) -> anyhow::Result<Recorded> {
             requests.entry(key).or_default().push(body.to_vec());
         }
     };
-    let linear = one_machine::linear().await?;
-    let local = LocalRelay::start(Options {
+    let options = Options {
         calls: Calls::observed(Arc::new(watcher)),
-        ..one_machine::options(linear)?
-    })
-    .await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let (receiver, arrivals) = Receiver::start().await?;
-    one_machine::register(&client, &local.url(), receiver.address, workers).await?;
-    let mut load = Load {
-        url: format!("{}/webhooks/linear", local.url()),
-        client,
-        arrivals,
-        workers,
-        body: size,
+        ..one_machine::options().await?
     };
+    let Busy {
+        local,
+        receiver,
+        mut load,
+        ..
+    } = Busy::start(options, workers, size).await?;
     // A worker's first success is recorded; the second event is the one that counts.
     load.one(0).await?;
     requests.lock().clear();
@@ -152,7 +147,7 @@ pub(crate) fn handle(
 pub(super) fn ingest_handler(size: usize, workers: usize) -> anyhow::Result<impl FnMut() -> bool> {
     let recorded = apart(record(size, workers))?;
     let clients = local::testing::prepared::clients(recorded.answers("ingest"));
-    let options = one_machine::options(([127, 0, 0, 1], 9).into())?;
+    let options = one_machine::options_with(([127, 0, 0, 1], 9).into())?;
     let clock = Clock::system();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -185,7 +180,7 @@ pub(super) fn deliver_handler(
     let receivers = tokio::runtime::Runtime::new()?;
     let recorded = receivers.block_on(record(size, messages))?;
     let clients = local::testing::prepared::clients(recorded.answers("deliver"));
-    let options = one_machine::options(([127, 0, 0, 1], 9).into())?;
+    let options = one_machine::options_with(([127, 0, 0, 1], 9).into())?;
     let clock = Clock::system();
     let now = clock.millis();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use protocol::envelope::digest;
 
 use super::{Table, TableError, item_key, n, s};
-use crate::delivery::{Body, Delivery};
+use crate::delivery::{Body, Delivery, QUEUED_FOR};
 use crate::event::Event;
-use crate::transport::{self, Chosen, QUEUED_FOR};
+use crate::transport::{self, Chosen};
 
 /// An item holds 400 KB with its keys.
 const CHUNK_BYTES: usize = 350 * 1024;

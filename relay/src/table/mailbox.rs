@@ -7,8 +7,9 @@
 //! The transaction also requires the registration that the worker was read with, and each item says it. So a removal, which
 //! takes a while, deletes what was parked for the worker that it removes, and nothing of one that registered meanwhile.
 //!
-//! A body is stored compressed, as `packed`, because DynamoDB bills each KB three times: twice for the transaction and
-//! once for the delete. A version that did not compress wrote `body`, and may run beside this one.
+//! A body is stored compressed, as `packed`, because DynamoDB bills each KB of the item three times: twice for the
+//! transaction and once for the delete. A large one is stored beside the item (see `bodies`), which is billed once. A
+//! version that did not compress wrote `body`, and may run beside this one.
 
 use std::time::Duration;
 
