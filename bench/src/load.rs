@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use local::samples::Webhook;
+use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -20,6 +21,9 @@ use crate::receiver::Arrival;
 pub(crate) const SECRET: &str = "the bench's secret";
 /// How long a delivery or a response may take before the measurement fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// After how long a webhook is posted again for which there was no room.
+const POSTED_AGAIN: Duration = Duration::from_millis(100);
 
 /// Posts webhooks to a system under load, and sees them arrive.
 pub(crate) struct Load {
@@ -189,12 +193,20 @@ impl Load {
     }
 }
 
+/// Posts a webhook; again, as Linear does, while the system has no room for it.
 async fn post(client: &reqwest::Client, url: &str, webhook: Webhook) -> anyhow::Result<()> {
-    let answer = webhook.request(client, url).send().await?;
-    let status = answer.status();
-    ensure!(status.is_success(), "a webhook was answered {status}");
-    answer.bytes().await?;
-    Ok(())
+    let began = Instant::now();
+    loop {
+        let answer = webhook.request(client, url).send().await?;
+        let status = answer.status();
+        answer.bytes().await?;
+        if status.is_success() {
+            return Ok(());
+        }
+        let is_full = status == StatusCode::SERVICE_UNAVAILABLE && began.elapsed() < PATIENCE;
+        ensure!(is_full, "a webhook was answered {status}");
+        tokio::time::sleep(POSTED_AGAIN).await;
+    }
 }
 
 #[cfg(test)]

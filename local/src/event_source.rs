@@ -26,10 +26,11 @@ use crate::testing::calls::Calls;
 const BATCH_SIZE: usize = 10;
 /// How many invocations are concurrent. A worker that stalls must not delay the others.
 const CONCURRENCY: u32 = 512;
-/// How many of them are not taken to stall: more would need more memory and be no faster.
-const BUSY: usize = 32;
+/// How many of them are not taken to stall. While these are busy, messages gather for the next batch, which costs as much for ten
+/// messages as for one.
+const BUSY: usize = 8;
 /// An invocation that takes longer than this is taken to wait for a worker that stalls.
-const STALLS_AFTER: Duration = Duration::from_millis(100);
+const STALLS_AFTER: Duration = Duration::from_millis(20);
 /// The longest long poll of SQS.
 const WAIT_SECONDS: i64 = 20;
 

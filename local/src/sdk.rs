@@ -19,6 +19,10 @@ use crate::aws::Servers;
 use crate::testing::calls::{Calls, Fault, Interference};
 use crate::{dynamodb, sqs};
 
+const SEND_BATCH: &str = "AmazonSQS.SendMessageBatch";
+/// The bytes of a request from which on it probably is a full batch.
+const MANY_MESSAGES: usize = 16 * 1024;
+
 /// Passes a function's requests to the embedded servers.
 #[derive(Debug, Clone)]
 struct InProcess {
@@ -57,6 +61,8 @@ impl InProcess {
         }
         let response = if self.calls.is_metered() {
             self.metered(target, body).await
+        } else if target == SEND_BATCH && body.len() >= MANY_MESSAGES {
+            self.send(target, body).await?
         } else {
             self.servers.answer(target, body).await
         };
@@ -66,6 +72,16 @@ impl InProcess {
             Some(Fault::Unanswered) => std::future::pending().await,
             _ => self::response(response),
         }
+    }
+
+    /// Sends a batch that is probably one of many in a task of its own. Whoever is woken by it runs next on its thread, while the
+    /// caller goes on with the next batches: one task for all of them would have the first message received only after the last one
+    /// is sent.
+    async fn send(&self, target: &str, body: &[u8]) -> Result<Response<Vec<u8>>, ConnectorError> {
+        let (servers, target, body) = (self.servers.clone(), target.to_owned(), body.to_vec());
+        let sent = tokio::spawn(async move { servers.answer(&target, &body).await });
+        sent.await
+            .map_err(|error| ConnectorError::other(error.into(), None))
     }
 
     /// Asks DynamoDB for the capacity that the call consumes, which the relay does not. The response has one field more.
