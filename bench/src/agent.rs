@@ -46,7 +46,7 @@ impl Agent {
             }
         };
         command
-            .args("up --name bench --replace --listen 127.0.0.1:0 --poll 1h --relay".split(' '))
+            .args("up --name bench --replace --listen 127.0.0.1:0 --inspect 127.0.0.1:0 --poll 1h --relay".split(' '))
             .arg(relay)
             .arg("--data")
             .arg(home)

@@ -93,6 +93,8 @@ enum Command {
     Up(Box<Settings>),
     /// Show whether the agent runs, is registered and can be reached, and what waits
     Status,
+    /// Print the address of the page that shows what arrived, with its key
+    Inspect,
     /// Show which events were received, and what happened to them
     Events(commands::events::Events),
     /// Handle events again
@@ -204,6 +206,7 @@ fn in_runtime(general: General, command: Command) -> Result<(), Failure> {
         let context = context(&general)?;
         match settings {
             Command::Status => commands::status::run(&context).await,
+            Command::Inspect => commands::inspect::run(&context),
             Command::Events(arguments) => commands::events::run(&context, arguments).await,
             Command::Replay(arguments) => commands::replay::run(&context, arguments).await,
             Command::Send(arguments) => commands::send::run(&context, arguments).await,

@@ -4,9 +4,11 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod forget;
 pub(crate) mod init;
+pub(crate) mod inspect;
 pub(crate) mod replay;
 pub(crate) mod send;
 pub(crate) mod service;
+mod source;
 pub(crate) mod status;
 pub(crate) mod verify;
 

@@ -25,7 +25,7 @@ pub(crate) use file::{FILE, find, read};
 pub(crate) use headers::{Headers, OF_CONNECTION};
 pub(crate) use schema::schema;
 pub(crate) use settings::{HandlerTable, Settings};
-pub(crate) use values::{Address, LinearSecret, Poll, Span, TunnelChoice, read_secret};
+pub(crate) use values::{Address, Inspect, LinearSecret, Poll, Span, TunnelChoice, read_secret};
 pub(crate) use variables::{TOKEN, environment, for_service, proxy_variable};
 
 use crate::failure::Failure;
@@ -116,6 +116,7 @@ pub(crate) struct Config {
     pub(crate) route: Route,
     pub(crate) poll: Poll,
     pub(crate) listen: Option<SocketAddr>,
+    pub(crate) inspect: Option<Inspect>,
     /// Empty: NDJSON on stdout.
     pub(crate) rules: Vec<Rule>,
     /// Whether a printed event is done only once it was acknowledged.
@@ -202,6 +203,7 @@ impl Settings {
             },
             poll: self.poll.unwrap_or(Poll::DEFAULT),
             listen: self.listen.map(|listen| listen.0),
+            inspect: self.inspect,
             rules,
             ack,
             concurrency,
@@ -412,6 +414,7 @@ RELAY;[[handler]];exec = 7 => a command is written like `['./run', '--fast']`
 RELAY;type = 7 => a list of texts is written like `['Issue', 'Comment.create']`
 RELAY;[handler];to = '1' => a handler begins with `[[handler]]`
 RELAY;poll = '8s..2s' => the first has to be the shorter one
+RELAY;inspect = '0.0.0.0:4748' => the inspector is `off`, or at an address of this machine alone
 RELAY;listen = 'here' => is written like `4747` or `127.0.0.1:4747`
 RELAY;poll = 3 => a length of time is written like `3s`
 RELAY;to = '1';[[handler]];to = '2' => make them the last `[[handler]]`

@@ -126,6 +126,11 @@ impl DataDirectory {
             })
     }
 
+    /// The key of the running agent's inspector.
+    pub(crate) fn inspector_key(&self) -> PathBuf {
+        self.directory.join("inspector.key")
+    }
+
     pub(crate) fn report(&self) -> PathBuf {
         self.directory.join("status.json")
     }

@@ -85,6 +85,7 @@ impl Delivery {
             received_at: now,
             headers,
             body,
+            edited_from: None,
         })
     }
 }

@@ -96,14 +96,20 @@ pub(crate) async fn run(
     };
     scheduler.watch_handlers();
     scheduler.load(0).await;
+    let mut paused = state.paused.subscribe();
     let mut other_writers = tokio::time::interval(OTHER_WRITERS_INTERVAL);
     other_writers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     while !state.shutdown.is_cancelled() {
-        scheduler.begin_due();
-        let next = scheduler.next_due();
+        let is_paused = *paused.borrow_and_update();
+        if !is_paused {
+            scheduler.begin_due();
+        }
+        let next = scheduler.next_due().filter(|_| !is_paused);
         tokio::select! {
             () = state.shutdown.cancelled() => {}
             () = state.stored.notified() => scheduler.load(scheduler.last).await,
+            () = state.replayed.notified() => scheduler.load(0).await,
+            Ok(()) = paused.changed() => {}
             Some(ended) = scheduler.running.join_next() => scheduler.settle(ended?),
             Some((handler, presence)) = probed.recv() => scheduler.record_probe(&handler, presence),
             () = state.clock.until(next.unwrap_or_default()), if next.is_some() => {}

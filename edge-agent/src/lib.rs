@@ -23,7 +23,10 @@
 //! # Commands
 //!
 //! [`cli`] parses the arguments and [`config`] merges flags, variables and the file into settings that are valid as a whole. [`up`] is the daemon;
-//! [`commands`] are all others. They read the same store from processes of their own, and there is no control socket.
+//! [`commands`] are all others. They read the same store from processes of their own.
+//!
+//! The [`inspector`] shows the store and the [`report`] on a page for the developer, and is the only part through which a running agent can be
+//! told something: to handle events again, or to pause.
 
 mod cause;
 pub mod cli;
@@ -32,11 +35,14 @@ mod config;
 mod context;
 mod data_directory;
 mod delivery;
+mod facts;
 mod failure;
 mod files;
 pub mod generated;
 mod handler;
 mod handling;
+mod health;
+mod inspector;
 pub mod listener;
 mod mailbox;
 mod membership;
@@ -54,6 +60,7 @@ pub mod signal;
 mod sleep_watcher;
 mod state;
 mod store;
+mod subject;
 mod supervisor;
 mod target;
 pub mod testing;

@@ -46,16 +46,20 @@ pub(crate) async fn run(state: &AgentState, acknowledged: bool) -> anyhow::Resul
     let gone = reader::watch();
     let mut other_writers = tokio::time::interval(OTHER_WRITERS_INTERVAL);
     other_writers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut paused = state.paused.subscribe();
     loop {
         let is_ending = state.shutdown.is_cancelled();
+        let is_paused = *paused.borrow_and_update();
         if is_ending && printer.printed.is_empty() {
             return Ok(());
         }
-        if !is_ending && printer.print().await? {
+        if !is_ending && !is_paused && printer.print().await? {
             continue;
         }
         tokio::select! {
             () = state.stored.notified(), if !is_ending => {}
+            () = state.replayed.notified(), if !is_ending => printer.after = 0,
+            Ok(()) = paused.changed() => {}
             () = state.shutdown.cancelled(), if !is_ending => {}
             taken = printer.taken.next() => printer.settle(taken?).await,
             () = gone.notified() => {

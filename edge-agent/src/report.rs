@@ -1,4 +1,4 @@
-//! The status of `up` in a file, for `status`, `doctor` and `send`. It holds no secret and no query.
+//! The status of `up` in a file, for the commands beside it, and for the inspector. It holds no secret and no query.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +43,12 @@ pub(crate) struct Status {
     /// How often it asks, if it has no address.
     #[serde(default)]
     pub(crate) poll: String,
+    /// Where the inspector is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inspector: Option<String>,
+    /// Whether no event is handled until that is resumed.
+    #[serde(default)]
+    pub(crate) is_paused: bool,
     /// The file of settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settings: Option<String>,
@@ -130,6 +136,11 @@ impl Report {
             self.write(&status);
         }
         answer
+    }
+
+    /// The status as it is now.
+    pub(crate) fn status(&self) -> Status {
+        self.status.lock().clone()
     }
 
     /// Writes the file as a whole. A failure does no harm.

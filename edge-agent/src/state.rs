@@ -1,6 +1,6 @@
 //! What the tasks of a running agent share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use protocol::clock::{Clock, UnixMillis};
 use protocol::envelope::digest;
 use protocol::signature::{Secret, SignatureError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::output::warn;
@@ -31,6 +31,10 @@ pub(crate) struct AgentState {
     pub(crate) shutdown: CancellationToken,
     /// Something was stored.
     pub(crate) stored: Notify,
+    /// Events that were settled are to be handled again.
+    pub(crate) replayed: Notify,
+    /// Whether no event is handled until that is resumed.
+    pub(crate) paused: watch::Sender<bool>,
     /// The mailbox is not empty.
     pub(crate) mail_waits: Notify,
     /// Events are withheld until the membership is checked.
@@ -60,6 +64,8 @@ impl AgentState {
             nonces: Mutex::default(),
             shutdown: CancellationToken::new(),
             stored: Notify::new(),
+            replayed: Notify::new(),
+            paused: watch::Sender::new(false),
             mail_waits: Notify::new(),
             withheld: Notify::new(),
             doubted: Notify::new(),
@@ -116,6 +122,8 @@ impl AgentState {
             return;
         };
         refusals.last = Some((now, error.to_string()));
+        refusals.recent.push_front((now, error.to_string()));
+        refusals.recent.truncate(REFUSALS_KEPT);
         refusals.unsaid += 1;
         if (now - refusals.said_at).abs() < REFUSALS_INTERVAL {
             return;
@@ -133,6 +141,11 @@ impl AgentState {
     /// When and why a delivery was refused, unless one was accepted since.
     pub(crate) fn refused(&self) -> Option<(UnixMillis, String)> {
         self.refusals.lock().last.clone()
+    }
+
+    /// When and why deliveries were refused, the newest first.
+    pub(crate) fn refusals(&self) -> Vec<(UnixMillis, String)> {
+        self.refusals.lock().recent.iter().cloned().collect()
     }
 
     /// Expects challenges with a new nonce, until what is returned is dropped.
@@ -192,10 +205,15 @@ impl AgentState {
 struct Refusals {
     /// The last one, unless a delivery was accepted since.
     last: Option<(UnixMillis, String)>,
+    /// The last ones, the newest first.
+    recent: VecDeque<(UnixMillis, String)>,
     /// How many have not been written about.
     unsaid: u64,
     said_at: UnixMillis,
 }
+
+/// How many refused deliveries are remembered.
+const REFUSALS_KEPT: usize = 20;
 
 /// How long after a refused delivery the next ones are written about, together.
 const REFUSALS_INTERVAL: UnixMillis = 60_000;

@@ -15,19 +15,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use protocol::clock::UnixMillis;
 use protocol::envelope::digest;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior, params,
+};
+use tokio::sync::broadcast;
 
 pub(crate) use event::{Attempt, Event, Headers, State, Waiting, name};
-pub(crate) use read::{Counts, Filter, Listed, Loaded};
+pub(crate) use read::{Content, Counts, Filter, Listed, Loaded};
 use writer::Writer;
 
 use crate::output::warn;
+use crate::subject::Subject;
 
 /// What is said of an event whose content the disk has changed.
 pub(crate) const DAMAGED: &str = "what is stored of it is damaged, and is not handed over";
 
 /// The version of the schema below.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// From this one on, a file is brought to it.
 const OLDEST_VERSION: i64 = 1;
 
@@ -35,9 +39,11 @@ const SCHEMA: &str = "
     CREATE TABLE event (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, type TEXT NOT NULL,
         action TEXT NOT NULL, workspace TEXT NOT NULL, ordering_key TEXT NOT NULL, received_at INTEGER NOT NULL,
-        state TEXT NOT NULL, attempts INTEGER NOT NULL, due_at INTEGER NOT NULL, finished_at INTEGER
+        state TEXT NOT NULL, attempts INTEGER NOT NULL, due_at INTEGER NOT NULL, finished_at INTEGER,
+        identifier TEXT, title TEXT, edited_from TEXT
     ) STRICT;
     CREATE INDEX waiting ON event (sequence) WHERE state = 'waiting';
+    CREATE INDEX ordered ON event (ordering_key, sequence);
     CREATE INDEX finished ON event (finished_at) WHERE finished_at IS NOT NULL;
     CREATE TABLE content (
         sequence INTEGER PRIMARY KEY, headers BLOB NOT NULL, body BLOB NOT NULL, digest TEXT
@@ -50,12 +56,24 @@ const SCHEMA: &str = "
     CREATE TABLE pruned (id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
+/// What brings a file of each version to the next one, from [`OLDEST_VERSION`] on. What was stored before has no digest, and
+/// nothing of what it is about.
+const MIGRATIONS: [&str; 2] = [
+    "ALTER TABLE content ADD COLUMN digest TEXT;",
+    "ALTER TABLE event ADD COLUMN identifier TEXT; ALTER TABLE event ADD COLUMN title TEXT;
+     ALTER TABLE event ADD COLUMN edited_from TEXT; CREATE INDEX ordered ON event (ordering_key, sequence);",
+];
+
 /// The stored events. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     writer: Writer,
     reader: Arc<Mutex<Connection>>,
+    changes: broadcast::Sender<i64>,
 }
+
+/// How many changes a subscriber can be behind.
+const CHANGES: usize = 1_024;
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
@@ -73,7 +91,34 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// The version of a file that this program can read.
+/// Brings a file of an earlier version to this one's, if `migrates`.
+fn migrate(connection: &mut Connection, migrates: bool) -> anyhow::Result<()> {
+    let version = verify_version(connection)?;
+    if version == SCHEMA_VERSION {
+        return Ok(());
+    }
+    if !migrates {
+        return verify_current(version);
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let passed = usize::try_from(version - OLDEST_VERSION)?;
+    for migration in &MIGRATIONS[passed..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    Ok(transaction.commit()?)
+}
+
+/// Refuses a file that has to be migrated first: an agent of an earlier version may be running.
+fn verify_current(version: i64) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        version == SCHEMA_VERSION,
+        "an earlier version has written it: start `edge-agent up` again first"
+    );
+    Ok(())
+}
+
+/// The version of a file, if this program can read or migrate it.
 fn verify_version(connection: &Connection) -> anyhow::Result<i64> {
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     anyhow::ensure!(
@@ -134,7 +179,7 @@ impl Store {
         let connect = || {
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(std::time::Duration::from_secs(10))?;
-            verify_version(&connection)?;
+            verify_current(verify_version(&connection)?)?;
             anyhow::Ok(Arc::new(Mutex::new(connection)))
         };
         let connection =
@@ -142,6 +187,7 @@ impl Store {
         Ok(Self {
             writer: Writer::Here(Arc::clone(&connection)),
             reader: connection,
+            changes: broadcast::Sender::new(1),
         })
     }
 
@@ -159,16 +205,8 @@ impl Store {
             .is_none();
         if is_empty {
             create(&mut connection)?;
-        } else if verify_version(&connection)? < SCHEMA_VERSION {
-            // An agent of an earlier version may be running.
-            anyhow::ensure!(
-                migrates,
-                "an earlier version has written it: start `edge-agent up` again first"
-            );
-            // What was stored before has no digest.
-            connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; ALTER TABLE content ADD COLUMN digest TEXT; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
-            ))?;
+        } else {
+            migrate(&mut connection, migrates)?;
         }
         Ok(Self {
             writer: Writer::start(connection)?,
@@ -176,6 +214,7 @@ impl Store {
                 path,
                 OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
             )?)),
+            changes: broadcast::Sender::new(CHANGES),
         })
     }
 
@@ -187,7 +226,20 @@ impl Store {
         Ok(Self {
             writer: Writer::Here(Arc::clone(&connection)),
             reader: connection,
+            changes: broadcast::Sender::new(CHANGES),
         })
+    }
+
+    /// The sequences of the events that this process adds or changes from now on.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<i64> {
+        self.changes.subscribe()
+    }
+
+    fn announce(&self, sequences: impl IntoIterator<Item = i64>) {
+        for sequence in sequences {
+            // Nobody may be interested.
+            let _ = self.changes.send(sequence);
+        }
     }
 
     async fn read<T: Send + 'static>(
@@ -211,14 +263,16 @@ impl Store {
 
     /// Stores events, all or none. Returns how many were new.
     pub(crate) async fn add(&self, events: Vec<Event>) -> anyhow::Result<usize> {
-        self.write(move |connection| {
-            let mut new = 0;
+        let added = self.write(move |connection| {
+            let mut added = Vec::new();
             for event in events {
+                let subject = Subject::of(&event.body);
                 let inserted = connection
                     .prepare_cached(
                         "INSERT OR IGNORE INTO event
-                             (id, type, action, workspace, ordering_key, received_at, state, attempts, due_at)
-                         SELECT ?1, ?2, ?3, ?4, ?5, ?6, 'waiting', 0, 0
+                             (id, type, action, workspace, ordering_key, received_at, state, attempts, due_at,
+                              identifier, title, edited_from)
+                         SELECT ?1, ?2, ?3, ?4, ?5, ?6, 'waiting', 0, 0, ?7, ?8, ?9
                          WHERE NOT EXISTS (SELECT 1 FROM pruned WHERE id = ?1)",
                     )?
                     .execute(params![
@@ -228,6 +282,9 @@ impl Store {
                         event.workspace,
                         event.ordering_key,
                         event.received_at,
+                        subject.identifier,
+                        subject.title,
+                        event.edited_from,
                     ])?;
                 if inserted == 1 {
                     let sequence = connection.last_insert_rowid();
@@ -236,23 +293,29 @@ impl Store {
                     connection
                         .prepare_cached("INSERT INTO content VALUES (?, ?, ?, ?)")?
                         .execute(params![sequence, headers, event.body, digest])?;
-                    new += 1;
+                    added.push(sequence);
                 }
             }
-            Ok(new)
+            Ok(added)
         })
-        .await
+        .await?;
+        let new = added.len();
+        self.announce(added);
+        Ok(new)
     }
 
     /// Records an attempt that begins. Returns its row, for [`Store::record`].
     pub(crate) async fn begin(&self, sequence: i64, attempt: Attempt) -> anyhow::Result<i64> {
-        self.write(move |connection| {
-            connection
-                .prepare_cached("UPDATE event SET attempts = attempts + 1 WHERE sequence = ?")?
-                .execute([sequence])?;
-            write_attempt(connection, sequence, &attempt, None)
-        })
-        .await
+        let begun = self
+            .write(move |connection| {
+                connection
+                    .prepare_cached("UPDATE event SET attempts = attempts + 1 WHERE sequence = ?")?
+                    .execute([sequence])?;
+                write_attempt(connection, sequence, &attempt, None)
+            })
+            .await?;
+        self.announce([sequence]);
+        Ok(begun)
     }
 
     /// Records an attempt that has ended, in its row if it has one, and the event's state after it.
@@ -281,7 +344,9 @@ impl Store {
                 ])
                 .map(drop)
         })
-        .await
+        .await?;
+        self.announce([sequence]);
+        Ok(())
     }
 
     /// Marks printed events as done.
@@ -290,6 +355,7 @@ impl Store {
         sequences: Vec<i64>,
         now: UnixMillis,
     ) -> anyhow::Result<()> {
+        let marked = sequences.clone();
         self.write(move |connection| {
             let mut mark = connection.prepare_cached(
                 "UPDATE event SET state = 'done', attempts = attempts + 1, finished_at = ?2 WHERE sequence = ?1",
@@ -299,11 +365,14 @@ impl Store {
             }
             Ok(())
         })
-        .await
+        .await?;
+        self.announce(marked);
+        Ok(())
     }
 
     /// Marks events to be handled as if they had just been received.
     pub(crate) async fn replay(&self, sequences: Vec<i64>) -> anyhow::Result<()> {
+        let again = sequences.clone();
         self.write(move |connection| {
             let mut again = connection.prepare_cached(
                 "UPDATE event SET state = 'waiting', attempts = 0, due_at = 0, finished_at = NULL
@@ -314,7 +383,9 @@ impl Store {
             }
             Ok(())
         })
-        .await
+        .await?;
+        self.announce(again);
+        Ok(())
     }
 
     /// Whether another process has written since the last call.
@@ -371,6 +442,7 @@ pub(crate) mod tests {
                 ("x-twice".to_owned(), b"\xe4".to_vec()),
             ]),
             body: b"{ \"a\": 1 }\n\xff".to_vec(),
+            edited_from: None,
         }
     }
 
@@ -494,10 +566,15 @@ pub(crate) mod tests {
         assert!(store.load(2).await.unwrap().unwrap().is_intact);
         drop(store);
         other
-            .execute_batch("ALTER TABLE content DROP COLUMN digest; PRAGMA user_version = 1")
+            .execute_batch(
+                "ALTER TABLE content DROP COLUMN digest; DROP INDEX ordered; ALTER TABLE event DROP COLUMN identifier;
+                 ALTER TABLE event DROP COLUMN title; ALTER TABLE event DROP COLUMN edited_from; PRAGMA user_version = 1",
+            )
             .unwrap();
-        let read = Store::open_to_read(&path).unwrap();
-        assert!(read.content(1).await.unwrap().is_some());
+        for refused in [Store::open_to_read(&path), Store::open_existing(&path)] {
+            let error = format!("{:#}", refused.unwrap_err());
+            assert!(error.contains("start `edge-agent up` again"), "{error}");
+        }
         let store = Store::open(&path, 0).unwrap();
         assert!(store.load(1).await.unwrap().unwrap().is_intact);
         store.add(vec![event("c")]).await.unwrap();

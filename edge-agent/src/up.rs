@@ -3,6 +3,7 @@
 //! Invariant: it listens before it registers, because the relay challenges its address. It never ends because the relay or
 //! Linear is down.
 
+use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::signal::Signal;
 use crate::state::AgentState;
 use crate::store::{Store, set_aside};
 use crate::tunnel::{Program, Tunnel};
-use crate::{handling, ndjson, sleep_watcher, trust, tunnel};
+use crate::{handling, inspector, ndjson, sleep_watcher, trust, tunnel};
 
 /// How often old events are deleted.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -113,6 +114,7 @@ struct Resources {
     state: Arc<AgentState>,
     listener: TcpListener,
     listen: SocketAddr,
+    inspector: Option<TcpListener>,
     relay: Relay,
 }
 
@@ -120,7 +122,7 @@ impl Resources {
     async fn open(
         directory: &DataDirectory,
         config: &Config,
-        clock: &Clock,
+        clock: Clock,
         own_program: PathBuf,
     ) -> Result<Self, Failure> {
         let program = match &config.route {
@@ -139,14 +141,10 @@ impl Resources {
         Ok(Self {
             program,
             lock,
-            state: Arc::new(AgentState::new(
-                clock.clone(),
-                own_program,
-                store,
-                registration,
-            )),
+            state: Arc::new(AgentState::new(clock, own_program, store, registration)),
             listen: (listener.local_addr()).context("the listener has no address")?,
             listener,
+            inspector: inspector::listen(config.inspect).await?,
             relay: Relay::new(config.relay.clone())?,
         })
     }
@@ -158,20 +156,16 @@ impl Daemon {
         config: Config,
         environment: &mut Environment,
     ) -> Result<Self, Failure> {
+        let (clock, program) = (environment.clock.clone(), environment.program.clone());
         let Resources {
             program,
             lock,
             state,
             listener,
             listen,
+            inspector,
             relay,
-        } = Resources::open(
-            directory,
-            &config,
-            &environment.clock,
-            environment.program.clone(),
-        )
-        .await?;
+        } = Resources::open(directory, &config, clock, program).await?;
         describe(&config, listen, program);
         let report = new_report(directory, &config, listen, &environment.clock);
         let address = watch::Sender::new(config.route.address());
@@ -198,6 +192,10 @@ impl Daemon {
             watch_sleep(environment, notified),
             tokio::spawn(prune(Arc::clone(&state), config.subscribe())),
         ];
+        let stop = stop_receiver.clone();
+        background.extend(inspect(
+            inspector, directory, &state, &report, &relay, stop,
+        )?);
         if let Some(program) = program {
             background.push(open_tunnel(Tunnel {
                 program,
@@ -336,6 +334,32 @@ fn new_report(
     Report::new(directory.report(), status)
 }
 
+/// Serves the inspector, if it has a listener, and says where. The key is for a terminal: what is logged elsewhere may have other readers.
+fn inspect(
+    listener: Option<TcpListener>,
+    directory: &DataDirectory,
+    state: &Arc<AgentState>,
+    report: &Report,
+    relay: &Relay,
+    stop: CancellationToken,
+) -> anyhow::Result<Option<JoinHandle<()>>> {
+    let Some(listener) = listener else {
+        return Ok(None);
+    };
+    let key_file = directory.inspector_key();
+    let serving = inspector::serve(listener, &key_file, state, report, relay, stop)?;
+    let address = report.status().inspector.unwrap_or_default();
+    match inspector::address_with_key(&address, &key_file) {
+        Some(address) if std::io::stderr().is_terminal() => {
+            info(format_args!("inspector at {address}"))
+        }
+        _ => info(format_args!(
+            "inspector at {address}, which `edge-agent inspect` prints with its key"
+        )),
+    }
+    Ok(Some(serving))
+}
+
 fn open_tunnel(tunnel: Tunnel) -> anyhow::Result<JoinHandle<()>> {
     let client = tunnel::client().context("cannot make an HTTP client")?;
     Ok(tokio::spawn(tunnel.keep_open(client)))
@@ -405,6 +429,7 @@ fn reload(read: &impl Fn() -> Result<Config, Failure>, config: &watch::Sender<Ar
         ("relay", new.relay != old.relay),
         ("name", new.name != old.name),
         ("listen", new.listen != old.listen),
+        ("inspect", new.inspect != old.inspect),
         ("ack", new.ack != old.ack),
         ("tunnel, public-url or pull", new.route != old.route),
         (

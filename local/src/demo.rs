@@ -141,7 +141,7 @@ impl Agent {
     async fn start(relay: &LocalRelay, home: &Path, port: u16) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["agent", "up", "--name", "demo", "--relay", &relay.url()])
-            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--listen", &format!("127.0.0.1:{port}"), "--inspect", "off"])
             .args(["--public-url", &format!("http://127.0.0.1:{port}/webhook")])
             .arg("--data")
             .arg(home)

@@ -19,3 +19,5 @@ pub const LINEAR_SIGNATURE: &str = "linear-signature";
 pub const LINEAR_TIMESTAMP: &str = "linear-timestamp";
 /// The number of this attempt, from 1.
 pub const EDGE_ATTEMPT: &str = "edge-attempt";
+/// The id of the event of which this one is a copy that a developer edited; from `edge-agent` to a handler.
+pub const EDGE_EDITED_FROM: &str = "edge-edited-from";

@@ -7,11 +7,11 @@ use serde::Serialize;
 use url::Url;
 
 use super::send::signed;
-use super::status::failing;
 use super::{print, print_json};
 use crate::config::{Config, Route, Settings};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::health::failing;
 use crate::printable::printable;
 use crate::registration::Registration;
 use crate::relay::{CallError, Relay};

@@ -9,14 +9,16 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::events::{find, since};
+use super::source::Source;
 use super::{print, print_json};
 use crate::config::{Action, Headers, Span};
 use crate::context::Context;
+use crate::facts::EventFacts;
 use crate::failure::Failure;
 use crate::handler::{Attempting, Clients, Outcome};
 use crate::output::{hint, info};
 use crate::printable::printable;
-use crate::store::{Filter, Listed, Store, name};
+use crate::store::{Content, Filter, State, name};
 use crate::target::Target;
 
 /// How long a target may take.
@@ -59,21 +61,21 @@ struct ReplayFacts<'a> {
 }
 
 pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Failure> {
-    let store = context.store_to_write()?;
+    let source = Source::open(context)?;
     let mut events = Vec::new();
     for id in &arguments.ids {
-        events.push(find(&store, id).await.map_err(|failure| match failure {
+        events.push(find(&source, id).await.map_err(|failure| match failure {
             Failure::Unhealthy(why) => Failure::Unhealthy(format!("{why}: nothing was replayed")),
             failure => failure,
         })?);
     }
     if events.is_empty() {
         let filter = Filter {
-            only_failed: arguments.failed,
+            state: arguments.failed.then_some(State::Failed),
             since: since(context, arguments.since),
             ..Filter::default()
         };
-        events = store.list(filter).await?;
+        events = source.list(&filter).await?;
     }
     if let Some(skip) = &arguments.skip {
         let skipped = read_ids(skip)?;
@@ -90,10 +92,9 @@ pub(crate) async fn run(context: &Context, arguments: Replay) -> Result<(), Fail
             hint(format_args!("{} would be replayed", events.len()));
             Ok(())
         }
-        Some(target) => post(context, &store, &events, target).await,
+        Some(target) => post(context, &events, target).await,
         None => {
-            let sequences = events.iter().map(|event| event.sequence).collect();
-            store.replay(sequences).await?;
+            replay(context, &source, &events).await?;
             for event in &events {
                 show(context, event, None)?;
             }
@@ -119,20 +120,27 @@ fn read_ids(file: &Path) -> Result<HashSet<String>, Failure> {
     Ok(text.lines().map(|line| line.trim().to_owned()).collect())
 }
 
+/// Has the agent handle events again, now or at its next start.
+async fn replay(context: &Context, source: &Source, events: &[EventFacts]) -> Result<(), Failure> {
+    if let Source::Agent(agent) = source {
+        return agent.replay(events).await;
+    }
+    let sequences = events.iter().map(|event| event.sequence).collect();
+    context.store_to_write()?.replay(sequences).await?;
+    Ok(())
+}
+
 /// POSTs one event after another. A failure does not stop the others.
-async fn post(
-    context: &Context,
-    store: &Store,
-    events: &[Listed],
-    target: Target,
-) -> Result<(), Failure> {
+async fn post(context: &Context, events: &[EventFacts], target: Target) -> Result<(), Failure> {
+    // The headers are needed byte for byte, which no JSON has.
+    let store = context.store()?;
     let clients = Clients::default();
     let secret = context.settings.linear_secret()?;
     let action = Action::Http(target);
     let never = CancellationToken::new();
     let mut failed = 0;
     for listed in events {
-        let Some(event) = store.content(listed.sequence).await? else {
+        let Some(Content { event, .. }) = store.content(listed.sequence).await? else {
             continue;
         };
         let attempting = Attempting {
@@ -162,7 +170,7 @@ async fn post(
     )))
 }
 
-fn show(context: &Context, event: &Listed, result: Option<&str>) -> Result<(), Failure> {
+fn show(context: &Context, event: &EventFacts, result: Option<&str>) -> Result<(), Failure> {
     if context.json {
         return print_json(&ReplayFacts {
             id: &event.id,

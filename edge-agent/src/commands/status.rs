@@ -1,82 +1,67 @@
 //! `status`: shows whether the agent runs, is registered and reachable, and what waits.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protocol::clock::rfc3339;
 use protocol::messages::Worker;
-use serde::Serialize;
 
+use super::source::RunningAgent;
 use super::{print, print_json};
 use crate::context::Context;
+use crate::facts::{AtRelay, StatusFacts};
 use crate::failure::Failure;
+use crate::health::why_unhealthy;
 use crate::membership::NEEDS_TOKEN;
 use crate::printable::printable;
 use crate::relay::Relay;
 use crate::report::{self, Status};
-use crate::store::{Counts, Store};
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct StatusFacts {
-    running: bool,
-    healthy: bool,
-    #[serde(flatten)]
-    status: Option<Status>,
-    /// What the relay calls the worker.
-    worker_id: Option<String>,
-    /// Which types of events it is registered for; none: all, or the relay cannot be asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    types: Option<Vec<String>>,
-    events: Counts,
-    /// When the last event was received, RFC 3339.
-    last_event: Option<String>,
-    /// How many events of the last day were not for this worker, by reason.
-    not_delivered: BTreeMap<String, u64>,
-    /// How many are withheld until the membership is checked.
-    withheld: u64,
-}
+use crate::store::Counts;
 
 /// How long the relay may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
+    let facts = match RunningAgent::find(context)? {
+        Some(agent) => agent.status().await?,
+        None => facts(context).await?,
+    };
+    show(context, &facts)?;
+    facts.why.map_or(Ok(()), |why| Err(Failure::Unhealthy(why)))
+}
+
+/// What is known without asking the agent: it does not run, or has no inspector.
+async fn facts(context: &Context) -> Result<StatusFacts, Failure> {
     let running = context.directory.is_in_use();
     let status = report::read(&context.directory.report()).filter(|_| running);
-    let (events, last_event) = match context.store() {
-        Ok(store) => store.counts().await?,
-        Err(Failure::Unhealthy(_)) => (Counts::default(), None),
+    let store = match context.store() {
+        Ok(store) => Some(store),
+        Err(Failure::Unhealthy(_)) => None,
         Err(failure) => return Err(failure),
     };
-    let failing = match (&status, context.store()) {
-        (Some(status), Ok(store)) => failing(status, &store).await?,
-        _ => None,
+    let (events, last_event) = match &store {
+        Some(store) => store.counts().await?,
+        None => (Counts::default(), None),
     };
-    let unhealthy = unhealthy(status.as_ref()).or(failing);
-    let worker = worker(context).await;
-    let facts = StatusFacts {
+    let why = why_unhealthy(status.as_ref(), store.as_ref()).await?;
+    Ok(StatusFacts {
         running,
-        healthy: unhealthy.is_none(),
+        healthy: why.is_none(),
+        why,
         status,
         worker_id: context.registration().ok().map(|r| r.id().to_owned()),
-        types: worker
-            .as_ref()
-            .and_then(|worker| worker.capabilities.clone()),
         events,
         last_event: last_event.map(rfc3339),
-        withheld: worker.as_ref().map_or(0, |worker| worker.withheld),
-        not_delivered: worker
-            .map(|worker| worker.not_delivered)
-            .unwrap_or_default(),
-    };
+        at_relay: worker(context).await.map(AtRelay::from),
+    })
+}
+
+fn show(context: &Context, facts: &StatusFacts) -> Result<(), Failure> {
     if context.json {
-        print_json(&facts)?;
-    } else {
-        let text = text(&facts);
-        let lines = text.lines().map(|line| printable(line) + "\n");
-        print(lines.collect::<String>().as_bytes())?;
+        return print_json(facts);
     }
-    unhealthy.map_or(Ok(()), |why| Err(Failure::Unhealthy(why)))
+    let text = text(facts);
+    let lines = text.lines().map(|line| printable(line) + "\n");
+    print(lines.collect::<String>().as_bytes())
 }
 
 /// The worker as the relay knows it; none if it cannot be asked, which the running agent reports.
@@ -85,47 +70,6 @@ async fn worker(context: &Context) -> Option<Worker> {
     let relay = Relay::new(registration.relay.parse().ok()?).ok()?;
     let read = tokio::time::timeout(TIMEOUT, relay.read(&registration)).await;
     read.ok()?.ok()
-}
-
-/// A handler of the running agent whose last attempt failed, and how.
-pub(super) async fn failing(status: &Status, store: &Store) -> anyhow::Result<Option<String>> {
-    let last = store.last_attempts().await?;
-    let failed = last.into_iter().find(|(handler, outcome, _)| {
-        let is_configured = status
-            .handlers
-            .iter()
-            .any(|known| known.handler == *handler);
-        is_configured && matches!(outcome.as_str(), "retry" | "failed")
-    });
-    Ok(failed.map(|(handler, _, result)| format!("{handler} failed at its last event: {result}")))
-}
-
-/// Why events are not handled, if they are not.
-fn unhealthy(status: Option<&Status>) -> Option<String> {
-    let Some(status) = status else {
-        return Some("edge-agent is not running: start it with `edge-agent up`".to_owned());
-    };
-    if let Some(problem) = &status.problem {
-        return Some(problem.clone());
-    }
-    if status.clock_ahead_s != 0 {
-        return Some(status.clock());
-    }
-    if let Some(refused) = &status.refused {
-        return Some(format!("a delivery was refused at {refused}"));
-    }
-    if status.state.is_none() {
-        return Some("it is not registered yet".to_owned());
-    }
-    (status.handlers.iter())
-        .find(|handler| handler.is_there == Some(false))
-        .map(|handler| {
-            let why = handler.why.as_deref().unwrap_or_default();
-            format!(
-                "{} is not there: {why}; events wait for it",
-                handler.handler
-            )
-        })
 }
 
 /// A line of what is shown.
@@ -142,7 +86,8 @@ fn text(facts: &StatusFacts) -> String {
     if let Some(id) = &facts.worker_id {
         line(&mut text, "id", id);
     }
-    if let Some(types) = &facts.types {
+    let types = (facts.at_relay.as_ref()).and_then(|at_relay| at_relay.types.as_ref());
+    if let Some(types) = types {
         line(&mut text, "types", &types.join(", "));
     }
     let Counts {
@@ -159,7 +104,9 @@ fn text(facts: &StatusFacts) -> String {
     if let Some(last) = &facts.last_event {
         line(&mut text, "last", last);
     }
-    text.push_str(&not_delivered(facts));
+    if let Some(at_relay) = &facts.at_relay {
+        text.push_str(&not_delivered(at_relay));
+    }
     text
 }
 
@@ -215,10 +162,10 @@ fn running(status: &Status) -> String {
 }
 
 /// What the relay did not deliver, and why.
-fn not_delivered(facts: &StatusFacts) -> String {
+fn not_delivered(at_relay: &AtRelay) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| line(&mut text, name, value);
-    let reasons: Vec<_> = (facts.not_delivered.iter())
+    let reasons: Vec<_> = (at_relay.not_delivered.iter())
         .map(|(reason, count)| format!("{count} {}", reason))
         .collect();
     if !reasons.is_empty() {
@@ -227,8 +174,8 @@ fn not_delivered(facts: &StatusFacts) -> String {
             &format!("{} in the last day", reasons.join(", ")),
         );
     }
-    if facts.withheld > 0 {
-        let count = facts.withheld;
+    if at_relay.withheld > 0 {
+        let count = at_relay.withheld;
         line(
             "withheld",
             &format!("{count} until the Linear token is shown again"),

@@ -12,7 +12,8 @@ use serde::Deserialize;
 
 use super::OnStop;
 use super::values::{
-    Address, Listen, OneOrMore, Poll, Span, TextOrNumber, TunnelChoice, command, parsed, texts,
+    Address, Inspect, Listen, OneOrMore, Poll, Span, TextOrNumber, TunnelChoice, command, parsed,
+    texts,
 };
 use crate::target::Target;
 
@@ -96,6 +97,11 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "TextOrNumber")]
     pub(crate) listen: Option<Listen>,
+    /// Where to show what arrived on a page for this machine, or `off` [default: 127.0.0.1:4748, any free port if that one is taken]
+    #[arg(long, value_name = "ADDR")]
+    #[serde(deserialize_with = "parsed")]
+    #[schemars(with = "TextOrNumber")]
+    pub(crate) inspect: Option<Inspect>,
     /// How many events are handled concurrently; those of one issue never are [default: 4]
     #[arg(long, value_name = "N")]
     pub(crate) concurrency: Option<usize>,
@@ -232,6 +238,7 @@ impl Settings {
             group: self.group.or(file.group),
             poll: self.poll.or(file.poll),
             listen: self.listen.or(file.listen),
+            inspect: self.inspect.or(file.inspect),
             concurrency: self.concurrency.or(file.concurrency),
             time_limit: self.time_limit.or(file.time_limit),
             insecure: self.insecure.or(file.insecure),

@@ -55,6 +55,31 @@ impl FromStr for Listen {
     }
 }
 
+/// Where the inspector listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inspect {
+    Off,
+    /// An address of loopback.
+    At(SocketAddr),
+}
+
+impl FromStr for Inspect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        match text.parse() {
+            Ok(Listen(address)) if address.ip().is_loopback() => Ok(Self::At(address)),
+            _ => Err(
+                "the inspector is `off`, or at an address of this machine alone, like `4748` or `127.0.0.1:4748`"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
 /// A duration, written with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) Duration);

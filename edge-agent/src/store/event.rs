@@ -52,6 +52,8 @@ pub(crate) struct Event {
     pub(crate) received_at: UnixMillis,
     pub(crate) headers: Headers,
     pub(crate) body: Vec<u8>,
+    /// The id of the event of which this one is a copy that was edited here; none of what the relay delivered.
+    pub(crate) edited_from: Option<String>,
 }
 
 /// `type.action`, or the type alone.
@@ -64,7 +66,7 @@ pub(crate) fn name(kind: &str, action: &str) -> String {
 }
 
 /// The state of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
     /// It has to be handled, or handled again.

@@ -1,22 +1,30 @@
 //! The reads of the stored events, by the agent and by its commands.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use protocol::clock::UnixMillis;
 use rusqlite::{OptionalExtension as _, Row, ToSql, params};
 
-use super::{Attempt, Event, Headers, State, Store, Waiting, content_digest};
+use super::{Attempt, Event, Headers, State, Store, Waiting, content_digest, name};
+use crate::subject::Subject;
 
 /// Which events are listed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
     /// What the id is or begins with.
     pub(crate) id: Option<String>,
-    pub(crate) only_failed: bool,
+    pub(crate) state: Option<State>,
+    /// With this ordering key.
+    pub(crate) ordering_key: Option<String>,
+    /// With this in the id, `type.action`, identifier or title, in any case.
+    pub(crate) text: Option<String>,
     /// Received at or after.
     pub(crate) since: Option<UnixMillis>,
     /// Stored after this one.
     pub(crate) after: Option<i64>,
+    /// Stored before this one.
+    pub(crate) before: Option<i64>,
     pub(crate) pattern: Option<String>,
     /// At most this many, the newest.
     pub(crate) limit: Option<u32>,
@@ -29,6 +37,14 @@ pub(crate) struct Loaded {
     pub(crate) attempts: u64,
     /// How many of them were not interrupted by a shutdown.
     pub(crate) completed: u64,
+    /// Whether its content is what was stored.
+    pub(crate) is_intact: bool,
+}
+
+/// An event with its content, whatever its state.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) event: Event,
     /// Whether its content is what was stored.
     pub(crate) is_intact: bool,
 }
@@ -49,10 +65,16 @@ pub(crate) struct Listed {
     pub(crate) size: u64,
     /// The result of the last attempt.
     pub(crate) result: Option<String>,
+    /// How long it took.
+    pub(crate) took_ms: Option<i64>,
+    pub(crate) ordering_key: String,
+    pub(crate) subject: Subject,
+    /// The event of which it is an edited copy.
+    pub(crate) edited_from: Option<String>,
 }
 
 /// How many there are of each.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Counts {
     pub(crate) waiting: u64,
     pub(crate) done: u64,
@@ -62,8 +84,9 @@ pub(crate) struct Counts {
 
 const LISTED: &str = "
     SELECT e.sequence, e.id, e.type, e.action, e.workspace, e.received_at, e.state, e.attempts, e.due_at,
-           length(c.body), (SELECT a.result FROM attempt a WHERE a.sequence = e.sequence ORDER BY a.rowid DESC LIMIT 1)
-    FROM event e JOIN content c USING (sequence)";
+           length(c.body), a.result, a.took, e.ordering_key, e.identifier, e.title, e.edited_from
+    FROM event e JOIN content c USING (sequence)
+    LEFT JOIN attempt a ON a.rowid = (SELECT max(rowid) FROM attempt WHERE sequence = e.sequence)";
 
 fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
     Ok(Listed {
@@ -78,7 +101,42 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
         due_at: row.get(8)?,
         size: row.get(9)?,
         result: row.get(10)?,
+        took_ms: row.get(11)?,
+        ordering_key: row.get(12)?,
+        subject: Subject {
+            identifier: row.get(13)?,
+            title: row.get(14)?,
+        },
+        edited_from: row.get(15)?,
     })
+}
+
+impl Filter {
+    /// Whether an event has the text and the type.
+    fn wants(&self, event: &Listed) -> bool {
+        let has_type = self.pattern.as_ref().is_none_or(|pattern| {
+            let patterns = std::slice::from_ref(pattern);
+            protocol::capability::wanted(Some(patterns), &event.kind, &event.action)
+        });
+        has_type && self.text.as_ref().is_none_or(|text| event.has_text(text))
+    }
+}
+
+impl Listed {
+    fn has_text(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        let named = name(&self.kind, &self.action);
+        let Subject { identifier, title } = &self.subject;
+        [
+            Some(&self.id),
+            Some(&named),
+            identifier.as_ref(),
+            title.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        .any(|part| part.to_lowercase().contains(&text))
+    }
 }
 
 impl Store {
@@ -117,19 +175,17 @@ impl Store {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body, digest,
+                    "SELECT id, type, action, workspace, ordering_key, received_at, edited_from, headers, body, digest, attempts,
                          (SELECT count(*) FROM (SELECT outcome, row_number() OVER (ORDER BY a.rowid DESC) AS nth FROM attempt a
                               WHERE a.sequence = e.sequence) WHERE nth <= e.attempts AND outcome <> 'interrupted')
                      FROM event e JOIN content USING (sequence) WHERE sequence = ? AND state = 'waiting'",
                 )?
                 .query_row([sequence], |row| {
                     let event = event(row)?;
-                    let digest: Option<String> = row.get(9)?;
-                    let now = content_digest(row.get_ref(7)?.as_blob()?, &event.body);
                     Ok(Loaded {
-                        is_intact: digest.is_none_or(|digest| digest == now),
-                        attempts: row.get(6)?,
-                        completed: row.get(10)?,
+                        is_intact: is_intact(row, &event)?,
+                        attempts: row.get(10)?,
+                        completed: row.get(11)?,
                         event,
                     })
                 })
@@ -139,14 +195,20 @@ impl Store {
     }
 
     /// An event with its content, whatever its state.
-    pub(crate) async fn content(&self, sequence: i64) -> anyhow::Result<Option<Event>> {
+    pub(crate) async fn content(&self, sequence: i64) -> anyhow::Result<Option<Content>> {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT id, type, action, workspace, ordering_key, received_at, attempts, headers, body
+                    "SELECT id, type, action, workspace, ordering_key, received_at, edited_from, headers, body, digest
                      FROM event JOIN content USING (sequence) WHERE sequence = ?",
                 )?
-                .query_row([sequence], event)
+                .query_row([sequence], |row| {
+                    let event = event(row)?;
+                    Ok(Content {
+                        is_intact: is_intact(row, &event)?,
+                        event,
+                    })
+                })
                 .optional()
         })
         .await
@@ -157,14 +219,23 @@ impl Store {
         self.read(move |connection| {
             let mut conditions = vec!["1".to_owned()];
             let mut values: Vec<Box<dyn ToSql>> = Vec::new();
-            if let Some(id) = filter.id {
+            if let Some(id) = &filter.id {
                 // No LIKE: an id may hold its wildcards.
                 conditions.push("substr(e.id, 1, length(?)) = ?".to_owned());
                 values.push(Box::new(id.clone()));
-                values.push(Box::new(id));
+                values.push(Box::new(id.clone()));
             }
-            if filter.only_failed {
-                conditions.push("e.state = 'failed'".to_owned());
+            if let Some(state) = filter.state {
+                conditions.push("e.state = ?".to_owned());
+                values.push(Box::new(state.as_str()));
+            }
+            if let Some(key) = &filter.ordering_key {
+                conditions.push("e.ordering_key = ?".to_owned());
+                values.push(Box::new(key.clone()));
+            }
+            if let Some(before) = filter.before {
+                conditions.push("e.sequence < ?".to_owned());
+                values.push(Box::new(before));
             }
             if let Some(since) = filter.since {
                 conditions.push("e.received_at >= ?".to_owned());
@@ -183,11 +254,7 @@ impl Store {
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
                 let event = listed(row)?;
-                let is_wanted = filter.pattern.as_ref().is_none_or(|pattern| {
-                    let patterns = std::slice::from_ref(pattern);
-                    protocol::capability::wanted(Some(patterns), &event.kind, &event.action)
-                });
-                if is_wanted {
+                if filter.wants(&event) {
                     found.push(event);
                 }
                 if filter
@@ -199,6 +266,48 @@ impl Store {
             }
             found.reverse();
             Ok(found)
+        })
+        .await
+    }
+
+    /// The event with this id.
+    pub(crate) async fn find(&self, id: &str) -> anyhow::Result<Option<Listed>> {
+        let id = id.to_owned();
+        self.read(move |connection| {
+            (connection.prepare_cached(&format!("{LISTED} WHERE e.id = ?"))?)
+                .query_row([id], listed)
+                .optional()
+        })
+        .await
+    }
+
+    /// These events, as far as they are there.
+    pub(crate) async fn listed(&self, sequences: BTreeSet<i64>) -> anyhow::Result<Vec<Listed>> {
+        self.read(move |connection| {
+            let mut read = connection.prepare_cached(&format!("{LISTED} WHERE e.sequence = ?"))?;
+            let mut found = Vec::new();
+            for sequence in sequences {
+                found.extend(read.query_row([sequence], listed).optional()?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// When each event since a time was received, and how long its last attempt took, the newest first.
+    pub(crate) async fn handled_since(
+        &self,
+        since: UnixMillis,
+    ) -> anyhow::Result<Vec<(UnixMillis, Option<i64>)>> {
+        self.read(move |connection| {
+            let mut read = connection.prepare_cached(
+                "SELECT received_at, (SELECT took FROM attempt a WHERE a.sequence = e.sequence ORDER BY a.rowid DESC LIMIT 1)
+                 FROM event e ORDER BY sequence DESC",
+            )?;
+            // Events are stored as they are received: what is older comes after.
+            let rows = read.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.take_while(|row| row.as_ref().map_or(true, |(at, _)| *at >= since))
+                .collect()
         })
         .await
     }
@@ -263,6 +372,13 @@ impl Store {
     }
 }
 
+/// Whether headers and body are those that were stored; `true` if their digest was not.
+fn is_intact(row: &Row<'_>, event: &Event) -> rusqlite::Result<bool> {
+    let stored: Option<String> = row.get(9)?;
+    let found = content_digest(row.get_ref(7)?.as_blob()?, &event.body);
+    Ok(stored.is_none_or(|stored| stored == found))
+}
+
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
     Ok(Event {
         id: row.get(0)?,
@@ -271,6 +387,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<Event> {
         workspace: row.get(3)?,
         ordering_key: row.get(4)?,
         received_at: row.get(5)?,
+        edited_from: row.get(6)?,
         headers: Headers::from_bytes(&row.get::<_, Vec<u8>>(7)?),
         body: row.get(8)?,
     })

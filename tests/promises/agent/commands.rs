@@ -57,7 +57,8 @@ async fn shown(home: &Path, arguments: &[&str], code: i32) -> String {
 async fn help_lists_the_commands_and_the_exit_codes() {
     let home = Home::new();
     for name in [
-        "", "up", "events", "replay", "send", "verify", "init", "doctor", "service", "forget",
+        "", "up", "inspect", "events", "replay", "send", "verify", "init", "doctor", "service",
+        "forget",
     ] {
         let mut arguments = vec![name, "--help"];
         arguments.retain(|argument| !argument.is_empty());

@@ -182,7 +182,8 @@ impl Agent {
             .env("EDGE_AGENT_RELAY", relay.local.url())
             .env("LINEAR_TOKEN", TOKEN)
             .env("EDGE_AGENT_POLL", "1s")
-            .env("EDGE_AGENT_LISTEN", "127.0.0.1:0");
+            .env("EDGE_AGENT_LISTEN", "127.0.0.1:0")
+            .env("EDGE_AGENT_INSPECT", "off");
         command
     }
 
@@ -192,6 +193,13 @@ impl Agent {
 
     pub(crate) async fn pulling(relay: &Relay, home: &Path) -> Self {
         Self::start(&mut Self::up(relay, home)).await
+    }
+
+    /// Hands over to this server, and has an inspector, which other agents under test do not have.
+    pub(crate) async fn inspected(relay: &Relay, home: &Path, handler: &Receiver) -> Self {
+        let mut up = Self::up(relay, home);
+        let up = up.env("EDGE_AGENT_INSPECT", "127.0.0.1:0");
+        Self::start(up.arg(handler.port())).await
     }
 
     /// Hands over to this server.
@@ -340,6 +348,9 @@ impl Inside {
         }
         if !arguments.contains(&"--poll") {
             all.extend(["--poll", "1s"].map(Into::into));
+        }
+        if !arguments.contains(&"--inspect") {
+            all.extend(["--inspect", "off"].map(Into::into));
         }
         all.extend(arguments.iter().map(Into::into));
         let (signal, signals) = mpsc::channel(8);

@@ -1,0 +1,114 @@
+//! The inspector: a page for the developer on this machine, and the interface behind it. It shows what arrived, what became of
+//! it and what the relay kept back, and has events handled again.
+//!
+//! Invariant: only loopback is listened at, only a request for loopback is answered, and only one with the key of this run gets
+//! anything but the page's own files ([`access`]).
+
+mod access;
+mod activity;
+mod api;
+mod at_relay;
+mod edit;
+mod page;
+mod problem;
+mod status;
+mod stream;
+mod verdict;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper_util::service::TowerToHyperService;
+use protocol::envelope::digest;
+use protocol::signature::Secret;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Inspect;
+use crate::failure::Failure;
+use crate::files::replace;
+use crate::listener::{self, ConnectionError};
+use crate::output::{verbose, warn};
+use crate::relay::Relay;
+use crate::report::Report;
+use crate::state::AgentState;
+use access::Access;
+use at_relay::WorkerReader;
+
+/// Where nothing else is asked for.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4748);
+/// How many connections are served concurrently. A browser opens six at most for a page.
+const CONNECTIONS: usize = 32;
+
+/// What the handlers of requests need.
+struct Inspector {
+    state: Arc<AgentState>,
+    report: Report,
+    worker: WorkerReader,
+    access: Access,
+}
+
+/// Listens where it is asked to; none if it is switched off. Without a wish, another agent may have the usual address.
+pub(crate) async fn listen(inspect: Option<Inspect>) -> Result<Option<TcpListener>, Failure> {
+    let address = match inspect {
+        Some(Inspect::Off) => return Ok(None),
+        Some(Inspect::At(address)) => address,
+        None => LISTEN,
+    };
+    let mut bound = TcpListener::bind(address).await;
+    if bound.is_err() && inspect.is_none() {
+        bound = TcpListener::bind((LISTEN.ip(), 0)).await;
+    }
+    bound.map(Some).map_err(|error| {
+        Failure::Configuration(format!(
+            "cannot listen on `{address}` for the inspector: {error}; use another `--inspect`, or `--inspect off`"
+        ))
+    })
+}
+
+/// Serves the inspector until `stop` is cancelled. Its key is in `key_file`, which only the user can read.
+pub(crate) fn serve(
+    listener: TcpListener,
+    key_file: &Path,
+    state: &Arc<AgentState>,
+    report: &Report,
+    relay: &Relay,
+    stop: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let address = listener
+        .local_addr()
+        .context("the inspector has no address")?;
+    let key = digest(Secret::generate().expose().as_bytes());
+    replace(key_file, key.as_bytes()).context("cannot write the key of the inspector")?;
+    let inspector = Arc::new(Inspector {
+        state: Arc::clone(state),
+        report: report.clone(),
+        worker: WorkerReader::new(relay.clone(), Arc::clone(state)),
+        access: Access::new(&key, address.port()),
+    });
+    report.change(|status| status.inspector = Some(format!("http://{address}/")));
+    let router = access::guard(api::routes().merge(page::routes()), &inspector)
+        .with_state(Arc::clone(&inspector));
+    let service = move |_| TowerToHyperService::new(router.clone());
+    Ok(tokio::spawn(async move {
+        let ending = listener::serve(listener, CONNECTIONS, stop, service, log).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), ending.shutdown()).await;
+    }))
+}
+
+/// The address of a running agent's inspector with its key, for its user.
+pub(crate) fn address_with_key(inspector: &str, key_file: &Path) -> Option<String> {
+    let key = std::fs::read_to_string(key_file).ok()?;
+    Some(format!("{inspector}?key={key}"))
+}
+
+fn log(error: ConnectionError) {
+    match error {
+        ConnectionError::Accept(_) => warn(format_args!("the inspector: {error}")),
+        ConnectionError::BrokeOff(_) => verbose(format_args!("the inspector: {error}")),
+    }
+}

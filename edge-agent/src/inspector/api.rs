@@ -1,0 +1,379 @@
+//! The interface of the inspector: what the page and the commands use. `openapi.json` describes it.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use protocol::clock::parse_rfc3339;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::edit::edited;
+use super::problem::Problem;
+use super::status::{InspectorStatus, status_facts};
+use super::verdict::{Verdict, verdict};
+use super::{Inspector, stream};
+use crate::facts::{Detail, EventFacts};
+use crate::store::{Content, Filter, Listed, State as EventState, name};
+
+const DESCRIPTION: &str = include_str!("openapi.json");
+/// How many events a list has, unless another number is asked for, and at most.
+const LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 500;
+/// The largest body that is in an answer as text. Larger ones are for `GET /api/events/{id}/body`.
+const SHOWN_BODY: usize = 1024 * 1024;
+/// The largest request: a body that is edited, as a JSON string with escapes.
+const MAX_REQUEST: usize = 2 * 10_000_000;
+
+type Shared = State<Arc<Inspector>>;
+type Answer<T> = Result<T, Problem>;
+
+pub(super) fn routes() -> Router<Arc<Inspector>> {
+    Router::new()
+        .route("/api/events", get(list))
+        .route("/api/events/{id}", get(detail))
+        .route("/api/events/{id}/body", get(body))
+        .route("/api/events/{id}/replay", post(replay))
+        .route("/api/replay", post(replay_all))
+        .route("/api/handler", post(pause))
+        .route("/api/status", get(status))
+        .route("/api/stream", get(stream::stream))
+        .route("/api/openapi.json", get(description))
+        .method_not_allowed_fallback(async || {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            Problem::new(
+                status,
+                "method_not_allowed",
+                "This path does not take this method.",
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+}
+
+/// Which events are listed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    /// What the id is or begins with.
+    id: Option<String>,
+    text: Option<String>,
+    #[serde(rename = "type")]
+    pattern: Option<String>,
+    state: Option<EventState>,
+    key: Option<String>,
+    /// Received at or after, RFC 3339.
+    since: Option<String>,
+    before: Option<i64>,
+    after: Option<i64>,
+    limit: Option<u32>,
+}
+
+impl ListQuery {
+    fn filter(self, limit: u32) -> Answer<Filter> {
+        let pattern = self.pattern.filter(|pattern| !pattern.is_empty());
+        if let Some(pattern) = &pattern
+            && !protocol::capability::is_pattern(pattern)
+        {
+            let examples = protocol::capability::EXAMPLES;
+            return Err(Problem::invalid(format!(
+                "`type` is no pattern: use {examples}."
+            )));
+        }
+        let since = self.since.map(|since| {
+            parse_rfc3339(&since)
+                .ok_or_else(|| Problem::invalid("`since` is not a time of RFC 3339."))
+        });
+        Ok(Filter {
+            id: self.id,
+            state: self.state,
+            ordering_key: self.key,
+            text: self.text.filter(|text| !text.is_empty()),
+            since: since.transpose()?,
+            after: self.after,
+            before: self.before,
+            pattern,
+            limit: Some(limit),
+        })
+    }
+}
+
+/// Events, the newest first.
+#[derive(Serialize)]
+struct List {
+    events: Vec<EventFacts>,
+    /// Whether there are older ones.
+    more: bool,
+}
+
+async fn list(
+    State(inspector): Shared,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Answer<Json<List>> {
+    let Query(query) = query.map_err(|error| {
+        let why = error.body_text();
+        Problem::invalid(format!("{why}. See `GET /api/openapi.json`."))
+    })?;
+    let limit = query.limit.unwrap_or(LIMIT);
+    if limit == 0 || limit > MAX_LIMIT {
+        return Err(Problem::invalid(format!(
+            "`limit` is a number from 1 to {MAX_LIMIT}."
+        )));
+    }
+    // One more shows whether there are more.
+    let mut found = inspector.state.store.list(query.filter(limit + 1)?).await?;
+    let more = found.len() > limit as usize;
+    if more {
+        found.remove(0);
+    }
+    let events = found.into_iter().rev().map(EventFacts::from).collect();
+    Ok(Json(List { events, more }))
+}
+
+/// One event with all that is known of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Inspected {
+    #[serde(flatten)]
+    detail: Detail,
+    /// None of an edited copy, which nobody has signed, and without a registration.
+    verdict: Option<Verdict>,
+    /// SHA-256 of the body, hexadecimal.
+    digest: String,
+    /// Whether its content is what was stored.
+    is_intact: bool,
+    /// The body, if it is UTF-8 and not too large to be shown.
+    body: Option<String>,
+    changes: Vec<Change>,
+}
+
+/// One field that an update changed.
+#[derive(Serialize)]
+struct Change {
+    field: String,
+    before: Value,
+    after: Value,
+}
+
+async fn find(inspector: &Inspector, id: &str) -> Answer<Listed> {
+    let found = inspector.state.store.find(id).await?;
+    found.ok_or_else(|| Problem::no_such_event(id))
+}
+
+/// None if it was deleted meanwhile.
+async fn content(inspector: &Inspector, listed: &Listed) -> Answer<Content> {
+    let content = inspector.state.store.content(listed.sequence).await?;
+    content.ok_or_else(|| Problem::no_such_event(&listed.id))
+}
+
+async fn detail(State(inspector): Shared, Path(id): Path<String>) -> Answer<Json<Inspected>> {
+    let store = &inspector.state.store;
+    let listed = find(&inspector, &id).await?;
+    let Content { event, is_intact } = content(&inspector, &listed).await?;
+    let attempts = store.attempts(listed.sequence).await?;
+    let registration = inspector.state.registration();
+    let verdict = match &registration {
+        Some(registration) if event.edited_from.is_none() => {
+            Some(verdict(&registration.secrets, &event))
+        }
+        _ => None,
+    };
+    let detail = Detail::new(listed, &event, attempts);
+    let digest = protocol::envelope::digest(&event.body);
+    let body = (event.body.len() <= SHOWN_BODY).then_some(event.body);
+    let body = body.and_then(|body| String::from_utf8(body).ok());
+    Ok(Json(Inspected {
+        changes: body.as_deref().map(changes).unwrap_or_default(),
+        detail,
+        verdict,
+        digest,
+        is_intact,
+        body,
+    }))
+}
+
+/// What an update says that it changed: `updatedFrom` has the values before (Linear Developers, "Data change events").
+fn changes(body: &str) -> Vec<Change> {
+    let mut payload: Value = serde_json::from_str(body).unwrap_or_default();
+    let Some(Value::Object(before)) = payload.get_mut("updatedFrom").map(Value::take) else {
+        return Vec::new();
+    };
+    let changes = before.into_iter().map(|(field, before)| Change {
+        before,
+        after: (payload.get_mut("data"))
+            .and_then(|data| data.get_mut(&field))
+            .map(Value::take)
+            .unwrap_or_default(),
+        field,
+    });
+    changes.collect()
+}
+
+/// The body, byte for byte, as a file.
+async fn body(State(inspector): Shared, Path(id): Path<String>) -> Answer<Response> {
+    let listed = find(&inspector, &id).await?;
+    let Content { event, .. } = content(&inspector, &listed).await?;
+    let named = format!("{}-{}", name(&event.kind, &event.action), event.id);
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let named: String = named
+        .chars()
+        .map(|c| if safe(c) { c } else { '_' })
+        .collect();
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (
+            header::CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{named}.json\""),
+        ),
+    ];
+    Ok((headers, event.body).into_response())
+}
+
+/// A JSON object, in a request that says that it is one. Such a request of another origin's page would be asked about first.
+fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8], example: &str) -> Answer<T> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not_json",
+            "The `Content-Type` has to be `application/json`.",
+        ));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::invalid(format!("{error}: send {example}.")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edit {
+    body: String,
+}
+
+/// Has an event handled again, or an edited copy of it handled.
+async fn replay(
+    State(inspector): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    request: Bytes,
+) -> Answer<(StatusCode, Json<EventFacts>)> {
+    let state = &inspector.state;
+    let listed = find(&inspector, &id).await?;
+    let id = if request.is_empty() {
+        state.store.replay(vec![listed.sequence]).await?;
+        state.replayed.notify_one();
+        id
+    } else {
+        let Edit { body } = parse(&headers, &request, r#"`{"body": "…"}`, or nothing"#)?;
+        let Content { event, .. } = content(&inspector, &listed).await?;
+        let copy = edited(event, body, state.clock.millis());
+        let id = copy.id.clone();
+        state.store.add(vec![copy]).await?;
+        state.stored.notify_one();
+        id
+    };
+    let facts = find(&inspector, &id).await?.into();
+    Ok((StatusCode::ACCEPTED, Json(facts)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct All {
+    state: EventState,
+}
+
+#[derive(Serialize)]
+struct Replayed {
+    replayed: usize,
+}
+
+/// Has all events of a state handled again.
+async fn replay_all(
+    State(inspector): Shared,
+    headers: HeaderMap,
+    request: Bytes,
+) -> Answer<(StatusCode, Json<Replayed>)> {
+    let All { state: of } = parse(&headers, &request, r#"`{"state": "failed"}`"#)?;
+    let filter = Filter {
+        state: Some(of),
+        ..Filter::default()
+    };
+    let state = &inspector.state;
+    let found = state.store.list(filter).await?;
+    let replayed = found.len();
+    let sequences = found.iter().map(|event| event.sequence).collect();
+    state.store.replay(sequences).await?;
+    state.replayed.notify_one();
+    Ok((StatusCode::ACCEPTED, Json(Replayed { replayed })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pause {
+    paused: bool,
+}
+
+/// Has no event handled until it is resumed, or the agent is started again.
+async fn pause(
+    State(inspector): Shared,
+    headers: HeaderMap,
+    request: Bytes,
+) -> Answer<Json<InspectorStatus>> {
+    let Pause { paused } = parse(&headers, &request, r#"`{"paused": true}`"#)?;
+    inspector.state.paused.send_replace(paused);
+    inspector.report.change(|status| status.is_paused = paused);
+    Ok(Json(status_facts(&inspector).await?))
+}
+
+async fn status(State(inspector): Shared) -> Answer<Json<InspectorStatus>> {
+    Ok(Json(status_facts(&inspector).await?))
+}
+
+async fn description() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_update_says_what_it_changed() {
+        let body = json!({
+            "updatedFrom": {"title": "a", "labelIds": [], "gone": 1},
+            "data": {"title": "b", "labelIds": ["l"]},
+        });
+        let changes = serde_json::to_value(changes(&body.to_string())).unwrap();
+        let change = |field, before: Value, after: Value| json!({"field": field, "before": before, "after": after});
+        let expected = json!([
+            change("gone", json!(1), Value::Null),
+            change("labelIds", json!([]), json!(["l"])),
+            change("title", json!("a"), json!("b")),
+        ]);
+        assert_eq!(changes, expected);
+        for body in [
+            "{}",
+            "[]",
+            "not JSON",
+            r#"{"updatedFrom":null}"#,
+            r#"{"updatedFrom":[1],"data":{}}"#,
+        ] {
+            assert!(super::changes(body).is_empty(), "{body}");
+        }
+        // Without data there is nothing after.
+        for body in [
+            r#"{"updatedFrom":{"a":1}}"#,
+            r#"{"updatedFrom":{"a":1},"data":"text"}"#,
+        ] {
+            assert_eq!(super::changes(body).len(), 1, "{body}");
+        }
+    }
+}

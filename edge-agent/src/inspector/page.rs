@@ -1,0 +1,87 @@
+//! The page and its files. They are in the program: nothing is built, and nothing comes from elsewhere.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse as _, Response};
+use axum::routing::get;
+use serde::Deserialize;
+
+use super::Inspector;
+use super::problem::Problem;
+
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page {
+    version: &'static str,
+}
+
+#[derive(Template)]
+#[template(path = "locked.html")]
+struct Locked {
+    version: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    key: Option<String>,
+}
+
+pub(super) fn routes() -> Router<Arc<Inspector>> {
+    let file = |kind: &'static str, text: &'static str| {
+        get(async move || ([(header::CONTENT_TYPE, kind)], text))
+    };
+    Router::new()
+        .route("/", get(page))
+        .route(
+            "/inspector.js",
+            file(
+                "text/javascript; charset=utf-8",
+                include_str!("inspector.js"),
+            ),
+        )
+        .route(
+            "/inspector.css",
+            file("text/css; charset=utf-8", include_str!("inspector.css")),
+        )
+        .route(
+            "/favicon.svg",
+            file("image/svg+xml", include_str!("favicon.svg")),
+        )
+        .fallback(async || {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "There is nothing at this path.",
+            )
+        })
+}
+
+/// The page, for whoever has the key. The key in the address becomes a cookie at once, in this answer: after a redirect from
+/// another site's link, a browser would not send it.
+async fn page(
+    State(inspector): State<Arc<Inspector>>,
+    Query(Key { key }): Query<Key>,
+    headers: HeaderMap,
+) -> Response {
+    let access = &inspector.access;
+    let version = crate::VERSION;
+    if let Some(key) = key.filter(|key| access.is_key(key)) {
+        let cookie = [(header::SET_COOKIE, access.cookie(&key))];
+        return (cookie, html(&Page { version })).into_response();
+    }
+    if access.has_key(&headers) {
+        return html(&Page { version });
+    }
+    (StatusCode::UNAUTHORIZED, html(&Locked { version })).into_response()
+}
+
+fn html(template: &impl Template) -> Response {
+    match template.render() {
+        Ok(text) => Html(text).into_response(),
+        Err(error) => Problem::from(anyhow::Error::from(error)).into_response(),
+    }
+}

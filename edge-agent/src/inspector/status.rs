@@ -1,0 +1,54 @@
+//! How the agent is: what `edge-agent status` says, the last refusals, and the last hour.
+
+use protocol::clock::rfc3339;
+use serde::Serialize;
+
+use super::Inspector;
+use super::activity::{Minute, minutes, since};
+use crate::facts::StatusFacts;
+use crate::health::why_unhealthy;
+
+/// What `edge-agent status` says, and the last hour.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct InspectorStatus {
+    #[serde(flatten)]
+    facts: StatusFacts,
+    /// The deliveries that were refused last, the newest first.
+    refusals: Vec<Refusal>,
+    activity: Vec<Minute>,
+}
+
+#[derive(Serialize)]
+struct Refusal {
+    /// RFC 3339.
+    at: String,
+    reason: String,
+}
+
+pub(super) async fn status_facts(inspector: &Inspector) -> anyhow::Result<InspectorStatus> {
+    let state = &inspector.state;
+    let status = inspector.report.status();
+    let (events, last_event) = state.store.counts().await?;
+    let why = why_unhealthy(Some(&status), Some(&state.store)).await?;
+    let now = state.clock.millis();
+    let hour = state.store.handled_since(since(now)).await?;
+    let refusals = state.refusals().into_iter().map(|(at, reason)| Refusal {
+        at: rfc3339(at),
+        reason,
+    });
+    Ok(InspectorStatus {
+        facts: StatusFacts {
+            running: true,
+            healthy: why.is_none(),
+            why,
+            status: Some(status),
+            worker_id: state.registration().map(|r| r.id().to_owned()),
+            events,
+            last_event: last_event.map(rfc3339),
+            at_relay: inspector.worker.read().await,
+        },
+        refusals: refusals.collect(),
+        activity: minutes(&hour, now),
+    })
+}
