@@ -22,8 +22,8 @@ pub(crate) const SECRET: &str = "the bench's secret";
 /// How long a delivery or a response may take before the measurement fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// After how long a webhook is posted again for which there was no room.
-const POSTED_AGAIN: Duration = Duration::from_millis(100);
+/// The wait before a webhook that was answered 503 is posted again.
+const REPOST_DELAY: Duration = Duration::from_millis(100);
 
 /// Posts webhooks to a system under load, and sees them arrive.
 pub(crate) struct Load {
@@ -193,7 +193,7 @@ impl Load {
     }
 }
 
-/// Posts a webhook; again, as Linear does, while the system has no room for it.
+/// Posts a webhook, and again while the system answers 503, as Linear does, but sooner.
 async fn post(client: &reqwest::Client, url: &str, webhook: Webhook) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
@@ -205,7 +205,7 @@ async fn post(client: &reqwest::Client, url: &str, webhook: Webhook) -> anyhow::
         }
         let is_full = status == StatusCode::SERVICE_UNAVAILABLE && began.elapsed() < PATIENCE;
         ensure!(is_full, "a webhook was answered {status}");
-        tokio::time::sleep(POSTED_AGAIN).await;
+        tokio::time::sleep(REPOST_DELAY).await;
     }
 }
 

@@ -93,7 +93,7 @@ enum Command {
     Up(Box<Settings>),
     /// Show whether the agent runs, is registered and can be reached, and what waits
     Status,
-    /// Print the address of the page that shows what arrived, with its key
+    /// Print the address of the inspector, a page that shows what arrived, with its key
     Inspect,
     /// Show which events were received, and what happened to them
     Events(commands::events::Events),

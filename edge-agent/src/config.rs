@@ -414,7 +414,7 @@ RELAY;[[handler]];exec = 7 => a command is written like `['./run', '--fast']`
 RELAY;type = 7 => a list of texts is written like `['Issue', 'Comment.create']`
 RELAY;[handler];to = '1' => a handler begins with `[[handler]]`
 RELAY;poll = '8s..2s' => the first has to be the shorter one
-RELAY;inspect = '0.0.0.0:4748' => the inspector is `off`, or at an address of this machine alone
+RELAY;inspect = '0.0.0.0:4748' => the address of the inspector is `off`, or one of this machine alone
 RELAY;listen = 'here' => is written like `4747` or `127.0.0.1:4747`
 RELAY;poll = 3 => a length of time is written like `3s`
 RELAY;to = '1';[[handler]];to = '2' => make them the last `[[handler]]`

@@ -7,13 +7,14 @@
 mod access;
 mod activity;
 mod api;
-mod at_relay;
+mod changes;
 mod edit;
 mod page;
 mod problem;
 mod status;
 mod stream;
 mod verdict;
+mod worker_reader;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -37,7 +38,7 @@ use crate::relay::Relay;
 use crate::report::Report;
 use crate::state::AgentState;
 use access::Access;
-use at_relay::WorkerReader;
+use worker_reader::WorkerReader;
 
 /// Where nothing else is asked for.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4748);
@@ -52,7 +53,7 @@ struct Inspector {
     access: Access,
 }
 
-/// Listens where it is asked to; none if it is switched off. Without a wish, another agent may have the usual address.
+/// The listener; none if the inspector is off. Any free port will do if the default one is taken and none is asked for.
 pub(crate) async fn listen(inspect: Option<Inspect>) -> Result<Option<TcpListener>, Failure> {
     let address = match inspect {
         Some(Inspect::Off) => return Ok(None),

@@ -25,8 +25,8 @@
 //! [`cli`] parses the arguments and [`config`] merges flags, variables and the file into settings that are valid as a whole. [`up`] is the daemon;
 //! [`commands`] are all others. They read the same store from processes of their own.
 //!
-//! The [`inspector`] shows the store and the [`report`] on a page for the developer, and is the only part through which a running agent can be
-//! told something: to handle events again, or to pause.
+//! The [`inspector`] is a page and an HTTP interface for the developer. It shows the store and the [`report`], has events handled again, and pauses
+//! handling.
 
 mod cause;
 pub mod cli;

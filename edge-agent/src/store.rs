@@ -237,7 +237,7 @@ impl Store {
 
     fn announce(&self, sequences: impl IntoIterator<Item = i64>) {
         for sequence in sequences {
-            // Nobody may be interested.
+            // An error means that there is no subscriber.
             let _ = self.changes.send(sequence);
         }
     }

@@ -35,7 +35,7 @@ struct Entity {
 }
 
 impl Subject {
-    /// Of a payload; nothing of what is not in a form that is known.
+    /// Reads the subject of a payload. What is in an unknown form is left out.
     pub(crate) fn of(body: &[u8]) -> Self {
         let payload: Payload = serde_json::from_slice(body).unwrap_or_default();
         let entities = [

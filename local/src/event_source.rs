@@ -26,10 +26,9 @@ use crate::testing::calls::Calls;
 const BATCH_SIZE: usize = 10;
 /// How many invocations are concurrent. A worker that stalls must not delay the others.
 const CONCURRENCY: u32 = 512;
-/// How many of them are not taken to stall. While these are busy, messages gather for the next batch, which costs as much for ten
-/// messages as for one.
+/// How many invocations run before the next receive waits. Meanwhile messages gather for a batch: it costs less than one for each.
 const BUSY: usize = 8;
-/// An invocation that takes longer than this is taken to wait for a worker that stalls.
+/// An invocation that takes longer than this does not count: it waits for a slow worker, which must not delay the others.
 const STALLS_AFTER: Duration = Duration::from_millis(20);
 /// The longest long poll of SQS.
 const WAIT_SECONDS: i64 = 20;

@@ -20,8 +20,8 @@ use crate::testing::calls::{Calls, Fault, Interference};
 use crate::{dynamodb, sqs};
 
 const SEND_BATCH: &str = "AmazonSQS.SendMessageBatch";
-/// The bytes of a request from which on it probably is a full batch.
-const MANY_MESSAGES: usize = 16 * 1024;
+/// A `SendMessageBatch` request of at least so many bytes is probably one of several for an event.
+const FULL_BATCH_BYTES: usize = 16 * 1024;
 
 /// Passes a function's requests to the embedded servers.
 #[derive(Debug, Clone)]
@@ -61,8 +61,8 @@ impl InProcess {
         }
         let response = if self.calls.is_metered() {
             self.metered(target, body).await
-        } else if target == SEND_BATCH && body.len() >= MANY_MESSAGES {
-            self.send(target, body).await?
+        } else if target == SEND_BATCH && body.len() >= FULL_BATCH_BYTES {
+            self.answer_in_own_task(target, body).await?
         } else {
             self.servers.answer(target, body).await
         };
@@ -74,10 +74,13 @@ impl InProcess {
         }
     }
 
-    /// Sends a batch that is probably one of many in a task of its own. Whoever is woken by it runs next on its thread, while the
-    /// caller goes on with the next batches: one task for all of them would have the first message received only after the last one
-    /// is sent.
-    async fn send(&self, target: &str, body: &[u8]) -> Result<Response<Vec<u8>>, ConnectorError> {
+    /// Answers in a task of its own. A receiver that is woken runs next on the thread that wakes it, once the task there waits or
+    /// ends. On the caller's thread that would be after all batches of the event.
+    async fn answer_in_own_task(
+        &self,
+        target: &str,
+        body: &[u8],
+    ) -> Result<Response<Vec<u8>>, ConnectorError> {
         let (servers, target, body) = (self.servers.clone(), target.to_owned(), body.to_vec());
         let sent = tokio::spawn(async move { servers.answer(&target, &body).await });
         sent.await

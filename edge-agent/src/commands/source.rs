@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use protocol::clock::rfc3339;
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::Url;
 
 use crate::cause::root_cause;
@@ -114,13 +114,14 @@ impl RunningAgent {
         status.ok_or_else(|| Failure::Failed(anyhow::anyhow!("the running agent has no status")))
     }
 
-    /// Has events handled again.
+    /// Has events handled again, all or none.
     pub(crate) async fn replay(&self, events: &[EventFacts]) -> Result<(), Failure> {
-        for event in events {
-            let url = self.url(&["events", &event.id, "replay"]);
-            let _: Option<Value> = self.ask(Method::POST, &url).await?;
-        }
-        Ok(())
+        let ids: Vec<_> = events.iter().map(|event| &event.id).collect();
+        let request = self.client.post(self.url(&["replay"]));
+        let answer = self.send(request.json(&json!({"ids": ids}))).await?;
+        answer.map(drop).ok_or_else(|| {
+            Failure::Unhealthy("an event was deleted meanwhile: nothing was replayed".to_owned())
+        })
     }
 
     async fn list(&self, filter: &Filter) -> Result<Vec<EventFacts>, Failure> {
@@ -130,9 +131,8 @@ impl RunningAgent {
         while found.len() < limit {
             let left = u32::try_from(limit - found.len()).unwrap_or(PAGE);
             let url = self.list_url(filter, before, left.min(PAGE));
-            let Some(List { events, more }) = self.get(&url).await? else {
-                break;
-            };
+            let list = self.get(&url).await?;
+            let List { events, more } = list.context("the running agent has no list of events")?;
             before = events.last().map(|event| event.sequence);
             found.extend(events);
             if !more {
@@ -145,12 +145,25 @@ impl RunningAgent {
 
     fn list_url(&self, filter: &Filter, before: Option<i64>, limit: u32) -> Url {
         let mut url = self.url(&["events"]);
+        let Filter {
+            id,
+            state,
+            ordering_key,
+            text,
+            since,
+            after,
+            before: _,
+            pattern,
+            limit: _,
+        } = filter;
         let parameters = [
-            ("id", filter.id.clone()),
-            ("state", filter.state.map(|state| state.as_str().to_owned())),
-            ("type", filter.pattern.clone()),
-            ("since", filter.since.map(rfc3339)),
-            ("after", filter.after.map(|after| after.to_string())),
+            ("id", id.clone()),
+            ("state", state.map(|state| state.as_str().to_owned())),
+            ("key", ordering_key.clone()),
+            ("text", text.clone()),
+            ("type", pattern.clone()),
+            ("since", since.map(rfc3339)),
+            ("after", after.map(|after| after.to_string())),
             ("before", before.map(|before| before.to_string())),
             ("limit", Some(limit.to_string())),
         ];
@@ -164,7 +177,7 @@ impl RunningAgent {
 
     async fn body(&self, id: &str) -> Result<Option<Vec<u8>>, Failure> {
         let url = self.url(&["events", id, "body"]);
-        let Some(answer) = self.send(Method::GET, &url).await? else {
+        let Some(answer) = self.send(self.client.get(url)).await? else {
             return Ok(None);
         };
         let body = answer
@@ -176,23 +189,17 @@ impl RunningAgent {
 
     fn url(&self, path: &[&str]) -> Url {
         let mut url = self.inspector.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().push("api").extend(path);
-        }
+        (url.path_segments_mut())
+            .expect("an http URL has a path")
+            .pop_if_empty()
+            .push("api")
+            .extend(path);
         url
     }
 
-    async fn get<T: DeserializeOwned>(&self, url: &Url) -> Result<Option<T>, Failure> {
-        self.ask(Method::GET, url).await
-    }
-
     /// What the agent answers; none if there is no such event.
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        url: &Url,
-    ) -> Result<Option<T>, Failure> {
-        let Some(answer) = self.send(method, url).await? else {
+    async fn get<T: DeserializeOwned>(&self, url: &Url) -> Result<Option<T>, Failure> {
+        let Some(answer) = self.send(self.client.get(url.clone())).await? else {
             return Ok(None);
         };
         let answer = answer.json().await;
@@ -201,16 +208,12 @@ impl RunningAgent {
         )?))
     }
 
-    async fn send(&self, method: Method, url: &Url) -> Result<Option<Response>, Failure> {
-        let request = self.client.request(method, url.clone());
-        let answer = request
-            .bearer_auth(&self.key)
-            .send()
-            .await
-            .map_err(|error| {
-                let why = root_cause(&error.without_url());
-                Failure::Failed(anyhow::anyhow!("the running agent does not answer: {why}"))
-            })?;
+    async fn send(&self, request: RequestBuilder) -> Result<Option<Response>, Failure> {
+        let sent = request.bearer_auth(&self.key).send().await;
+        let answer = sent.map_err(|error| {
+            let why = root_cause(&error.without_url());
+            Failure::Failed(anyhow::anyhow!("the running agent does not answer: {why}"))
+        })?;
         match answer.status() {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => Ok(Some(answer)),

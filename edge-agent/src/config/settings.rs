@@ -97,7 +97,7 @@ pub(crate) struct Settings {
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "TextOrNumber")]
     pub(crate) listen: Option<Listen>,
-    /// Where to show what arrived on a page for this machine, or `off` [default: 127.0.0.1:4748, any free port if that one is taken]
+    /// The address of the inspector, a page that shows what arrived, or `off` [default: 127.0.0.1:4748, any free port if that one is taken]
     #[arg(long, value_name = "ADDR")]
     #[serde(deserialize_with = "parsed")]
     #[schemars(with = "TextOrNumber")]

@@ -73,7 +73,7 @@ impl FromStr for Inspect {
         match text.parse() {
             Ok(Listen(address)) if address.ip().is_loopback() => Ok(Self::At(address)),
             _ => Err(
-                "the inspector is `off`, or at an address of this machine alone, like `4748` or `127.0.0.1:4748`"
+                "the address of the inspector is `off`, or one of this machine alone, like `4748` or `127.0.0.1:4748`"
                     .to_owned(),
             ),
         }

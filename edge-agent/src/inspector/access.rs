@@ -38,7 +38,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
 /// The key of this run, and where the inspector is.
 #[derive(Clone)]
 pub(super) struct Access {
-    /// Of the key, so that a comparison tells nothing of the key by its time.
+    /// SHA-256 of the key: how long a comparison of digests takes says nothing about the key.
     digest: String,
     port: u16,
 }
@@ -60,7 +60,7 @@ impl Access {
         format!("edge-agent-{}", self.port)
     }
 
-    /// What gives a browser the key.
+    /// The `Set-Cookie` value that holds the key.
     pub(super) fn cookie(&self, key: &str) -> String {
         format!(
             "{}={key}; Path=/; HttpOnly; SameSite=Strict",
@@ -106,8 +106,9 @@ impl Access {
             && authority.port_u16().unwrap_or(80) == self.port
     }
 
-    /// Whether a request comes from the inspector's own page, or from a program, which sends no origin but a bearer token.
-    fn is_same_origin(&self, headers: &HeaderMap) -> bool {
+    /// Whether a request may change something: it comes from the inspector's own page, or from a program with the key as a bearer
+    /// token, which sends no origin.
+    fn may_change(&self, headers: &HeaderMap) -> bool {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         match (text(header::ORIGIN), text(header::HOST)) {
             (Some(origin), Some(host)) => origin == format!("http://{host}"),
@@ -142,7 +143,7 @@ fn refuse(access: &Access, request: &Request) -> Option<Problem> {
             StatusCode::MISDIRECTED_REQUEST,
             "wrong_host",
             format!(
-                "The inspector answers at `127.0.0.1:{0}` and `localhost:{0}` alone.",
+                "The `Host` has to be `localhost` or a loopback address, with the port {}.",
                 access.port
             ),
         ));
@@ -157,7 +158,7 @@ fn refuse(access: &Access, request: &Request) -> Option<Problem> {
             "This needs the key of the running agent: open the address that `edge-agent inspect` prints.",
         ));
     }
-    if request.method() != Method::GET && !access.is_same_origin(headers) {
+    if request.method() != Method::GET && !access.may_change(headers) {
         return Some(Problem::new(
             StatusCode::FORBIDDEN,
             "other_origin",
@@ -241,7 +242,7 @@ mod tests {
         let access = Access::new(KEY, 4748);
         let host = (header::HOST, "127.0.0.1:4748");
         let of = |origin| headers([host.clone(), (header::ORIGIN, origin)]);
-        assert!(access.is_same_origin(&of("http://127.0.0.1:4748")));
+        assert!(access.may_change(&of("http://127.0.0.1:4748")));
         for origin in [
             "http://127.0.0.1:4747",
             "http://localhost:4748",
@@ -249,12 +250,12 @@ mod tests {
             "http://evil.example",
             "null",
         ] {
-            assert!(!access.is_same_origin(&of(origin)), "{origin}");
+            assert!(!access.may_change(&of(origin)), "{origin}");
         }
         let bearer = (header::AUTHORIZATION, "Bearer 0123");
-        assert!(access.is_same_origin(&headers([host.clone(), bearer.clone()])));
-        assert!(!access.is_same_origin(&headers([host.clone()])));
+        assert!(access.may_change(&headers([host.clone(), bearer.clone()])));
+        assert!(!access.may_change(&headers([host.clone()])));
         let foreign = headers([host, bearer, (header::ORIGIN, "http://evil.example")]);
-        assert!(!access.is_same_origin(&foreign));
+        assert!(!access.may_change(&foreign));
     }
 }

@@ -18,13 +18,13 @@ pub(super) struct Minute {
 }
 
 /// When the first of the minutes before `now` began.
-pub(super) fn since(now: UnixMillis) -> UnixMillis {
+pub(super) fn first_minute(now: UnixMillis) -> UnixMillis {
     (now / MINUTE - (MINUTES as UnixMillis - 1)) * MINUTE
 }
 
 /// The minutes before `now`, the oldest first, from when events were received and how long their last attempts took.
 pub(super) fn minutes(events: &[(UnixMillis, Option<i64>)], now: UnixMillis) -> Vec<Minute> {
-    let since = since(now);
+    let since = first_minute(now);
     let mut minutes: Vec<(u64, Vec<i64>)> = vec![(0, Vec::new()); MINUTES];
     for (received_at, took_ms) in events {
         let at = usize::try_from((received_at - since).div_euclid(MINUTE));
@@ -34,15 +34,18 @@ pub(super) fn minutes(events: &[(UnixMillis, Option<i64>)], now: UnixMillis) -> 
         }
     }
     (minutes.into_iter().zip(0..))
-        .map(|((deliveries, mut times), at)| {
-            times.sort_unstable();
-            Minute {
-                minute: rfc3339(since + at * MINUTE),
-                deliveries,
-                milliseconds: times.get(times.len() / 2).copied(),
-            }
+        .map(|((deliveries, times), at)| Minute {
+            minute: rfc3339(since + at * MINUTE),
+            deliveries,
+            milliseconds: median(times),
         })
         .collect()
+}
+
+/// The median of durations; none of none.
+pub(super) fn median(mut times: Vec<i64>) -> Option<i64> {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
 }
 
 #[cfg(test)]
@@ -58,8 +61,8 @@ mod tests {
             (this - 1, Some(5)),
             (this - 2, Some(1)),
             (this - 3, Some(9)),
-            (since(now), Some(7)),
-            (since(now) - 1, Some(1)),
+            (first_minute(now), Some(7)),
+            (first_minute(now) - 1, Some(1)),
             // The clock was set back.
             (now + 2 * MINUTE, Some(1)),
         ];

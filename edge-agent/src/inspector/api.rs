@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use protocol::clock::parse_rfc3339;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use super::changes::{Change, changes};
 use super::edit::edited;
 use super::problem::Problem;
 use super::status::{InspectorStatus, status_facts};
@@ -41,7 +41,7 @@ pub(super) fn routes() -> Router<Arc<Inspector>> {
         .route("/api/events/{id}/body", get(body))
         .route("/api/events/{id}/replay", post(replay))
         .route("/api/replay", post(replay_all))
-        .route("/api/handler", post(pause))
+        .route("/api/handler", post(set_paused))
         .route("/api/status", get(status))
         .route("/api/stream", get(stream::stream))
         .route("/api/openapi.json", get(description))
@@ -152,14 +152,6 @@ struct Inspected {
     changes: Vec<Change>,
 }
 
-/// One field that an update changed.
-#[derive(Serialize)]
-struct Change {
-    field: String,
-    before: Value,
-    after: Value,
-}
-
 async fn find(inspector: &Inspector, id: &str) -> Answer<Listed> {
     let found = inspector.state.store.find(id).await?;
     found.ok_or_else(|| Problem::no_such_event(id))
@@ -185,33 +177,17 @@ async fn detail(State(inspector): Shared, Path(id): Path<String>) -> Answer<Json
     };
     let detail = Detail::new(listed, &event, attempts);
     let digest = protocol::envelope::digest(&event.body);
+    let changes = changes(&event.body);
     let body = (event.body.len() <= SHOWN_BODY).then_some(event.body);
     let body = body.and_then(|body| String::from_utf8(body).ok());
     Ok(Json(Inspected {
-        changes: body.as_deref().map(changes).unwrap_or_default(),
         detail,
         verdict,
         digest,
         is_intact,
         body,
+        changes,
     }))
-}
-
-/// What an update says that it changed: `updatedFrom` has the values before (Linear Developers, "Data change events").
-fn changes(body: &str) -> Vec<Change> {
-    let mut payload: Value = serde_json::from_str(body).unwrap_or_default();
-    let Some(Value::Object(before)) = payload.get_mut("updatedFrom").map(Value::take) else {
-        return Vec::new();
-    };
-    let changes = before.into_iter().map(|(field, before)| Change {
-        before,
-        after: (payload.get_mut("data"))
-            .and_then(|data| data.get_mut(&field))
-            .map(Value::take)
-            .unwrap_or_default(),
-        field,
-    });
-    changes.collect()
 }
 
 /// The body, byte for byte, as a file.
@@ -234,7 +210,8 @@ async fn body(State(inspector): Shared, Path(id): Path<String>) -> Answer<Respon
     Ok((headers, event.body).into_response())
 }
 
-/// A JSON object, in a request that says that it is one. Such a request of another origin's page would be asked about first.
+/// A JSON object, in a request whose media type says so. A page of another origin cannot send
+/// this media type without a CORS preflight.
 fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8], example: &str) -> Answer<T> {
     let kind = headers
         .get(header::CONTENT_TYPE)
@@ -282,10 +259,19 @@ async fn replay(
     Ok((StatusCode::ACCEPTED, Json(facts)))
 }
 
+/// Which events are handled again: these, or all that have failed.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct All {
-    state: EventState,
+#[serde(untagged, deny_unknown_fields)]
+enum Which {
+    Ids { ids: Vec<String> },
+    State { state: Failed },
+}
+
+/// Handling all other events again would repeat what was done.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Failed {
+    Failed,
 }
 
 #[derive(Serialize)]
@@ -293,21 +279,33 @@ struct Replayed {
     replayed: usize,
 }
 
-/// Has all events of a state handled again.
+/// Has several events handled again, all or none.
 async fn replay_all(
     State(inspector): Shared,
     headers: HeaderMap,
     request: Bytes,
 ) -> Answer<(StatusCode, Json<Replayed>)> {
-    let All { state: of } = parse(&headers, &request, r#"`{"state": "failed"}`"#)?;
-    let filter = Filter {
-        state: Some(of),
-        ..Filter::default()
-    };
+    let example = r#"`{"ids": ["…"]}` or `{"state": "failed"}`"#;
     let state = &inspector.state;
-    let found = state.store.list(filter).await?;
-    let replayed = found.len();
-    let sequences = found.iter().map(|event| event.sequence).collect();
+    let mut sequences = Vec::new();
+    match parse(&headers, &request, example)? {
+        Which::Ids { ids } => {
+            for id in ids {
+                sequences.push(find(&inspector, &id).await?.sequence);
+            }
+        }
+        Which::State {
+            state: Failed::Failed,
+        } => {
+            let filter = Filter {
+                state: Some(EventState::Failed),
+                ..Filter::default()
+            };
+            let failed = state.store.list(filter).await?;
+            sequences.extend(failed.iter().map(|event| event.sequence));
+        }
+    }
+    let replayed = sequences.len();
     state.store.replay(sequences).await?;
     state.replayed.notify_one();
     Ok((StatusCode::ACCEPTED, Json(Replayed { replayed })))
@@ -315,17 +313,17 @@ async fn replay_all(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Pause {
+struct SetPaused {
     paused: bool,
 }
 
-/// Has no event handled until it is resumed, or the agent is started again.
-async fn pause(
+/// Pauses or resumes handling. A new start of the agent resumes it, too.
+async fn set_paused(
     State(inspector): Shared,
     headers: HeaderMap,
     request: Bytes,
 ) -> Answer<Json<InspectorStatus>> {
-    let Pause { paused } = parse(&headers, &request, r#"`{"paused": true}`"#)?;
+    let SetPaused { paused } = parse(&headers, &request, r#"`{"paused": true}`"#)?;
     inspector.state.paused.send_replace(paused);
     inspector.report.change(|status| status.is_paused = paused);
     Ok(Json(status_facts(&inspector).await?))
@@ -337,43 +335,4 @@ async fn status(State(inspector): Shared) -> Answer<Json<InspectorStatus>> {
 
 async fn description() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn an_update_says_what_it_changed() {
-        let body = json!({
-            "updatedFrom": {"title": "a", "labelIds": [], "gone": 1},
-            "data": {"title": "b", "labelIds": ["l"]},
-        });
-        let changes = serde_json::to_value(changes(&body.to_string())).unwrap();
-        let change = |field, before: Value, after: Value| json!({"field": field, "before": before, "after": after});
-        let expected = json!([
-            change("gone", json!(1), Value::Null),
-            change("labelIds", json!([]), json!(["l"])),
-            change("title", json!("a"), json!("b")),
-        ]);
-        assert_eq!(changes, expected);
-        for body in [
-            "{}",
-            "[]",
-            "not JSON",
-            r#"{"updatedFrom":null}"#,
-            r#"{"updatedFrom":[1],"data":{}}"#,
-        ] {
-            assert!(super::changes(body).is_empty(), "{body}");
-        }
-        // Without data there is nothing after.
-        for body in [
-            r#"{"updatedFrom":{"a":1}}"#,
-            r#"{"updatedFrom":{"a":1},"data":"text"}"#,
-        ] {
-            assert_eq!(super::changes(body).len(), 1, "{body}");
-        }
-    }
 }

@@ -28,7 +28,7 @@ const REASONS = {
   mine: 'It does not concern this user, and the filter asks for that.',
   application: 'It was for another application.',
   group: 'Another worker of the group got it.',
-  withheld: 'The membership has to be checked first.',
+  withheld: 'The relay withholds it until the membership is checked.',
 };
 
 const RELAY_STATES = {
@@ -431,7 +431,7 @@ function fillRow(row, event) {
   row.replaceChildren(
     timeOf(event.receivedAt),
     kindElement(event),
-    make('span', { class: 'issue', title: visible(event.title?.slice(0, 1_000) ?? '') },
+    make('span', { title: visible(event.title?.slice(0, 1_000) ?? '') },
       event.identifier === null ? null : outside(event.identifier, 'bdi', { class: 'identifier' }),
       event.editedFrom === null ? null : make('span', { class: 'tag' }, 'edited'), title),
     make('span', {}, stateOf(event.state), event.result === null ? null : outside(event.result.slice(0, 30), 'bdi', { class: 'result' })),
@@ -550,7 +550,6 @@ function factsOf(event) {
     kindElement(event),
     timeOf(event.receivedAt),
     make('span', {}, size(event.size)),
-    event.verdict && !event.verdict.isValid ? make('span', { class: 'bad' }, 'signature not valid') : null,
     event.editedFrom === null ? null : make('span', {}, 'edited copy of ',
       make('button', { type: 'button', class: 'link', click: () => openEvent(event.editedFrom) }, outside(event.editedFrom))),
     outside(event.id, 'code'),
@@ -559,7 +558,7 @@ function factsOf(event) {
 }
 
 function renderAttempts({ tries, state }) {
-  const items = tries.map((attempt, index) => make('li', { class: attempt.outcome },
+  const items = tries.map((attempt, index) => make('li', {},
     make('p', {}, stateOf(attempt.outcome), make('b', {}, `#${index + 1}`),
       attempt.result ? outside(attempt.result, 'bdi', { class: 'result' }) : null,
       outside(attempt.handler, 'code'), timeOf(attempt.at),
@@ -598,7 +597,7 @@ function renderSignature(verdict) {
   const age = verdict.ageSeconds;
   const isAgeKnown = age !== null && age !== undefined;
   byId('signature').replaceChildren(
-    make('p', {}, make('span', { class: `state ${verdict.isValid ? 'done' : 'failed'}` }, verdict.isValid ? 'valid' : 'not valid'),
+    make('p', {}, make('span', { class: `state ${verdict.isValid ? 'done' : 'dropped'}` }, verdict.isValid ? 'valid' : 'not known any more'),
       ' ', outside(verdict.reason)),
     make('p', { class: 'muted' }, verdict.secret ? `Secret: ${visible(verdict.secret)}. ` : 'No secret matches. ',
       isAgeKnown ? `Age at arrival: ${count(age, 'second')}.` : ''),
@@ -781,7 +780,7 @@ function step(by) {
 
 async function replay(event) {
   applyEvent(await post(`${pathOf(event.id)}/replay`));
-  notify('The event is replayed.');
+  notify('The event is handled again.');
 }
 
 async function retryFailed() {
@@ -912,7 +911,7 @@ function renderStatus() {
   byId('address').replaceChildren(...addressFacts(agent));
   byId('handlers').replaceChildren(...handlerFacts(agent.handlers, 2));
   byId('waiting').replaceChildren(...waitingFacts(agent));
-  renderHour(agent.activity);
+  renderHour(agent);
   renderProblems(agent);
   renderFacts('missing', [...missingFacts(agent.atRelay), ...agent.refusals.map(({ at, reason }) => ['Refused', timeOf(at), ' ', outside(reason)])]);
   renderFacts('facts', connectionFacts(agent));
@@ -979,7 +978,7 @@ function renderProblems({ problem, refused, healthy, why, isPaused, clockAheadS,
 }
 
 function missingFacts(atRelay) {
-  if (atRelay === null) return [['Not known', 'The relay has not been asked, or it cannot be asked.']];
+  if (atRelay === null) return [['Not known', 'The relay does not answer, or was not asked yet.']];
   const { withheld, notDelivered, waiting, expired, lastError, types } = atRelay;
   const reasons = Object.entries(notDelivered).filter(([, number]) => number > 0);
   return [
@@ -1003,19 +1002,12 @@ function connectionFacts({ relay, address, tunnel, listen, handlers, pid, starte
   ];
 }
 
-// Returns the median latency of all deliveries: each minute counts as often as it has deliveries.
-function medianOf(activity) {
-  const minutes = activity.filter(({ milliseconds }) => milliseconds !== null).sort((a, b) => a.milliseconds - b.milliseconds);
-  let left = minutes.reduce((sum, minute) => sum + minute.deliveries, 0) / 2;
-  return minutes.find((minute) => (left -= minute.deliveries) <= 0)?.milliseconds ?? null;
-}
-
-function renderHour(activity) {
+function renderHour({ activity, medianMilliseconds }) {
   const deliveries = activity.reduce((sum, minute) => sum + minute.deliveries, 0);
-  const median = medianOf(activity);
-  const words = `${deliveries === 1 ? '1 delivery' : `${grouped(deliveries)} deliveries`} in the last hour${median === null ? '' : `, median ${duration(median)}`}`;
-  byId('hour').replaceChildren(sparkline(activity, words),
-    make('span', { class: 'fact muted', 'aria-hidden': 'true' }, `${grouped(deliveries)} deliveries${median === null ? '' : `, median ${duration(median)}`}`));
+  const number = deliveries === 1 ? '1 delivery' : `${grouped(deliveries)} deliveries`;
+  const median = medianMilliseconds === null ? '' : `, median ${duration(medianMilliseconds)}`;
+  byId('hour').replaceChildren(sparkline(activity, `${number} in the last hour${median}`),
+    make('span', { class: 'fact muted', 'aria-hidden': 'true' }, number + median));
 }
 
 function svg(tag, attributes, ...children) {

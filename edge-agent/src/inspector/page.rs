@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::Inspector;
 use super::problem::Problem;
+use crate::output::warn;
 
 #[derive(Template)]
 #[template(path = "page.html")]
@@ -60,7 +61,7 @@ pub(super) fn routes() -> Router<Arc<Inspector>> {
         })
 }
 
-/// The page, for whoever has the key. The key in the address becomes a cookie at once, in this answer: after a redirect from
+/// The page, if the request has the key. The key in the address becomes a cookie at once, in this answer: after a redirect from
 /// another site's link, a browser would not send it.
 async fn page(
     State(inspector): State<Arc<Inspector>>,
@@ -82,6 +83,10 @@ async fn page(
 fn html(template: &impl Template) -> Response {
     match template.render() {
         Ok(text) => Html(text).into_response(),
-        Err(error) => Problem::from(anyhow::Error::from(error)).into_response(),
+        Err(error) => {
+            warn(format_args!("the inspector: {error}"));
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Problem::new(status, "page_failed", "The page cannot be rendered.").into_response()
+        }
     }
 }

@@ -5,6 +5,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::output::warn;
+
 /// An error answer.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem {
@@ -34,10 +36,11 @@ impl Problem {
     }
 }
 
-/// The store failed.
+/// The store failed. The cause is for the log.
 impl From<anyhow::Error> for Problem {
     fn from(error: anyhow::Error) -> Self {
-        let message = format!("The events cannot be used: {error:#}.");
+        warn(format_args!("the inspector: {error:#}"));
+        let message = "The stored events cannot be read or written: see the agent's log.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", message)
     }
 }

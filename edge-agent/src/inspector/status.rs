@@ -4,7 +4,7 @@ use protocol::clock::rfc3339;
 use serde::Serialize;
 
 use super::Inspector;
-use super::activity::{Minute, minutes, since};
+use super::activity::{Minute, first_minute, median, minutes};
 use crate::facts::StatusFacts;
 use crate::health::why_unhealthy;
 
@@ -17,6 +17,8 @@ pub(super) struct InspectorStatus {
     /// The deliveries that were refused last, the newest first.
     refusals: Vec<Refusal>,
     activity: Vec<Minute>,
+    /// The median of the hour, in milliseconds.
+    median_milliseconds: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -32,7 +34,7 @@ pub(super) async fn status_facts(inspector: &Inspector) -> anyhow::Result<Inspec
     let (events, last_event) = state.store.counts().await?;
     let why = why_unhealthy(Some(&status), Some(&state.store)).await?;
     let now = state.clock.millis();
-    let hour = state.store.handled_since(since(now)).await?;
+    let hour = state.store.durations_since(first_minute(now)).await?;
     let refusals = state.refusals().into_iter().map(|(at, reason)| Refusal {
         at: rfc3339(at),
         reason,
@@ -46,9 +48,10 @@ pub(super) async fn status_facts(inspector: &Inspector) -> anyhow::Result<Inspec
             worker_id: state.registration().map(|r| r.id().to_owned()),
             events,
             last_event: last_event.map(rfc3339),
-            at_relay: inspector.worker.read().await,
+            at_relay: inspector.worker.last(),
         },
         refusals: refusals.collect(),
         activity: minutes(&hour, now),
+        median_milliseconds: median(hour.iter().filter_map(|(_, took_ms)| *took_ms).collect()),
     })
 }

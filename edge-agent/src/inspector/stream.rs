@@ -16,6 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::Inspector;
 use super::status::status_facts;
 use crate::facts::EventFacts;
+use crate::output::warn;
 use crate::report::Status;
 
 /// What changes within this time is told together: an event that is stored, begun and done at once is told once.
@@ -85,7 +86,8 @@ impl Follower {
             sequences.insert(sequence);
         }
         self.has_changed = true;
-        let listed = self.inspector.state.store.listed(sequences).await.ok()?;
+        let listed = self.inspector.state.store.listed(sequences).await;
+        let listed = listed.inspect_err(log).ok()?;
         let events = (listed.into_iter()).map(|event| told("event", &EventFacts::from(event)));
         self.ready.extend(events);
         Some(())
@@ -98,8 +100,7 @@ impl Follower {
         if !is_news && self.looked < LOOKS {
             return;
         }
-        // The store reports its failures itself.
-        if let Ok(facts) = status_facts(&self.inspector).await {
+        if let Ok(facts) = status_facts(&self.inspector).await.inspect_err(log) {
             self.ready.push_back(told("status", &facts));
             (self.looked, self.has_changed, self.last) = (0, false, Some(status));
         }
@@ -108,5 +109,9 @@ impl Follower {
 
 fn told(name: &str, facts: &impl Serialize) -> Event {
     let event = Event::default().event(name);
-    event.json_data(facts).unwrap_or_default()
+    event.json_data(facts).expect("facts are JSON")
+}
+
+fn log(error: &anyhow::Error) {
+    warn(format_args!("the inspector: {error:#}"));
 }

@@ -1,6 +1,6 @@
 //! Why the signature of a stored delivery verifies, or does not any more: which secret, which value, how old.
 
-use protocol::clock::UnixMillis;
+use protocol::clock::UnixSeconds;
 use protocol::signature::{Secret, SignatureError, Signed, verify, verify_form};
 use protocol::signing_secrets::SigningSecrets;
 use serde::Serialize;
@@ -44,14 +44,14 @@ pub(super) fn verdict(secrets: &SigningSecrets, event: &Event) -> Verdict {
         Ok(at) => at,
         Err(error) => return Verdict::without_comparison(&error),
     };
-    let comparisons = comparisons(secrets, signed, &event.body, event.received_at);
+    let comparisons = comparisons(secrets, signed, at, event);
     let matching = comparisons.iter().find(|comparison| comparison.matches);
     let reason = match matching {
         Some(Comparison { value, .. }) => format!(
             "The HMAC-SHA256 of `webhook-id.webhook-timestamp.body` is value {value} of `webhook-signature`."
         ),
-        None => "No value of `webhook-signature` is made with a secret that is still known: the secret was replaced since, or \
-                 what is stored has changed."
+        None => "It was verified when it arrived. No value of `webhook-signature` was made with a secret that is still known: \
+                 the secret has been replaced since, or the stored event has changed."
             .to_owned(),
     };
     Verdict {
@@ -66,13 +66,12 @@ pub(super) fn verdict(secrets: &SigningSecrets, event: &Event) -> Verdict {
 fn comparisons(
     secrets: &SigningSecrets,
     signed: Signed<'_>,
-    body: &[u8],
-    received_at: UnixMillis,
+    at: UnixSeconds,
+    event: &Event,
 ) -> Vec<Comparison> {
     let names = std::iter::once(SecretName::Current).chain(std::iter::repeat(SecretName::Previous));
-    let at = signed.timestamp.parse().unwrap_or_default();
     let mut comparisons = Vec::new();
-    for (name, secret) in names.zip(secrets.valid_at(received_at)) {
+    for (name, secret) in names.zip(secrets.valid_at(event.received_at)) {
         for (value, signature) in (1..).zip(signed.signature.split_ascii_whitespace()) {
             let one = Signed {
                 signature,
@@ -82,7 +81,7 @@ fn comparisons(
             comparisons.push(Comparison {
                 secret: name,
                 value,
-                matches: verify(std::slice::from_ref(secret), one, body, at).is_ok(),
+                matches: verify(std::slice::from_ref(secret), one, &event.body, at).is_ok(),
             });
         }
     }

@@ -295,7 +295,7 @@ impl Store {
     }
 
     /// When each event since a time was received, and how long its last attempt took, the newest first.
-    pub(crate) async fn handled_since(
+    pub(crate) async fn durations_since(
         &self,
         since: UnixMillis,
     ) -> anyhow::Result<Vec<(UnixMillis, Option<i64>)>> {

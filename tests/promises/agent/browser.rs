@@ -342,7 +342,7 @@ async fn is_quiet(browser: &Browser, address: &str) {
         .script("return document.getElementById('notice').textContent")
         .await;
     assert!(
-        ["", "The event is replayed."].contains(&notice.as_str().unwrap()),
+        ["", "The event is handled again."].contains(&notice.as_str().unwrap()),
         "{notice}"
     );
     let console = browser.log("browser").await;

@@ -126,6 +126,15 @@ async fn an_event_is_shown_with_its_attempts_its_verdict_and_what_it_changed() {
     }
     let detail = inspector.get("/api/events/evt_1").await;
     assert_eq!(detail["body"], json!(body));
+    assert_eq!(
+        detail["digest"],
+        protocol::envelope::digest(body.as_bytes())
+    );
+    let signed = detail["headers"].as_array().unwrap();
+    assert!(
+        signed.contains(&json!(["webhook-id", "evt_1"])),
+        "{signed:?}"
+    );
     assert_eq!(detail["isIntact"], true);
     assert_eq!(
         detail["changes"],
@@ -273,26 +282,40 @@ async fn an_event_is_replayed_and_an_edited_copy_goes_to_the_handler_alone() {
 }
 
 #[tokio::test]
-async fn all_that_failed_is_retried_at_once() {
+async fn all_that_failed_is_retried_at_once_and_nothing_else_is() {
     let (relay, home, handler) = with_handler().await;
-    handler.answer([
-        Answer::Status(410),
-        Answer::Status(410),
-        Answer::Status(200),
-    ]);
-    let (agent, inspector) = inspected(&relay, &home, &handler).await;
-    for at in [1, 2] {
-        let body = payload("Issue", &format!("ENG-{at}"), "t");
+    handler.answer([Answer::To("Fails", 500)]);
+    home.write(
+        "edge-agent.toml",
+        format!("[[handler]]\nto = '{}'\nretries = 0\n", handler.port()),
+    );
+    let mut up = Agent::up(&relay, &home);
+    let agent = Agent::start(up.env("EDGE_AGENT_INSPECT", "127.0.0.1:0")).await;
+    let inspector = Inspector::of(&home).await;
+    for (at, title) in [(1, "Fails"), (2, "Fails"), (3, "Works")] {
+        let body = payload("Issue", &format!("ENG-{at}"), title);
         agent.accepts(&home, &format!("evt_{at}"), &body).await;
     }
-    let events = settled(&inspector, 2).await;
-    let state = events[0]["state"].as_str().unwrap().to_owned();
-    let (status, replayed) = inspector.post("/api/replay", json!({"state": state})).await;
+    settled(&inspector, 3).await;
+    assert_eq!(inspector.events("?state=failed").await.len(), 2);
+    handler.answer([Answer::Status(200)]);
+    let failed = json!({"state": "failed"});
+    let (status, replayed) = inspector.post("/api/replay", failed).await;
     assert_eq!(
         (status, replayed),
         (StatusCode::ACCEPTED, json!({"replayed": 2}))
     );
-    handler.wait_for(4).await;
+    settled(&inspector, 3).await;
+    assert_eq!(inspector.events("?state=done").await.len(), 3);
+    assert_eq!(handler.count(), 5);
+    for (request, status, code) in [
+        (json!({"state": "done"}), 400, "invalid_request"),
+        (json!({"ids": ["evt_1", "evt_9"]}), 404, "no_such_event"),
+    ] {
+        let (got, problem) = inspector.post("/api/replay", request).await;
+        assert_eq!((got.as_u16(), &problem["code"]), (status, &json!(code)));
+    }
+    assert_eq!(handler.count(), 5);
     agent.stop().await;
 }
 
@@ -696,6 +719,6 @@ async fn it_is_off_or_elsewhere_if_asked_and_never_beyond_this_machine() {
     for address in ["0.0.0.0:4748", "192.168.0.1:1", "here"] {
         let mut up = Agent::up(&relay, &home);
         let refused = output(up.args(["--inspect", address])).await;
-        refused.exits(2).warns("of this machine alone");
+        refused.exits(2).warns("one of this machine alone");
     }
 }
