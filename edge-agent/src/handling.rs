@@ -177,6 +177,7 @@ impl Scheduler {
     }
 
     fn begin(&mut self, key: String, sequence: i64, is_beside: bool) {
+        self.state.in_hand.lock().insert(sequence);
         let begun = Begun {
             is_stop: self.stops.remove(&key, sequence),
             key,
@@ -219,6 +220,7 @@ impl Scheduler {
 
     fn settle(&mut self, (begun, disposition): (Begun, Disposition)) {
         let Begun { key, sequence, .. } = begun;
+        self.state.in_hand.lock().remove(&sequence);
         if begun.is_stop && !matches!(disposition, Disposition::Settled(_)) {
             self.stops.add(&key, sequence);
         }

@@ -38,6 +38,7 @@ use crate::relay::Relay;
 use crate::report::Report;
 use crate::state::AgentState;
 use access::Access;
+use status::LastCount;
 use worker_reader::WorkerReader;
 
 /// Where nothing else is asked for.
@@ -50,6 +51,7 @@ struct Inspector {
     state: Arc<AgentState>,
     report: Report,
     worker: WorkerReader,
+    counted: LastCount,
     access: Access,
 }
 
@@ -83,16 +85,18 @@ pub(crate) fn serve(
     let address = listener
         .local_addr()
         .context("the inspector has no address")?;
-    let key = digest(Secret::generate().expose().as_bytes());
+    let random = || digest(Secret::generate().expose().as_bytes());
+    let (key, path) = (random(), format!("/{}", &random()[..32]));
     replace(key_file, key.as_bytes()).context("cannot write the key of the inspector")?;
     let inspector = Arc::new(Inspector {
         state: Arc::clone(state),
         report: report.clone(),
+        counted: LastCount::default(),
         worker: WorkerReader::new(relay.clone(), Arc::clone(state)),
-        access: Access::new(&key, address.port()),
+        access: Access::new(&key, path.clone(), address.port()),
     });
-    report.change(|status| status.inspector = Some(format!("http://{address}/")));
-    let router = access::guard(api::routes().merge(page::routes()), &inspector)
+    report.change(|status| status.inspector = Some(format!("http://{address}{path}/")));
+    let router = access::guard(page::routes(&path, api::routes()), &inspector)
         .with_state(Arc::clone(&inspector));
     let service = move |_| TowerToHyperService::new(router.clone());
     Ok(tokio::spawn(async move {

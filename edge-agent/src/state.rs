@@ -33,6 +33,8 @@ pub(crate) struct AgentState {
     pub(crate) stored: Notify,
     /// Events that were settled are to be handled again.
     pub(crate) replayed: Notify,
+    /// The events that are being handled.
+    pub(crate) in_hand: Mutex<BTreeSet<i64>>,
     /// Whether no event is handled until that is resumed.
     pub(crate) paused: watch::Sender<bool>,
     /// The mailbox is not empty.
@@ -65,6 +67,7 @@ impl AgentState {
             shutdown: CancellationToken::new(),
             stored: Notify::new(),
             replayed: Notify::new(),
+            in_hand: Mutex::default(),
             paused: watch::Sender::new(false),
             mail_waits: Notify::new(),
             withheld: Notify::new(),

@@ -68,7 +68,10 @@ const MIGRATIONS: [&str; 2] = [
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     writer: Writer,
+    /// For what the handling of events waits for.
     reader: Arc<Mutex<Connection>>,
+    /// For people, whose searches take longer.
+    searcher: Arc<Mutex<Connection>>,
     changes: broadcast::Sender<i64>,
 }
 
@@ -84,11 +87,30 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+fn open_read_only(path: &Path) -> rusqlite::Result<Arc<Mutex<Connection>>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    Ok(Arc::new(Mutex::new(connection)))
+}
+
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
+}
+
+async fn read_with<T: Send + 'static>(
+    connection: &Arc<Mutex<Connection>>,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let connection = Arc::clone(connection);
+    tokio::task::spawn_blocking(move || {
+        work(&connection.lock().unwrap_or_else(PoisonError::into_inner))
+    })
+    .await?
+    .context("cannot read the stored events")
 }
 
 /// Brings a file of an earlier version to this one's, if `migrates`.
@@ -175,17 +197,20 @@ impl Store {
 
     /// Opens the file to read it alone, which needs no room on the disk.
     pub(crate) fn open_to_read(path: &Path) -> anyhow::Result<Self> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connect = || {
-            let connection = Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(std::time::Duration::from_secs(10))?;
-            verify_current(verify_version(&connection)?)?;
-            anyhow::Ok(Arc::new(Mutex::new(connection)))
+            let connection = open_read_only(path)?;
+            let version = {
+                let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                verify_version(&connection)?
+            };
+            verify_current(version)?;
+            anyhow::Ok(connection)
         };
         let connection =
             connect().with_context(|| format!("cannot open the events in `{}`", path.display()))?;
         Ok(Self {
             writer: Writer::Here(Arc::clone(&connection)),
+            searcher: Arc::clone(&connection),
             reader: connection,
             changes: broadcast::Sender::new(1),
         })
@@ -210,10 +235,8 @@ impl Store {
         }
         Ok(Self {
             writer: Writer::start(connection)?,
-            reader: Arc::new(Mutex::new(Connection::open_with_flags(
-                path,
-                OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-            )?)),
+            reader: open_read_only(path)?,
+            searcher: open_read_only(path)?,
             changes: broadcast::Sender::new(CHANGES),
         })
     }
@@ -225,6 +248,7 @@ impl Store {
         let connection = Arc::new(Mutex::new(connection));
         Ok(Self {
             writer: Writer::Here(Arc::clone(&connection)),
+            searcher: Arc::clone(&connection),
             reader: connection,
             changes: broadcast::Sender::new(CHANGES),
         })
@@ -246,12 +270,15 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let connection = Arc::clone(&self.reader);
-        tokio::task::spawn_blocking(move || {
-            work(&connection.lock().unwrap_or_else(PoisonError::into_inner))
-        })
-        .await?
-        .context("cannot read the stored events")
+        read_with(&self.reader, work).await
+    }
+
+    /// As [`Self::read`], and nothing that handles events waits for it.
+    async fn search<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        read_with(&self.searcher, work).await
     }
 
     async fn write<T: Send + 'static>(

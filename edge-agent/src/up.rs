@@ -92,6 +92,8 @@ struct Daemon {
     report: Report,
     config: watch::Sender<Arc<Config>>,
     receiver: JoinHandle<()>,
+    inspector: Option<JoinHandle<()>>,
+    /// Stops the inspector, too.
     stop_receiver: CancellationToken,
     handling: JoinHandle<anyhow::Result<()>>,
     membership: JoinHandle<Result<(), Failure>>,
@@ -193,9 +195,7 @@ impl Daemon {
             tokio::spawn(prune(Arc::clone(&state), config.subscribe())),
         ];
         let stop = stop_receiver.clone();
-        background.extend(inspect(
-            inspector, directory, &state, &report, &relay, stop,
-        )?);
+        let inspector = inspect(inspector, directory, &state, &report, &relay, stop)?;
         if let Some(program) = program {
             background.push(open_tunnel(Tunnel {
                 program,
@@ -208,6 +208,7 @@ impl Daemon {
         }
         Ok(Self {
             receiver: tokio::spawn(receiver),
+            inspector,
             stop_receiver,
             handling: spawn_handling(&state, &report, &config),
             membership: tokio::spawn(membership.keep()),
@@ -272,6 +273,9 @@ impl Daemon {
         }
         self.stop_receiver.cancel();
         let _ = self.receiver.await;
+        if let Some(inspector) = self.inspector {
+            let _ = inspector.await;
+        }
         self.report.end();
     }
 }

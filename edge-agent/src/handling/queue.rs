@@ -37,11 +37,11 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Adds an event, unless it is there already.
+    /// Adds an event. One that is there already is due at the earlier of both times: it may have been replayed.
     pub(super) fn add(&mut self, event: Waiting) {
         let queue = self.keys.entry(event.ordering_key.clone()).or_default();
-        // A known event may be being handled, and keeps its time.
-        queue.events.entry(event.sequence).or_insert(event.due_at);
+        let due_at = queue.events.entry(event.sequence).or_insert(event.due_at);
+        *due_at = event.due_at.min(*due_at);
         if let (false, Some((due_at, sequence))) = (queue.is_blocked, queue.oldest())
             && sequence == event.sequence
         {

@@ -40,13 +40,16 @@ const HEADERS: [(HeaderName, &str); 6] = [
 pub(super) struct Access {
     /// SHA-256 of the key: how long a comparison of digests takes says nothing about the key.
     digest: String,
+    /// The path of this run, without a slash at its end.
+    path: String,
     port: u16,
 }
 
 impl Access {
-    pub(super) fn new(key: &str, port: u16) -> Self {
+    pub(super) fn new(key: &str, path: String, port: u16) -> Self {
         Self {
             digest: digest(key.as_bytes()),
+            path,
             port,
         }
     }
@@ -55,16 +58,18 @@ impl Access {
         digest(key.as_bytes()) == self.digest
     }
 
-    /// Ports of one host share their cookies (RFC 6265, section 8.5), so that each agent has its own name.
+    /// Each agent of this machine has its own.
     fn cookie_name(&self) -> String {
         format!("edge-agent-{}", self.port)
     }
 
-    /// The `Set-Cookie` value that holds the key.
+    /// The `Set-Cookie` value that holds the key. Ports of one host share their cookies (RFC 6265, section 8.5): a server at
+    /// another port gets it only if the browser asks that one for the path of this run, which nobody else knows.
     pub(super) fn cookie(&self, key: &str) -> String {
         format!(
-            "{}={key}; Path=/; HttpOnly; SameSite=Strict",
-            self.cookie_name()
+            "{}={key}; Path={}/; HttpOnly; SameSite=Strict",
+            self.cookie_name(),
+            self.path
         )
     }
 
@@ -148,7 +153,8 @@ fn refuse(access: &Access, request: &Request) -> Option<Problem> {
             ),
         ));
     }
-    if !request.uri().path().starts_with("/api/") {
+    let path = request.uri().path().strip_prefix(&access.path);
+    if !path.is_some_and(|path| path.starts_with("/api/")) {
         return None;
     }
     if !access.has_key(headers) {
@@ -158,7 +164,7 @@ fn refuse(access: &Access, request: &Request) -> Option<Problem> {
             "This needs the key of the running agent: open the address that `edge-agent inspect` prints.",
         ));
     }
-    if request.method() != Method::GET && !access.may_change(headers) {
+    if ![Method::GET, Method::HEAD].contains(request.method()) && !access.may_change(headers) {
         return Some(Problem::new(
             StatusCode::FORBIDDEN,
             "other_origin",
@@ -184,7 +190,7 @@ mod tests {
 
     #[test]
     fn only_names_of_loopback_with_the_port_are_answered() {
-        let access = Access::new(KEY, 4748);
+        let access = Access::new(KEY, "/run".to_owned(), 4748);
         for (host, expected) in [
             ("127.0.0.1:4748", true),
             ("localhost:4748", true),
@@ -217,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_key_is_a_cookie_of_this_port_or_a_bearer_token() {
-        let access = Access::new(KEY, 4748);
+        let access = Access::new(KEY, "/run".to_owned(), 4748);
         for (name, value, expected) in [
             (header::COOKIE, "edge-agent-4748=0123", true),
             (header::COOKIE, "a=b; edge-agent-4748=0123; c=d", true),
@@ -239,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_change_needs_the_same_origin_or_a_bearer_token() {
-        let access = Access::new(KEY, 4748);
+        let access = Access::new(KEY, "/run".to_owned(), 4748);
         let host = (header::HOST, "127.0.0.1:4748");
         let of = |origin| headers([host.clone(), (header::ORIGIN, origin)]);
         assert!(access.may_change(&of("http://127.0.0.1:4748")));

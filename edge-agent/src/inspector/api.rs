@@ -28,8 +28,10 @@ const LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 500;
 /// The largest body that is in an answer as text. Larger ones are for `GET /api/events/{id}/body`.
 const SHOWN_BODY: usize = 1024 * 1024;
-/// The largest request: a body that is edited, as a JSON string with escapes.
-const MAX_REQUEST: usize = 2 * 10_000_000;
+/// The largest edited body: as large as a delivery may be.
+const MAX_BODY: usize = 10_000_000;
+/// The largest request: an edited body as a JSON string with escapes.
+const MAX_REQUEST: usize = 2 * MAX_BODY;
 
 type Shared = State<Arc<Inspector>>;
 type Answer<T> = Result<T, Problem>;
@@ -243,11 +245,18 @@ async fn replay(
     let state = &inspector.state;
     let listed = find(&inspector, &id).await?;
     let id = if request.is_empty() {
-        state.store.replay(vec![listed.sequence]).await?;
-        state.replayed.notify_one();
+        replay_stored(&inspector, vec![listed.sequence]).await?;
         id
     } else {
         let Edit { body } = parse(&headers, &request, r#"`{"body": "…"}`, or nothing"#)?;
+        if body.len() > MAX_BODY {
+            let message = format!("An event has {MAX_BODY} bytes at most.");
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                message,
+            ));
+        }
         let Content { event, .. } = content(&inspector, &listed).await?;
         let copy = edited(event, body, state.clock.millis());
         let id = copy.id.clone();
@@ -257,6 +266,25 @@ async fn replay(
     };
     let facts = find(&inspector, &id).await?.into();
     Ok((StatusCode::ACCEPTED, Json(facts)))
+}
+
+/// What is being handled is recorded at its end, and would not be handled again.
+async fn replay_stored(inspector: &Inspector, sequences: Vec<i64>) -> Answer<()> {
+    let state = &inspector.state;
+    let is_in_hand = {
+        let in_hand = state.in_hand.lock();
+        sequences.iter().any(|sequence| in_hand.contains(sequence))
+    };
+    if is_in_hand {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "being_handled",
+            "An event is being handled now: try again when its attempt has ended.",
+        ));
+    }
+    state.store.replay(sequences).await?;
+    state.replayed.notify_one();
+    Ok(())
 }
 
 /// Which events are handled again: these, or all that have failed.
@@ -306,8 +334,7 @@ async fn replay_all(
         }
     }
     let replayed = sequences.len();
-    state.store.replay(sequences).await?;
-    state.replayed.notify_one();
+    replay_stored(&inspector, sequences).await?;
     Ok((StatusCode::ACCEPTED, Json(Replayed { replayed })))
 }
 

@@ -37,7 +37,7 @@ pub(super) fn edited(event: Event, body: String, now: UnixMillis) -> Event {
 
 fn headers(headers: Headers, id: &str, original: &str) -> Headers {
     let kept = (headers.0.into_iter()).filter_map(|(name, value)| match name.as_str() {
-        WEBHOOK_SIGNATURE | LINEAR_SIGNATURE => None,
+        WEBHOOK_SIGNATURE | LINEAR_SIGNATURE | EDGE_EDITED_FROM | "content-length" => None,
         WEBHOOK_ID | LINEAR_DELIVERY => Some((name, id.into())),
         _ => Some((name, value)),
     });
@@ -77,6 +77,22 @@ mod tests {
         assert_eq!((of(WEBHOOK_SIGNATURE), of(LINEAR_SIGNATURE)), (None, None));
         assert_eq!(of(EDGE_EDITED_FROM), Some("evt_1"));
         assert_eq!(of("linear-event"), Some("Issue"));
+        let again = edited(
+            Event {
+                id: copy.id.clone(),
+                headers: copy.headers.clone(),
+                ..original.clone()
+            },
+            body.to_owned(),
+            8,
+        );
+        let from: Vec<_> = (again.headers.0.iter())
+            .filter(|(name, _)| name == EDGE_EDITED_FROM)
+            .collect();
+        assert_eq!(
+            from,
+            [&(EDGE_EDITED_FROM.to_owned(), copy.id.clone().into_bytes())]
+        );
         let text = edited(original.clone(), "not JSON".to_owned(), 7);
         assert_eq!(
             (text.kind, text.ordering_key),

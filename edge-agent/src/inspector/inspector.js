@@ -18,6 +18,7 @@ const BRANCH_PAGE = 200;
 const MATCHES_MAX = 10_000;
 const ARGUMENT_MAX_BYTES = 100_000;
 const RECONNECT_MAX_MS = 30_000;
+const ANSWER_MS = 30_000;
 const DEFAULT_TARGET = 'http://127.0.0.1:3000/';
 const NOT_FORWARDED = new Set(['host', 'content-length', 'connection', 'transfer-encoding', 'accept-encoding', 'keep-alive', 'te',
   'trailer', 'upgrade', 'expect']);
@@ -43,7 +44,7 @@ const list = {
   arrivedDuringLoad: [], problem: 'Loading…', selected: null, unseen: 0, rowsAbove: 0, isDue: false, elements: new Map(),
 };
 const pane = { id: null, event: null, load: null, tree: null, matches: [], match: -1, earlierBefore: 0 };
-const stream = { delayMs: 1_000, isReachable: true };
+const stream = { delayMs: 1_000, isReachable: true, source: null };
 let agent = null;
 
 const byId = (id) => document.getElementById(id);
@@ -153,7 +154,8 @@ function stateOf(word) {
 async function api(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, options);
+    const signals = [options.signal, AbortSignal.timeout(ANSWER_MS)].filter(Boolean);
+    response = await fetch(path, { ...options, signal: AbortSignal.any(signals) });
   } catch (error) {
     throw error.name === 'AbortError' ? error : new Error('The agent does not answer.');
   }
@@ -168,7 +170,7 @@ function post(path, content) {
   return api(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
 }
 
-const pathOf = (id) => `/api/events/${encodeURIComponent(id)}`;
+const pathOf = (id) => `api/events/${encodeURIComponent(id)}`;
 
 // Runs what a reader asked for, and shows why it failed.
 async function act(action) {
@@ -193,24 +195,44 @@ function setLocked(isLocked) {
   for (const id of ['strip', 'pause']) byId(id).hidden = isLocked || agent === null;
 }
 
+// A browser opens six connections to a host at most, so that a tab that nobody sees has none.
 function connect() {
-  const source = new EventSource('/api/stream');
+  if (document.hidden || stream.source) return;
+  const source = new EventSource('api/stream');
+  stream.source = source;
   source.addEventListener('open', () => {
     stream.delayMs = 1_000;
     setReachable(true);
     setLocked(false);
-    loadFirst();
+    reload();
   });
+  source.addEventListener('reload', reload);
   source.addEventListener('event', (message) => applyEvent(JSON.parse(message.data)));
   source.addEventListener('status', (message) => applyStatus(JSON.parse(message.data)));
   source.addEventListener('error', () => {
     setReachable(false);
     if (source.readyState !== EventSource.CLOSED) return;
+    stream.source = null;
     setTimeout(connect, stream.delayMs);
     stream.delayMs = Math.min(stream.delayMs * 2, RECONNECT_MAX_MS);
     // An EventSource does not reveal a status; this request shows whether the key is missing.
-    api('/api/status').catch(() => {});
+    api('api/status').catch(() => {});
   });
+}
+
+function followVisibility() {
+  if (!document.hidden) {
+    connect();
+    return;
+  }
+  stream.source?.close();
+  stream.source = null;
+}
+
+// Reads again what may have changed while nobody told.
+function reload() {
+  loadFirst();
+  if (pane.id) refreshPane();
 }
 
 function setReachable(isReachable) {
@@ -281,7 +303,7 @@ function debounced(action, milliseconds) {
 
 function page(parameters, signal) {
   const query = new URLSearchParams(Object.entries({ ...list.filter, ...parameters }).filter(([, value]) => value));
-  return api(`/api/events?${query}`, { signal });
+  return api(`api/events?${query}`, { signal });
 }
 
 async function loadFirst(isNewFilter = false) {
@@ -321,7 +343,7 @@ async function loadOlder() {
   list.isLoadingOlder = true;
   const { filter, events } = list;
   try {
-    const answer = await page({ limit: NEXT_PAGE, before: events.at(-1).sequence });
+    const answer = await page({ limit: NEXT_PAGE, before: events.at(-1)?.sequence });
     if (list.filter !== filter || list.events !== events) return;
     events.push(...answer.events);
     list.more = answer.more && events.length < EVENTS_MAX;
@@ -608,7 +630,7 @@ function renderSignature(verdict) {
 async function loadEarlier() {
   const { event } = pane;
   const query = new URLSearchParams({ key: event.key, before: pane.earlierBefore, limit: 20 });
-  const answer = await api(`/api/events?${query}`);
+  const answer = await api(`api/events?${query}`);
   if (pane.event?.id !== event.id) return;
   pane.earlierBefore = answer.events.at(-1)?.sequence ?? 0;
   byId('earlier').append(...answer.events.map((earlier) => make('li', {}, make('button', { type: 'button', click: () => openEvent(earlier.id, true) },
@@ -784,7 +806,7 @@ async function replay(event) {
 }
 
 async function retryFailed() {
-  const { replayed } = await post('/api/replay', { state: 'failed' });
+  const { replayed } = await post('api/replay', { state: 'failed' });
   notify(`${count(replayed, 'event')} ${replayed === 1 ? 'is' : 'are'} replayed.`);
 }
 
@@ -1138,7 +1160,7 @@ function listenPane() {
 }
 
 function listenAgent() {
-  on('pause', 'click', () => act(async () => applyStatus(await post('/api/handler', { paused: !agent.isPaused }))));
+  on('pause', 'click', () => act(async () => applyStatus(await post('api/handler', { paused: !agent.isPaused }))));
   on('retry-failed', 'click', () => act(retryFailed));
   on('show-help', 'click', () => byId('help').showModal());
   on('edit-text', 'input', debounced(checkEdit, 300));
@@ -1164,6 +1186,7 @@ function start() {
   });
   setInterval(() => { if (agent) byId('relay').replaceChildren(...relayFacts(agent)); }, 10_000);
   readFragment();
+  document.addEventListener('visibilitychange', followVisibility);
   connect();
 }
 

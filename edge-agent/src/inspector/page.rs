@@ -31,33 +31,30 @@ struct Key {
     key: Option<String>,
 }
 
-pub(super) fn routes() -> Router<Arc<Inspector>> {
+/// The routes: the page, its files and the interface, all under the path of this run.
+pub(super) fn routes(path: &str, interface: Router<Arc<Inspector>>) -> Router<Arc<Inspector>> {
     let file = |kind: &'static str, text: &'static str| {
         get(async move || ([(header::CONTENT_TYPE, kind)], text))
     };
+    let script = file(
+        "text/javascript; charset=utf-8",
+        include_str!("inspector.js"),
+    );
+    let style = file("text/css; charset=utf-8", include_str!("inspector.css"));
+    let icon = file("image/svg+xml", include_str!("favicon.svg"));
+    let files = Router::new()
+        .route("/inspector.js", script)
+        .route("/inspector.css", style.clone())
+        .route("/favicon.svg", icon.clone());
     Router::new()
-        .route("/", get(page))
-        .route(
-            "/inspector.js",
-            file(
-                "text/javascript; charset=utf-8",
-                include_str!("inspector.js"),
-            ),
-        )
-        .route(
-            "/inspector.css",
-            file("text/css; charset=utf-8", include_str!("inspector.css")),
-        )
-        .route(
-            "/favicon.svg",
-            file("image/svg+xml", include_str!("favicon.svg")),
-        )
+        .route(&format!("{path}/"), get(page))
+        .nest(path, files.merge(interface))
+        .route("/", get(locked))
+        .route("/inspector.css", style)
+        .route("/favicon.svg", icon)
         .fallback(async || {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "There is nothing at this path.",
-            )
+            let status = StatusCode::NOT_FOUND;
+            Problem::new(status, "not_found", "There is nothing at this path.")
         })
 }
 
@@ -77,6 +74,11 @@ async fn page(
     if access.has_key(&headers) {
         return html(&Page { version });
     }
+    locked().await
+}
+
+async fn locked() -> Response {
+    let version = crate::VERSION;
     (StatusCode::UNAUTHORIZED, html(&Locked { version })).into_response()
 }
 

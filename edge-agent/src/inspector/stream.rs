@@ -11,10 +11,10 @@ use futures::Stream;
 use futures::stream::unfold;
 use serde::Serialize;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::Inspector;
-use super::status::status_facts;
+use super::status::{KEPT, status_facts};
 use crate::facts::EventFacts;
 use crate::output::warn;
 use crate::report::Status;
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After how many looks the status is told in any case: the hour moves on, and the relay may know something new.
 const LOOKS: u32 = 15;
 
-/// `GET /api/stream`. It ends when its reader is too far behind: whoever connects again reads the list again.
+/// `GET /api/stream`. Too many changes at once are told as `reload`: whoever gets it reads the list again.
 pub(super) async fn stream(
     State(inspector): State<Arc<Inspector>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
@@ -38,7 +38,7 @@ pub(super) async fn stream(
         looks,
         looked: 0,
         last: None,
-        has_changed: true,
+        changed_at: Some(Instant::now()),
         ready: VecDeque::new(),
     };
     let events = unfold(follower, async |mut follower| {
@@ -57,8 +57,8 @@ struct Follower {
     looked: u32,
     /// The status that was told last.
     last: Option<Status>,
-    /// Whether an event has changed since the status was told.
-    has_changed: bool,
+    /// When an event has changed that the status, as it was told, may not count.
+    changed_at: Option<Instant>,
     ready: VecDeque<Event>,
 }
 
@@ -72,7 +72,11 @@ impl Follower {
                 () = self.inspector.state.shutdown.cancelled() => return None,
                 changed = self.changes.recv() => match changed {
                     Ok(sequence) => self.tell_events(sequence).await?,
-                    Err(RecvError::Lagged(_) | RecvError::Closed) => return None,
+                    Err(RecvError::Lagged(_)) => {
+                        let event = Event::default().event("reload").data("{}");
+                        self.ready.push_back(event);
+                    }
+                    Err(RecvError::Closed) => return None,
                 },
                 _ = self.looks.tick() => self.tell_status().await,
             }
@@ -85,7 +89,7 @@ impl Follower {
         while let Ok(sequence) = self.changes.try_recv() {
             sequences.insert(sequence);
         }
-        self.has_changed = true;
+        self.changed_at = Some(Instant::now());
         let listed = self.inspector.state.store.listed(sequences).await;
         let listed = listed.inspect_err(log).ok()?;
         let events = (listed.into_iter()).map(|event| told("event", &EventFacts::from(event)));
@@ -96,13 +100,15 @@ impl Follower {
     async fn tell_status(&mut self) {
         self.looked += 1;
         let status = self.inspector.report.status();
-        let is_news = self.has_changed || self.last.as_ref() != Some(&status);
+        let is_news = self.changed_at.is_some() || self.last.as_ref() != Some(&status);
         if !is_news && self.looked < LOOKS {
             return;
         }
         if let Ok(facts) = status_facts(&self.inspector).await.inspect_err(log) {
             self.ready.push_back(told("status", &facts));
-            (self.looked, self.has_changed, self.last) = (0, false, Some(status));
+            // What was counted just before the change may have been told.
+            self.changed_at = self.changed_at.filter(|at| at.elapsed() <= KEPT);
+            (self.looked, self.last) = (0, Some(status));
         }
     }
 }

@@ -88,6 +88,31 @@ const LISTED: &str = "
     FROM event e JOIN content c USING (sequence)
     LEFT JOIN attempt a ON a.rowid = (SELECT max(rowid) FROM attempt WHERE sequence = e.sequence)";
 
+/// What a search looks at: nothing but the events themselves.
+const NAMED: &str = "SELECT e.sequence, e.id, e.type, e.action, e.identifier, e.title FROM event e";
+
+/// The names of an event.
+struct Named {
+    id: String,
+    kind: String,
+    action: String,
+    subject: Subject,
+}
+
+impl Named {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(1)?,
+            kind: row.get(2)?,
+            action: row.get(3)?,
+            subject: Subject {
+                identifier: row.get(4)?,
+                title: row.get(5)?,
+            },
+        })
+    }
+}
+
 fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
     Ok(Listed {
         sequence: row.get(0)?,
@@ -113,7 +138,7 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
 
 impl Filter {
     /// Whether an event has the text and the type.
-    fn wants(&self, event: &Listed) -> bool {
+    fn wants(&self, event: &Named) -> bool {
         let has_type = self.pattern.as_ref().is_none_or(|pattern| {
             let patterns = std::slice::from_ref(pattern);
             protocol::capability::wanted(Some(patterns), &event.kind, &event.action)
@@ -122,7 +147,7 @@ impl Filter {
     }
 }
 
-impl Listed {
+impl Named {
     fn has_text(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         let named = name(&self.kind, &self.action);
@@ -216,7 +241,7 @@ impl Store {
 
     /// Events in the order in which they were stored.
     pub(crate) async fn list(&self, filter: Filter) -> anyhow::Result<Vec<Listed>> {
-        self.read(move |connection| {
+        self.search(move |connection| {
             let mut conditions = vec!["1".to_owned()];
             let mut values: Vec<Box<dyn ToSql>> = Vec::new();
             if let Some(id) = &filter.id {
@@ -246,22 +271,19 @@ impl Store {
                 values.push(Box::new(after));
             }
             let mut read = connection.prepare(&format!(
-                "{LISTED} WHERE {} ORDER BY e.sequence DESC",
+                "{NAMED} WHERE {} ORDER BY e.sequence DESC",
                 conditions.join(" AND ")
             ))?;
             let values: Vec<&dyn ToSql> = values.iter().map(AsRef::as_ref).collect();
             let mut rows = read.query(values.as_slice())?;
+            let mut load = connection.prepare_cached(&format!("{LISTED} WHERE e.sequence = ?"))?;
+            let limit = filter.limit.unwrap_or(u32::MAX) as usize;
             let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                let event = listed(row)?;
-                if filter.wants(&event) {
-                    found.push(event);
-                }
-                if filter
-                    .limit
-                    .is_some_and(|limit| found.len() >= limit as usize)
-                {
-                    break;
+            while found.len() < limit
+                && let Some(row) = rows.next()?
+            {
+                if filter.wants(&Named::read(row)?) {
+                    found.extend(load.query_row([row.get::<_, i64>(0)?], listed).optional()?);
                 }
             }
             found.reverse();
@@ -273,7 +295,7 @@ impl Store {
     /// The event with this id.
     pub(crate) async fn find(&self, id: &str) -> anyhow::Result<Option<Listed>> {
         let id = id.to_owned();
-        self.read(move |connection| {
+        self.search(move |connection| {
             (connection.prepare_cached(&format!("{LISTED} WHERE e.id = ?"))?)
                 .query_row([id], listed)
                 .optional()
@@ -283,7 +305,7 @@ impl Store {
 
     /// These events, as far as they are there.
     pub(crate) async fn listed(&self, sequences: BTreeSet<i64>) -> anyhow::Result<Vec<Listed>> {
-        self.read(move |connection| {
+        self.search(move |connection| {
             let mut read = connection.prepare_cached(&format!("{LISTED} WHERE e.sequence = ?"))?;
             let mut found = Vec::new();
             for sequence in sequences {
@@ -299,7 +321,7 @@ impl Store {
         &self,
         since: UnixMillis,
     ) -> anyhow::Result<Vec<(UnixMillis, Option<i64>)>> {
-        self.read(move |connection| {
+        self.search(move |connection| {
             let mut read = connection.prepare_cached(
                 "SELECT received_at, (SELECT took FROM attempt a WHERE a.sequence = e.sequence ORDER BY a.rowid DESC LIMIT 1)
                  FROM event e ORDER BY sequence DESC",
@@ -314,7 +336,7 @@ impl Store {
 
     /// The attempts at an event, the first one first.
     pub(crate) async fn attempts(&self, sequence: i64) -> anyhow::Result<Vec<Attempt>> {
-        self.read(move |connection| {
+        self.search(move |connection| {
             let mut read = connection.prepare_cached(
                 "SELECT at, took, handler, outcome, result, answer FROM attempt WHERE sequence = ? ORDER BY rowid",
             )?;
@@ -335,7 +357,7 @@ impl Store {
 
     /// The last attempt of each handler: its name, the outcome and the result.
     pub(crate) async fn last_attempts(&self) -> anyhow::Result<Vec<(String, String, String)>> {
-        self.read(|connection| {
+        self.search(|connection| {
             // A column beside max() is of the row with the maximum (SQLite, "SELECT", bare columns in an aggregate query).
             let mut read = connection.prepare_cached(
                 "SELECT handler, outcome, result, max(rowid) FROM attempt WHERE outcome != 'begun' GROUP BY handler",
@@ -348,7 +370,7 @@ impl Store {
 
     /// How many events there are of each state, and when the last one was received.
     pub(crate) async fn counts(&self) -> anyhow::Result<(Counts, Option<i64>)> {
-        self.read(|connection| {
+        self.search(|connection| {
             let mut counts = Counts::default();
             let mut read =
                 connection.prepare_cached("SELECT state, count(*) FROM event GROUP BY state")?;

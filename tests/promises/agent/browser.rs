@@ -41,8 +41,10 @@ impl Drop for Browser {
             self.session.path()
         );
         if let Ok(mut driver) = TcpStream::connect((host, port)) {
+            let _ = driver.set_read_timeout(Some(Duration::from_secs(10)));
             let _ = driver.write_all(request.as_bytes());
-            let _ = driver.read_to_end(&mut Vec::new());
+            // It answers once the browser has ended.
+            let _ = driver.read(&mut [0; 512]);
         }
     }
 }

@@ -16,7 +16,7 @@ const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror=aler
 /// The inspector of a running agent.
 struct Inspector {
     client: Client,
-    /// `http://127.0.0.1:<port>`
+    /// `http://127.0.0.1:<port>/<path of the run>`
     address: String,
     key: String,
 }
@@ -69,8 +69,12 @@ impl Inspector {
     }
 
     fn cookie(&self) -> String {
-        let port = self.address.rsplit(':').next().unwrap();
+        let port = self.origin().rsplit(':').next().unwrap();
         format!("edge-agent-{port}={}", self.key)
+    }
+
+    fn origin(&self) -> &str {
+        self.address.rsplit_once('/').unwrap().0
     }
 }
 
@@ -320,6 +324,35 @@ async fn all_that_failed_is_retried_at_once_and_nothing_else_is() {
 }
 
 #[tokio::test]
+async fn a_replay_does_not_wait_for_a_retry_and_none_is_lost_while_an_event_is_handled() {
+    let (relay, home, handler) = with_handler().await;
+    let slow = Answer::Slow(Duration::from_secs(3), 200);
+    handler.answer([Answer::Status(500), Answer::Status(500), slow]);
+    let (agent, inspector) = inspected(&relay, &home, &handler).await;
+    agent
+        .accepts(&home, "evt_1", &payload("Issue", "ENG-1", "t"))
+        .await;
+    // The next retry is five seconds away.
+    until("it has failed twice", async || {
+        inspector.events("").await[0]["attempts"] == 2
+    })
+    .await;
+    let began = std::time::Instant::now();
+    assert_eq!(inspector.replay("evt_1").await.0, StatusCode::ACCEPTED);
+    handler.wait_for(3).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "{began:?}");
+    let (status, problem) = inspector.replay("evt_1").await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (409, &json!("being_handled"))
+    );
+    settled(&inspector, 1).await;
+    assert_eq!(inspector.replay("evt_1").await.0, StatusCode::ACCEPTED);
+    handler.wait_for(4).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_paused_handler_gets_nothing_until_it_is_resumed() {
     let (relay, home, handler) = with_handler().await;
     let (agent, inspector) = inspected(&relay, &home, &handler).await;
@@ -445,10 +478,15 @@ async fn nothing_is_answered_without_the_key_but_the_page_that_says_so() {
     let path = format!("/?key={}", inspector.key);
     let answer = inspector.bare(Method::GET, &path).send().await.unwrap();
     let cookie = answer.headers()[SET_COOKIE].to_str().unwrap().to_owned();
-    assert_eq!(
-        cookie,
-        format!("{}; Path=/; HttpOnly; SameSite=Strict", inspector.cookie())
-    );
+    assert_eq!(cookie, {
+        // A server at another port of this host does not get it.
+        let path = inspector.address.rsplit('/').next().unwrap();
+        assert_eq!(path.len(), 32);
+        format!(
+            "{}; Path=/{path}/; HttpOnly; SameSite=Strict",
+            inspector.cookie()
+        )
+    });
     let request = inspector.bare(Method::GET, "/api/status");
     let answer = request
         .header(COOKIE, inspector.cookie())
@@ -487,7 +525,7 @@ async fn a_page_of_another_origin_can_change_nothing_even_with_the_cookie() {
             "{origin:?}"
         );
     }
-    let own = Some(inspector.address.as_str());
+    let own = Some(inspector.origin());
     let answer = pause(own, "text/plain").await.unwrap();
     assert_eq!(code(answer).await, (415, json!("not_json")));
     assert_eq!(inspector.get("/api/status").await["isPaused"], false);
