@@ -16,8 +16,8 @@ mod stream;
 mod verdict;
 mod worker_reader;
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,10 +30,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Inspect;
+use crate::data_directory::DataDirectory;
 use crate::failure::Failure;
 use crate::files::replace;
 use crate::listener::{self, ConnectionError};
-use crate::output::{verbose, warn};
+use crate::output::{info, verbose, warn};
 use crate::relay::Relay;
 use crate::report::Report;
 use crate::state::AgentState;
@@ -73,10 +74,10 @@ pub(crate) async fn listen(inspect: Option<Inspect>) -> Result<Option<TcpListene
     })
 }
 
-/// Serves the inspector until `stop` is cancelled. Its key is in `key_file`, which only the user can read.
+/// Serves the inspector until `stop` is cancelled, and says where. Its key is in a file that only the user can read.
 pub(crate) fn serve(
     listener: TcpListener,
-    key_file: &Path,
+    directory: &DataDirectory,
     state: &Arc<AgentState>,
     report: &Report,
     relay: &Relay,
@@ -87,7 +88,8 @@ pub(crate) fn serve(
         .context("the inspector has no address")?;
     let random = || digest(Secret::generate().expose().as_bytes());
     let (key, path) = (random(), format!("/{}", &random()[..32]));
-    replace(key_file, key.as_bytes()).context("cannot write the key of the inspector")?;
+    replace(&directory.inspector_key(), key.as_bytes())
+        .context("cannot write the key of the inspector")?;
     let inspector = Arc::new(Inspector {
         state: Arc::clone(state),
         report: report.clone(),
@@ -95,7 +97,9 @@ pub(crate) fn serve(
         worker: WorkerReader::new(relay.clone(), Arc::clone(state)),
         access: Access::new(&key, path.clone(), address.port()),
     });
-    report.change(|status| status.inspector = Some(format!("http://{address}{path}/")));
+    let address = format!("http://{address}{path}/");
+    announce(&address, &key);
+    report.change(|status| status.inspector = Some(address));
     let router = access::guard(page::routes(&path, api::routes()), &inspector)
         .with_state(Arc::clone(&inspector));
     let service = move |_| TowerToHyperService::new(router.clone());
@@ -105,10 +109,15 @@ pub(crate) fn serve(
     }))
 }
 
-/// The address of a running agent's inspector with its key, for its user.
-pub(crate) fn address_with_key(inspector: &str, key_file: &Path) -> Option<String> {
-    let key = std::fs::read_to_string(key_file).ok()?;
-    Some(format!("{inspector}?key={key}"))
+/// Says where the inspector is. The key is for a terminal: what is logged elsewhere may have other readers.
+fn announce(address: &str, key: &str) {
+    if std::io::stderr().is_terminal() {
+        info(format_args!("inspector at {address}?key={key}"));
+    } else {
+        info(format_args!(
+            "inspector at {address}, which `edge-agent inspect` prints with its key"
+        ));
+    }
 }
 
 fn log(error: ConnectionError) {

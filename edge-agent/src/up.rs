@@ -3,7 +3,6 @@
 //! Invariant: it listens before it registers, because the relay challenges its address. It never ends because the relay or
 //! Linear is down.
 
-use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -189,13 +188,14 @@ impl Daemon {
             active_at: state.clock.millis(),
             reported: Reported::default(),
         };
-        let notified = [resumed, Arc::clone(&tunnel_resumed)];
         let mut background = vec![
-            watch_sleep(environment, notified),
+            watch_sleep(environment, [resumed, Arc::clone(&tunnel_resumed)]),
             tokio::spawn(prune(Arc::clone(&state), config.subscribe())),
         ];
         let stop = stop_receiver.clone();
-        let inspector = inspect(inspector, directory, &state, &report, &relay, stop)?;
+        let serve_inspector =
+            |listener| inspector::serve(listener, directory, &state, &report, &relay, stop);
+        let inspector = inspector.map(serve_inspector).transpose()?;
         if let Some(program) = program {
             background.push(open_tunnel(Tunnel {
                 program,
@@ -336,32 +336,6 @@ fn new_report(
         ..Status::default()
     };
     Report::new(directory.report(), status)
-}
-
-/// Serves the inspector, if it has a listener, and says where. The key is for a terminal: what is logged elsewhere may have other readers.
-fn inspect(
-    listener: Option<TcpListener>,
-    directory: &DataDirectory,
-    state: &Arc<AgentState>,
-    report: &Report,
-    relay: &Relay,
-    stop: CancellationToken,
-) -> anyhow::Result<Option<JoinHandle<()>>> {
-    let Some(listener) = listener else {
-        return Ok(None);
-    };
-    let key_file = directory.inspector_key();
-    let serving = inspector::serve(listener, &key_file, state, report, relay, stop)?;
-    let address = report.status().inspector.unwrap_or_default();
-    match inspector::address_with_key(&address, &key_file) {
-        Some(address) if std::io::stderr().is_terminal() => {
-            info(format_args!("inspector at {address}"))
-        }
-        _ => info(format_args!(
-            "inspector at {address}, which `edge-agent inspect` prints with its key"
-        )),
-    }
-    Ok(Some(serving))
 }
 
 fn open_tunnel(tunnel: Tunnel) -> anyhow::Result<JoinHandle<()>> {

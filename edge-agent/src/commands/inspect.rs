@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use super::source::RunningAgent;
 use super::{print, print_json};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{inspector, report};
 
 #[derive(Serialize)]
 struct InspectorFacts<'a> {
@@ -14,15 +14,14 @@ struct InspectorFacts<'a> {
 
 pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     let unhealthy = |why: &str| Failure::Unhealthy(why.to_owned());
-    let directory = &context.directory;
-    let status = report::read(&directory.report())
-        .filter(|_| directory.is_in_use())
-        .ok_or_else(|| unhealthy("edge-agent is not running: start it with `edge-agent up`"))?;
-    let address = (status.inspector)
-        .and_then(|address| inspector::address_with_key(&address, &directory.inspector_key()))
-        .ok_or_else(|| {
-            unhealthy("the running edge-agent has no inspector: start it without `--inspect off`")
-        })?;
+    if !context.directory.is_in_use() {
+        let why = "edge-agent is not running: start it with `edge-agent up`";
+        return Err(unhealthy(why));
+    }
+    let agent = RunningAgent::find(context)?.ok_or_else(|| {
+        unhealthy("the running edge-agent has no inspector: start it without `--inspect off`")
+    })?;
+    let address = agent.address_with_key();
     if context.json {
         return print_json(&InspectorFacts { address: &address });
     }

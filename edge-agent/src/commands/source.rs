@@ -109,6 +109,11 @@ impl RunningAgent {
         }))
     }
 
+    /// The address of the page, for a browser.
+    pub(crate) fn address_with_key(&self) -> String {
+        format!("{}?key={}", self.inspector, self.key)
+    }
+
     pub(crate) async fn status(&self) -> Result<StatusFacts, Failure> {
         let status = self.get(&self.url(&["status"])).await?;
         status.ok_or_else(|| Failure::Failed(anyhow::anyhow!("the running agent has no status")))
