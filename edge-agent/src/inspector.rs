@@ -11,6 +11,7 @@ mod changes;
 mod edit;
 mod page;
 mod problem;
+mod request;
 mod status;
 mod stream;
 mod verdict;

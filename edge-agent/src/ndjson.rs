@@ -10,7 +10,6 @@ mod line;
 mod reader;
 mod taken;
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -36,7 +35,6 @@ pub(crate) async fn run(state: &AgentState, acknowledged: bool) -> anyhow::Resul
         state,
         after: 0,
         has_begun: false,
-        printed: BTreeSet::new(),
         taken: if acknowledged {
             Taken::acknowledged()
         } else {
@@ -50,7 +48,7 @@ pub(crate) async fn run(state: &AgentState, acknowledged: bool) -> anyhow::Resul
     loop {
         let is_ending = state.shutdown.is_cancelled();
         let is_paused = *paused.borrow_and_update();
-        if is_ending && printer.printed.is_empty() {
+        if is_ending && state.in_hand.lock().is_empty() {
             return Ok(());
         }
         if !is_ending && !is_paused && printer.print().await? {
@@ -82,8 +80,6 @@ struct Printer<'a> {
     after: i64,
     /// Whether anything was written, or nothing had waited at the start.
     has_begun: bool,
-    /// The events that are printed and not done.
-    printed: BTreeSet<i64>,
     taken: Taken,
 }
 
@@ -108,8 +104,7 @@ impl Printer<'_> {
             return Ok(false);
         };
         self.after = last;
-        self.printed
-            .extend(events.iter().map(|event| event.sequence));
+        (self.state.in_hand.lock()).extend(events.iter().map(|event| event.sequence));
         self.taken.expect(events, lines.len());
         let mut written = tokio::task::spawn_blocking(move || {
             let mut stdout = std::io::stdout().lock();
@@ -148,7 +143,7 @@ impl Printer<'_> {
                 break;
             }
             batch.last = waiting.sequence;
-            if self.printed.contains(&waiting.sequence) {
+            if self.state.in_hand.lock().contains(&waiting.sequence) {
                 continue;
             }
             if let Some(Loaded {
@@ -191,15 +186,16 @@ impl Printer<'_> {
         if taken.is_empty() {
             return;
         }
-        for sequence in &taken {
-            self.printed.remove(sequence);
-        }
         let (store, now) = (&self.state.store, self.state.clock.millis());
         // An event that was taken must not be printed again.
         (self
             .state
             .write_until_stored(|| store.mark_printed(taken.clone(), now)))
         .await;
+        let mut in_hand = self.state.in_hand.lock();
+        for sequence in &taken {
+            in_hand.remove(sequence);
+        }
     }
 }
 

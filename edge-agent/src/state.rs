@@ -33,7 +33,7 @@ pub(crate) struct AgentState {
     pub(crate) stored: Notify,
     /// Events that were settled are to be handled again.
     pub(crate) replayed: Notify,
-    /// The events that are being handled.
+    /// The events that are being handled, or are printed and not taken.
     pub(crate) in_hand: Mutex<BTreeSet<i64>>,
     /// Whether no event is handled until that is resumed.
     pub(crate) paused: watch::Sender<bool>,

@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::clock::parse_rfc3339;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, changes};
 use super::edit::edited;
 use super::problem::Problem;
+use super::request::{EventId, MAX_BODY, MAX_REQUEST, Sent};
 use super::status::{InspectorStatus, status_facts};
 use super::verdict::{Verdict, verdict};
 use super::{Inspector, stream};
@@ -28,10 +27,6 @@ const LIMIT: u32 = 100;
 const MAX_LIMIT: u32 = 500;
 /// The largest body that is in an answer as text. Larger ones are for `GET /api/events/{id}/body`.
 const SHOWN_BODY: usize = 1024 * 1024;
-/// The largest edited body: as large as a delivery may be.
-const MAX_BODY: usize = 10_000_000;
-/// The largest request: an edited body as a JSON string with escapes.
-const MAX_REQUEST: usize = 2 * MAX_BODY;
 
 type Shared = State<Arc<Inspector>>;
 type Answer<T> = Result<T, Problem>;
@@ -47,14 +42,6 @@ pub(super) fn routes() -> Router<Arc<Inspector>> {
         .route("/api/status", get(status))
         .route("/api/stream", get(stream::stream))
         .route("/api/openapi.json", get(description))
-        .method_not_allowed_fallback(async || {
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            Problem::new(
-                status,
-                "method_not_allowed",
-                "This path does not take this method.",
-            )
-        })
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
 }
 
@@ -165,7 +152,7 @@ async fn content(inspector: &Inspector, listed: &Listed) -> Answer<Content> {
     content.ok_or_else(|| Problem::no_such_event(&listed.id))
 }
 
-async fn detail(State(inspector): Shared, Path(id): Path<String>) -> Answer<Json<Inspected>> {
+async fn detail(State(inspector): Shared, EventId(id): EventId) -> Answer<Json<Inspected>> {
     let store = &inspector.state.store;
     let listed = find(&inspector, &id).await?;
     let Content { event, is_intact } = content(&inspector, &listed).await?;
@@ -193,7 +180,7 @@ async fn detail(State(inspector): Shared, Path(id): Path<String>) -> Answer<Json
 }
 
 /// The body, byte for byte, as a file.
-async fn body(State(inspector): Shared, Path(id): Path<String>) -> Answer<Response> {
+async fn body(State(inspector): Shared, EventId(id): EventId) -> Answer<Response> {
     let listed = find(&inspector, &id).await?;
     let Content { event, .. } = content(&inspector, &listed).await?;
     let named = format!("{}-{}", name(&event.kind, &event.action), event.id);
@@ -212,23 +199,6 @@ async fn body(State(inspector): Shared, Path(id): Path<String>) -> Answer<Respon
     Ok((headers, event.body).into_response())
 }
 
-/// A JSON object, in a request whose media type says so. A page of another origin cannot send
-/// this media type without a CORS preflight.
-fn parse<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8], example: &str) -> Answer<T> {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
-    if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "not_json",
-            "The `Content-Type` has to be `application/json`.",
-        ));
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::invalid(format!("{error}: send {example}.")))
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Edit {
@@ -238,24 +208,18 @@ struct Edit {
 /// Has an event handled again, or an edited copy of it handled.
 async fn replay(
     State(inspector): Shared,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-    request: Bytes,
+    EventId(id): EventId,
+    sent: Sent,
 ) -> Answer<(StatusCode, Json<EventFacts>)> {
     let state = &inspector.state;
     let listed = find(&inspector, &id).await?;
-    let id = if request.is_empty() {
+    let id = if sent.is_empty() {
         replay_stored(&inspector, vec![listed.sequence]).await?;
         id
     } else {
-        let Edit { body } = parse(&headers, &request, r#"`{"body": "…"}`, or nothing"#)?;
+        let Edit { body } = sent.parse(r#"`{"body": "…"}`, or nothing"#)?;
         if body.len() > MAX_BODY {
-            let message = format!("An event has {MAX_BODY} bytes at most.");
-            return Err(Problem::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                message,
-            ));
+            return Err(Problem::too_large("An event", MAX_BODY));
         }
         let Content { event, .. } = content(&inspector, &listed).await?;
         let copy = edited(event, body, state.clock.millis());
@@ -279,7 +243,7 @@ async fn replay_stored(inspector: &Inspector, sequences: Vec<i64>) -> Answer<()>
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "being_handled",
-            "An event is being handled now: try again when its attempt has ended.",
+            "An event is being handled, or is printed and not taken: try again afterwards.",
         ));
     }
     state.store.replay(sequences).await?;
@@ -308,15 +272,11 @@ struct Replayed {
 }
 
 /// Has several events handled again, all or none.
-async fn replay_all(
-    State(inspector): Shared,
-    headers: HeaderMap,
-    request: Bytes,
-) -> Answer<(StatusCode, Json<Replayed>)> {
+async fn replay_all(State(inspector): Shared, sent: Sent) -> Answer<(StatusCode, Json<Replayed>)> {
     let example = r#"`{"ids": ["…"]}` or `{"state": "failed"}`"#;
     let state = &inspector.state;
     let mut sequences = Vec::new();
-    match parse(&headers, &request, example)? {
+    match sent.parse(example)? {
         Which::Ids { ids } => {
             for id in ids {
                 sequences.push(find(&inspector, &id).await?.sequence);
@@ -345,12 +305,8 @@ struct SetPaused {
 }
 
 /// Pauses or resumes handling. A new start of the agent resumes it, too.
-async fn set_paused(
-    State(inspector): Shared,
-    headers: HeaderMap,
-    request: Bytes,
-) -> Answer<Json<InspectorStatus>> {
-    let SetPaused { paused } = parse(&headers, &request, r#"`{"paused": true}`"#)?;
+async fn set_paused(State(inspector): Shared, sent: Sent) -> Answer<Json<InspectorStatus>> {
+    let SetPaused { paused } = sent.parse(r#"`{"paused": true}`"#)?;
     inspector.state.paused.send_replace(paused);
     inspector.report.change(|status| status.is_paused = paused);
     Ok(Json(status_facts(&inspector).await?))

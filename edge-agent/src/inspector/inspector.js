@@ -801,7 +801,7 @@ function step(by) {
 // ---- Replay ----
 
 async function replay(event) {
-  applyEvent(await post(`${pathOf(event.id)}/replay`));
+  await post(`${pathOf(event.id)}/replay`);
   notify('The event is handled again.');
 }
 
@@ -864,7 +864,6 @@ async function sendEdit() {
   try {
     const event = await post(`${pathOf(byId('edit').dataset.id)}/replay`, { body: byId('edit-text').value });
     byId('edit').close();
-    applyEvent(event);
     openEvent(event.id);
     notify('The edited copy is replayed.');
   } catch (error) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
@@ -56,17 +57,23 @@ pub(super) fn routes(path: &str, interface: Router<Arc<Inspector>>) -> Router<Ar
             let status = StatusCode::NOT_FOUND;
             Problem::new(status, "not_found", "There is nothing at this path.")
         })
+        .method_not_allowed_fallback(async || {
+            let (status, code) = (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed");
+            Problem::new(status, code, "This path does not take this method.")
+        })
 }
 
 /// The page, if the request has the key. The key in the address becomes a cookie at once, in this answer: after a redirect from
 /// another site's link, a browser would not send it.
 async fn page(
     State(inspector): State<Arc<Inspector>>,
-    Query(Key { key }): Query<Key>,
+    query: Result<Query<Key>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
     let access = &inspector.access;
     let version = crate::VERSION;
+    // An address with two keys has none.
+    let key = query.ok().and_then(|Query(Key { key })| key);
     if let Some(key) = key.filter(|key| access.is_key(key)) {
         let cookie = [(header::SET_COOKIE, access.cookie(&key))];
         return (cookie, html(&Page { version })).into_response();

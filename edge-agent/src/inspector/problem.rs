@@ -30,6 +30,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
     }
 
+    pub(super) fn too_large(what: &str, limit: usize) -> Self {
+        let message = format!("{what} has {limit} bytes at most.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    }
+
     pub(super) fn no_such_event(id: &str) -> Self {
         let message = format!("There is no event `{id}` here.");
         Self::new(StatusCode::NOT_FOUND, "no_such_event", message)

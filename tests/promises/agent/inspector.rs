@@ -1,14 +1,16 @@
 //! The inspector: who may use it, what it says, and what it does.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN, SET_COOKIE};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::agent::{Agent, deliver, output, relay_and_home, run, signed, with_handler};
-use crate::harness::{Answer, Receiver, Relay, until};
+use crate::harness::{Answer, Receiver, Relay, issue, until};
 
 /// What no payload may do to the page: leave its text, run, reorder or hide what is shown.
 const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u{202e}\u{2066}\u{0007}\u{001b}[31m&amp;";
@@ -353,6 +355,32 @@ async fn a_replay_does_not_wait_for_a_retry_and_none_is_lost_while_an_event_is_h
 }
 
 #[tokio::test]
+async fn what_is_printed_and_not_taken_is_not_replayed() {
+    let (relay, home) = relay_and_home().await;
+    let mut up = Agent::up(&relay, &home);
+    up.env("EDGE_AGENT_INSPECT", "127.0.0.1:0");
+    up.arg("--ack").stdin(Stdio::piped());
+    let mut agent = Agent::start(&mut up).await;
+    let inspector = Inspector::of(&home).await;
+    relay.post(&issue("i", 1)).await;
+    let id = agent.event().await["id"].as_str().unwrap().to_owned();
+    // It would be marked as done when it is taken, and not printed again.
+    let (status, problem) = inspector.replay(&id).await;
+    assert_eq!(
+        (status.as_u16(), &problem["code"]),
+        (409, &json!("being_handled"))
+    );
+    let mut stdin = agent.child.stdin.take().unwrap();
+    let ack = format!("{id}\n");
+    stdin.write_all(ack.as_bytes()).await.unwrap();
+    until("it can be replayed", async || {
+        inspector.replay(&id).await.0 == 202
+    })
+    .await;
+    assert_eq!(agent.event().await["id"], json!(id));
+}
+
+#[tokio::test]
 async fn a_paused_handler_gets_nothing_until_it_is_resumed() {
     let (relay, home, handler) = with_handler().await;
     let (agent, inspector) = inspected(&relay, &home, &handler).await;
@@ -532,6 +560,48 @@ async fn a_page_of_another_origin_can_change_nothing_even_with_the_cookie() {
     let answer = pause(own, "application/json").await.unwrap();
     assert_eq!(answer.status(), 200);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn every_error_is_a_code_and_a_sentence() {
+    let (relay, home, handler) = with_handler().await;
+    let (_agent, inspector) = inspected(&relay, &home, &handler).await;
+    let invalid = (400, json!("invalid_request"));
+    for path in [
+        "/api/events/%ff",
+        "/api/events/%ff/body",
+        "/api/events?limit=0",
+        "/api/events?limit=1&limit=2",
+        "/api/events?since=yesterday",
+    ] {
+        let answer = inspector.request(Method::GET, path).send().await.unwrap();
+        assert_eq!(code(answer).await, invalid, "{path}");
+    }
+    let post = |path| {
+        let request = inspector.request(Method::POST, path);
+        request.header(CONTENT_TYPE, "application/json")
+    };
+    for body in ["", "[]", r#"{"paused":1}"#, r#"{"paused":true,"more":1}"#] {
+        let answer = post("/api/handler").body(body).send().await.unwrap();
+        assert_eq!(code(answer).await, invalid, "{body}");
+    }
+    let large = post("/api/replay").body(vec![b' '; 20_000_001]);
+    let expected = (413, json!("body_too_large"));
+    assert_eq!(code(large.send().await.unwrap()).await, expected);
+    let expected = (405, json!("method_not_allowed"));
+    for (method, path) in [
+        (Method::DELETE, "/api/events/1"),
+        (Method::POST, "/"),
+        (Method::PUT, "/inspector.js"),
+    ] {
+        let answer = inspector.request(method, path).send().await.unwrap();
+        assert_eq!(code(answer).await, expected, "{path}");
+    }
+    // An address with two keys has none.
+    let path = format!("/?key={0}&key={0}", inspector.key);
+    let answer = inspector.bare(Method::GET, &path).send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+    assert_eq!(answer.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
 }
 
 #[tokio::test]
