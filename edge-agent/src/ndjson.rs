@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::output::{short, warn};
 use crate::state::AgentState;
-use crate::store::{Attempt, DAMAGED, Loaded, State};
+use crate::store::{Attempt, Content, DAMAGED, Loaded, State};
 use anyhow::Context as _;
 use taken::Taken;
 
@@ -146,10 +146,8 @@ impl Printer<'_> {
             if self.state.in_hand.lock().contains(&waiting.sequence) {
                 continue;
             }
-            if let Some(Loaded {
-                event, is_intact, ..
-            }) = self.state.store.load(waiting.sequence).await?
-            {
+            if let Some(Loaded { content, .. }) = self.state.store.load(waiting.sequence).await? {
+                let Content { event, is_intact } = content;
                 if !is_intact || line::write(&mut batch.lines, &event).is_err() {
                     self.give_up(waiting.sequence, &event.id).await?;
                     continue;

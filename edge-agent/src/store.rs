@@ -515,8 +515,8 @@ pub(crate) mod tests {
         assert_eq!(waiting.len(), 2);
         assert_eq!(waiting[0].due_at, 99);
         let loaded = store.load(waiting[0].sequence).await.unwrap().unwrap();
-        assert_eq!((loaded.event, loaded.attempts), (event("b"), 1));
-        assert!(loaded.is_intact);
+        assert_eq!((loaded.content.event, loaded.attempts), (event("b"), 1));
+        assert!(loaded.content.is_intact);
         store.replay(vec![first]).await.unwrap();
         assert_eq!(store.waiting(0, u32::MAX).await.unwrap()[0].sequence, first);
         assert_eq!(store.attempts(first).await.unwrap(), [attempt("done")]);
@@ -589,8 +589,8 @@ pub(crate) mod tests {
                 [],
             )
             .unwrap();
-        assert!(!store.load(1).await.unwrap().unwrap().is_intact);
-        assert!(store.load(2).await.unwrap().unwrap().is_intact);
+        assert!(!store.load(1).await.unwrap().unwrap().content.is_intact);
+        assert!(store.load(2).await.unwrap().unwrap().content.is_intact);
         drop(store);
         other
             .execute_batch(
@@ -603,9 +603,9 @@ pub(crate) mod tests {
             assert!(error.contains("start `edge-agent up` again"), "{error}");
         }
         let store = Store::open(&path, 0).unwrap();
-        assert!(store.load(1).await.unwrap().unwrap().is_intact);
+        assert!(store.load(1).await.unwrap().unwrap().content.is_intact);
         store.add(vec![event("c")]).await.unwrap();
-        assert!(store.load(3).await.unwrap().unwrap().is_intact);
+        assert!(store.load(3).await.unwrap().unwrap().content.is_intact);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! DynamoDB for one machine: `dynoxide`, with SQLite inside, and the relay's one table in it.
 
+mod writer;
+
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +16,9 @@ use relay::table::{INDEX, PROJECTED, SHARD};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use crate::stored;
+use writer::Writer;
 
 /// The one table's name.
 pub const TABLE: &str = "edge-relay";
@@ -37,10 +43,11 @@ impl DynoxideClock for Time {
 #[derive(Clone)]
 pub(crate) struct DynamoDb {
     writes: Database,
-    /// In files a second connection, so that reads do not wait for commits. SQLite shows a read all that was committed
+    /// In a file a second connection, so that reads do not wait for commits. SQLite shows a read all that was committed
     /// before it began, which makes it consistent as DynamoDB defines that.
     reads: Database,
-    is_durable: bool,
+    /// In a file, the one that writes it.
+    writer: Option<Writer>,
 }
 
 impl DynamoDb {
@@ -53,48 +60,73 @@ impl DynamoDb {
             return Ok(Self {
                 reads: database.clone(),
                 writes: database,
-                is_durable: false,
+                writer: None,
             });
         };
         let path = file
             .to_str()
             .context("the data directory's path is not UTF-8")?;
+        stored::check(file)?;
+        let tidied = stored::open(file).with_context(|| format!("cannot open `{path}`"))?;
         let open =
             || Database::new(path).with_context(|| format!("cannot open the table in `{path}`"));
         let writes = open()?;
         create(&writes)?;
+        read_all(&writes).with_context(|| stored::damaged(file))?;
+        // Commits do not wait for the disk: the writer does.
+        writes.disable_bulk_loading()?;
+        let log = File::open(format!("{path}-wal")).context("the table's file has no log")?;
+        let writer = Writer::start(writes.clone(), move || log.sync_data(), tidied)?;
         Ok(Self {
             reads: open()?,
             writes,
-            is_durable: true,
+            writer: Some(writer),
         })
     }
 
     /// Answers one call.
     pub(crate) async fn answer(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
         let action = target.strip_prefix(TARGET).unwrap_or_default();
-        if matches!(action, "GetItem" | "BatchGetItem" | "Query") {
-            return answer(&self.reads, action, body);
-        }
-        if !self.is_durable {
+        let Some(writer) = &self.writer else {
             return answer(&self.writes, action, body);
+        };
+        if matches!(action, "GetItem" | "BatchGetItem" | "Query") {
+            let answer = answer(&self.reads, action, body);
+            writer.synced().await;
+            return answer;
         }
-        // A commit waits for the disk and must not block a worker of the runtime.
-        let (writes, action, body) = (self.writes.clone(), action.to_owned(), body.to_vec());
-        tokio::task::spawn_blocking(move || answer(&writes, &action, &body))
-            .await
-            .expect("the embedded DynamoDB does not panic")
+        (writer.call(action, body).await).expect("the embedded DynamoDB does not panic")
     }
 
     /// Deletes expired items periodically, until the task is aborted.
     pub(crate) async fn sweep(self) {
         loop {
             tokio::time::sleep(SWEEP).await;
-            let database = self.writes.clone();
-            let swept = tokio::task::spawn_blocking(move || database.sweep_ttl()).await;
-            if let Ok(Err(error)) = swept {
-                tracing::warn!(%error, "expired items could not be deleted");
+            if let Some(writer) = &self.writer {
+                writer.sweep();
+                continue;
             }
+            let database = self.writes.clone();
+            let _ = tokio::task::spawn_blocking(move || sweep(&database)).await;
+        }
+    }
+}
+
+fn sweep(database: &Database) {
+    if let Err(error) = database.sweep_ttl() {
+        tracing::warn!(%error, "expired items could not be deleted");
+    }
+}
+
+/// Reads all items: an item whose bytes have changed on the disk would be an error whenever it is used.
+fn read_all(database: &Database) -> anyhow::Result<()> {
+    let mut scan = json!({"TableName": TABLE});
+    loop {
+        let page = database.scan(serde_json::from_value(scan.clone())?)?;
+        let page = serde_json::to_value(page)?;
+        match page.get("LastEvaluatedKey") {
+            None | Some(Value::Null) => return Ok(()),
+            Some(last) => scan["ExclusiveStartKey"] = last.clone(),
         }
     }
 }

@@ -23,5 +23,6 @@ mod schedule;
 mod sdk;
 pub mod secrets;
 pub mod sqs;
+mod stored;
 pub mod testing;
 pub mod trusted_proxies;

@@ -453,6 +453,9 @@ impl Sqs {
         let (sent, written) = {
             let mut state = self.state();
             state.queue(name)?;
+            if let Some(journal) = &state.journal {
+                journal.accepts()?;
+            }
             let sent = (messages.into_iter())
                 .map(|mut message| {
                     let id = std::mem::take(&mut message.id);

@@ -11,6 +11,7 @@ mod agent;
 mod alarms;
 mod audience;
 mod aws_endpoint;
+mod bad_days;
 mod bad_input;
 mod bodies_are_bytes;
 mod calls;

@@ -97,10 +97,16 @@ impl RunningAgent {
         let directory = &context.directory;
         let status = report::read(&directory.report()).filter(|_| directory.is_in_use());
         let inspector = status.and_then(|status| status.inspector?.parse().ok());
-        let key = std::fs::read_to_string(directory.inspector_key()).ok();
-        let (Some(inspector), Some(key)) = (inspector, key) else {
+        let Some(inspector) = inspector else {
             return Ok(None);
         };
+        let key = directory.inspector_key();
+        let key = std::fs::read_to_string(&key).with_context(|| {
+            format!(
+                "cannot read `{}`, the key of the running agent",
+                key.display()
+            )
+        })?;
         let client = Client::builder().no_proxy().timeout(TIMEOUT).build();
         Ok(Some(Self {
             client: client.context("cannot make an HTTP client")?,

@@ -11,7 +11,7 @@ use crate::config::{Action, Config, OnStop, Rule};
 use crate::handler::{self, Answer, Attempting, Clients, Outcome, Running};
 use crate::output::{info, short, warn};
 use crate::state::AgentState;
-use crate::store::{Attempt, DAMAGED, Event, Loaded, State, name};
+use crate::store::{Attempt, Content, DAMAGED, Event, Loaded, State, name};
 
 /// The waits before the retries of a failed event, each from the end of the attempt before. A handler with more retries has the
 /// last of them again and again. After the last retry, the event is *failed*.
@@ -80,10 +80,9 @@ impl Handling {
     /// Handles the event with this sequence.
     pub(super) async fn handle(&self, sequence: i64) -> Disposition {
         let Loaded {
-            event,
+            content: Content { event, is_intact },
             attempts,
             completed,
-            is_intact,
         } = match self.state.store.load(sequence).await {
             Ok(Some(loaded)) => loaded,
             Ok(None) => return Disposition::Settled(Duration::ZERO),

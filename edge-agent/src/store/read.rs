@@ -33,12 +33,10 @@ pub(crate) struct Filter {
 /// An event that is to be handled.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub(crate) event: Event,
+    pub(crate) content: Content,
     pub(crate) attempts: u64,
     /// How many of them were not interrupted by a shutdown.
     pub(crate) completed: u64,
-    /// Whether its content is what was stored.
-    pub(crate) is_intact: bool,
 }
 
 /// An event with its content, whatever its state.
@@ -206,12 +204,10 @@ impl Store {
                      FROM event e JOIN content USING (sequence) WHERE sequence = ? AND state = 'waiting'",
                 )?
                 .query_row([sequence], |row| {
-                    let event = event(row)?;
                     Ok(Loaded {
-                        is_intact: is_intact(row, &event)?,
+                        content: content(row)?,
                         attempts: row.get(10)?,
                         completed: row.get(11)?,
-                        event,
                     })
                 })
                 .optional()
@@ -227,13 +223,7 @@ impl Store {
                     "SELECT id, type, action, workspace, ordering_key, received_at, edited_from, headers, body, digest
                      FROM event JOIN content USING (sequence) WHERE sequence = ?",
                 )?
-                .query_row([sequence], |row| {
-                    let event = event(row)?;
-                    Ok(Content {
-                        is_intact: is_intact(row, &event)?,
-                        event,
-                    })
-                })
+                .query_row([sequence], content)
                 .optional()
         })
         .await
@@ -395,10 +385,12 @@ impl Store {
 }
 
 /// Whether headers and body are those that were stored; `true` if their digest was not.
-fn is_intact(row: &Row<'_>, event: &Event) -> rusqlite::Result<bool> {
+fn content(row: &Row<'_>) -> rusqlite::Result<Content> {
+    let event = event(row)?;
     let stored: Option<String> = row.get(9)?;
     let found = content_digest(row.get_ref(7)?.as_blob()?, &event.body);
-    Ok(stored.is_none_or(|stored| stored == found))
+    let is_intact = stored.is_none_or(|stored| stored == found);
+    Ok(Content { event, is_intact })
 }
 
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {

@@ -3,11 +3,15 @@
 //! Invariant: changes are written in the order in which they were made; [`Journal::written`] completes when
 //! all earlier changes are committed and synced. One thread writes. The changes that arrive while it commits share the next
 //! transaction, and those that nobody waits for are written with the next ones that somebody waits for, or after [`LATER`].
-//! After a failure of SQLite, no call succeeds any more.
+//!
+//! While the file cannot be written, as on a full disk, whoever waits gets an error, and nothing more is accepted
+//! ([`Journal::accepts`]). The transaction is tried again until it succeeds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -18,6 +22,7 @@ use tokio::sync::oneshot;
 use super::error::SqsError;
 use super::message::Message;
 use super::queue::{Queue, Sent};
+use crate::stored::{self, IDLE, tidy};
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS queue (name TEXT PRIMARY KEY, attributes TEXT NOT NULL, created_at INTEGER NOT NULL)
@@ -39,6 +44,9 @@ const SCHEMA: &str = "
 const LATER: Duration = Duration::from_millis(20);
 /// How many such changes there can be.
 const LATER_CHANGES: usize = 1000;
+
+/// How long it waits before it tries a failed transaction again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// A change of the queues.
 pub(super) enum Change {
@@ -73,6 +81,7 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Journal {
     changes: mpsc::Sender<Change>,
+    is_failing: Arc<AtomicBool>,
 }
 
 /// The stored queues, and the next free sequence number.
@@ -84,7 +93,8 @@ pub(super) struct Restored {
 impl Journal {
     /// Opens or creates the file, reads what it holds, and starts the writer.
     pub(super) fn open(path: &Path, now: UnixMillis) -> anyhow::Result<(Self, Restored)> {
-        let connection = Connection::open(path)
+        stored::check(path)?;
+        let connection = stored::open(path)
             .and_then(|connection| {
                 connection.pragma_update(None, "journal_mode", "WAL")?;
                 connection.pragma_update(None, "synchronous", "FULL")?;
@@ -95,17 +105,35 @@ impl Journal {
         let restored = restore(&connection, now)
             .with_context(|| format!("cannot read the queues in `{}`", path.display()))?;
         let (changes, received) = mpsc::channel();
+        let is_failing = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            connection,
+            changes: received,
+            is_failing: Arc::clone(&is_failing),
+        };
         std::thread::Builder::new()
             .name("sqs-journal".to_owned())
-            .spawn(move || write(connection, &received))
+            .spawn(move || writer.run())
             .context("cannot start the queues' writer")?;
-        Ok((Self { changes }, restored))
+        let journal = Self {
+            changes,
+            is_failing,
+        };
+        Ok((journal, restored))
     }
 
     /// Appends a change, which is written later.
     pub(super) fn append(&self, change: Change) {
-        // The writer ends only after a failure, which `written` reports.
+        // The writer ends after its senders.
         let _ = self.changes.send(change);
+    }
+
+    /// Fails while the file cannot be written: what is accepted then is only in memory, and there would be ever more of it.
+    pub(super) fn accepts(&self) -> Result<(), SqsError> {
+        if self.is_failing.load(Ordering::Relaxed) {
+            return Err(unwritten());
+        }
+        Ok(())
     }
 
     /// Completes once all earlier changes are on the disk.
@@ -120,12 +148,12 @@ impl Journal {
 pub(super) async fn committed(written: Option<oneshot::Receiver<()>>) -> Result<(), SqsError> {
     match written {
         None => Ok(()),
-        Some(written) => written.await.map_err(|_| {
-            SqsError::internal(
-                "the file of the queues cannot be written; see the log, repair it and start again",
-            )
-        }),
+        Some(written) => written.await.map_err(|_| unwritten()),
     }
+}
+
+fn unwritten() -> SqsError {
+    SqsError::internal("the file of the queues cannot be written now; see the log")
 }
 
 /// The changes of one transaction, and who waits for it.
@@ -166,11 +194,10 @@ impl Batch {
         }
     }
 
-    /// Collects changes until somebody waits for them, they are many, or the first is old enough. None if nobody can make a
-    /// change any more and all are written.
-    fn collect(changes: &mpsc::Receiver<Change>) -> Option<Self> {
+    /// Collects changes until somebody waits for them, they are many, or the first is old enough.
+    fn collect(first: Change, changes: &mpsc::Receiver<Change>) -> Self {
         let mut batch = Self::default();
-        batch.add(changes.recv().ok()?);
+        batch.add(first);
         let due_at = Instant::now() + LATER;
         while batch.waiting.is_empty() && batch.changes.len() < LATER_CHANGES {
             let left = due_at.saturating_duration_since(Instant::now());
@@ -182,12 +209,12 @@ impl Batch {
         while let Ok(change) = changes.try_recv() {
             batch.add(change);
         }
-        Some(batch)
+        batch
     }
 
-    fn commit(&mut self, connection: &mut Connection) -> rusqlite::Result<()> {
+    fn commit(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         let transaction = connection.transaction()?;
-        for change in self.changes.drain(..).flatten() {
+        for change in self.changes.iter().flatten() {
             apply(&transaction, change)?;
         }
         if let Some(now) = self.latest {
@@ -198,15 +225,61 @@ impl Batch {
     }
 }
 
-fn write(mut connection: Connection, changes: &mpsc::Receiver<Change>) {
-    while let Some(mut batch) = Batch::collect(changes) {
-        if let Err(error) = batch.commit(&mut connection) {
-            // The callers that wait see their sender dropped.
-            tracing::error!(%error, "the queues' file cannot be written: nothing is accepted any more");
-            return;
+/// The one that writes the file.
+struct Writer {
+    connection: Connection,
+    changes: mpsc::Receiver<Change>,
+    is_failing: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Writes until nobody can make a change any more and all are written.
+    fn run(mut self) {
+        let mut until_tidied = IDLE;
+        loop {
+            let first = match self.changes.recv_timeout(until_tidied) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    until_tidied = tidy(&self.connection);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            until_tidied = IDLE;
+            let mut batch = Batch::collect(first, &self.changes);
+            if let Err(error) = batch.commit(&mut self.connection) {
+                tracing::error!(%error, "the queues' file cannot be written: nothing is accepted until it can be");
+                self.is_failing.store(true, Ordering::Relaxed);
+                if !self.retry(&mut batch) {
+                    return;
+                }
+                self.is_failing.store(false, Ordering::Relaxed);
+                tracing::warn!("the queues' file can be written again");
+            }
+            for waiting in batch.waiting {
+                let _ = waiting.send(());
+            }
         }
-        for waiting in batch.waiting {
-            let _ = waiting.send(());
+    }
+
+    /// Tries a failed transaction again, with what is changed meanwhile, until it succeeds. Returns whether it has before the
+    /// process ends.
+    fn retry(&mut self, batch: &mut Batch) -> bool {
+        loop {
+            // The callers that wait see their sender dropped.
+            batch.waiting.clear();
+            let due_at = Instant::now() + RETRY;
+            loop {
+                let left = due_at.saturating_duration_since(Instant::now());
+                match self.changes.recv_timeout(left) {
+                    Ok(change) => batch.add(change),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return false,
+                }
+            }
+            if batch.commit(&mut self.connection).is_ok() {
+                return true;
+            }
         }
     }
 }
@@ -247,7 +320,7 @@ fn put_message(
         .map(drop)
 }
 
-fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
+fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         connection.prepare_cached(sql)?.execute(values).map(drop)
     };
@@ -272,7 +345,7 @@ fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
             sent,
             replaces,
         } => {
-            put_message(connection, &queue, sequence, &message)?;
+            put_message(connection, queue, *sequence, message)?;
             if let Some(sent) = sent {
                 run(
                     "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)",
@@ -291,7 +364,7 @@ fn apply(connection: &Connection, change: Change) -> rusqlite::Result<()> {
             received_at,
             flight,
         } => {
-            let (visible_at, nonce) = flight.unzip();
+            let (visible_at, nonce) = flight.as_ref().map(|(at, nonce)| (at, nonce)).unzip();
             run(
                 "UPDATE message SET received = ?2, first_received_at = ?3, received_at = ?4, visible_at = ?5,
                  nonce = ?6 WHERE sequence = ?1",

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use local::samples::{WORKSPACE, Webhook};
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Registered};
-use reqwest::Client;
+use reqwest::{Client, Response};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -18,6 +18,8 @@ pub(crate) struct Served {
     pub(crate) child: Child,
     pub(crate) url: String,
     pub(crate) client: Client,
+    /// What it said before it was ready.
+    pub(crate) said: String,
 }
 
 impl Served {
@@ -27,7 +29,16 @@ impl Served {
 
     /// With more in its environment.
     pub(crate) fn start_with(directory: &Path, linear: &str, more: &[(&str, &Path)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
+        let mut command = Self::command(directory, linear);
+        Self::run(command.envs(more.iter().copied())).expect("the relay ended")
+    }
+
+    pub(crate) fn command(directory: &Path, linear: &str) -> Command {
+        // It fails to write a file that may not be larger, instead of being ended by a signal.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(env!("CARGO_BIN_EXE_edge"))
             .args([
                 "serve",
                 "--allow-private-workers",
@@ -38,24 +49,34 @@ impl Served {
             .arg(directory)
             .env("LINEAR_WEBHOOK_SECRETS", SECRET)
             .env("WORKSPACES", WORKSPACE)
-            .env("LINEAR_API_URL", linear)
-            .envs(more.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+            .env("LINEAR_API_URL", linear);
+        command
+    }
+
+    /// Starts it. Fails with what it has said if it ends instead.
+    pub(crate) fn run(command: &mut Command) -> Result<Self, String> {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = String::new();
         let url = loop {
-            let line = said.next().expect("the relay ended").unwrap();
+            let Some(line) = lines.next() else {
+                child.wait().unwrap();
+                return Err(said);
+            };
+            let line = line.unwrap();
             if let Some(url) = line.trim().strip_prefix("agents") {
                 break url.trim().to_owned();
             }
+            said.push_str(&line);
+            said.push('\n');
         };
-        std::thread::spawn(move || said.for_each(drop));
-        Self {
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(Self {
             child,
             url,
             client: client(),
-        }
+            said,
+        })
     }
 
     pub(crate) fn kill(mut self) {
@@ -72,10 +93,17 @@ impl Served {
 
     /// Posts a webhook about one issue; answers with what was answered.
     pub(crate) async fn post(&self, number: usize) -> Value {
-        let webhook = Webhook::sample(SECRET, &issue("i", number), Clock::system().millis());
-        let request = webhook.request(&self.client, &format!("{}/webhooks/linear", self.url));
-        let answer = request.send().await.unwrap().error_for_status().unwrap();
-        answer.json().await.unwrap()
+        let answer = self.send(&self.webhook(&issue("i", number))).await;
+        answer.error_for_status().unwrap().json().await.unwrap()
+    }
+
+    pub(crate) fn webhook(&self, payload: &str) -> Webhook {
+        Webhook::sample(SECRET, payload, Clock::system().millis())
+    }
+
+    pub(crate) async fn send(&self, webhook: &Webhook) -> Response {
+        let url = format!("{}/webhooks/linear", self.url);
+        webhook.request(&self.client, &url).send().await.unwrap()
     }
 
     /// Answers with what is in a worker's mailbox.

@@ -1,0 +1,155 @@
+//! The write-ahead log of a SQLite file (<https://www.sqlite.org/fileformat2.html#walformat>). SQLite reads it up to the first
+//! frame that is not as it was written, and drops all that follows without a word.
+
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+const HEADER: usize = 32;
+const FRAME_HEADER: usize = 24;
+/// The beginning of a log whose checksums are over big-endian words.
+const MAGIC_BIG_ENDIAN: u32 = 0x377f_0683;
+
+/// Logs what a damaged log loses, and copies it, before SQLite drops it.
+pub(super) fn report_damage(path: &Path) {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let log = PathBuf::from(log);
+    let damage = match damage(&log) {
+        Ok(None) => return,
+        Ok(Some(damage)) => damage,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            tracing::warn!(%error, "`{}` cannot be read", log.display());
+            return;
+        }
+    };
+    let copy = log.with_extension("db-wal-damaged");
+    let copied = match std::fs::copy(&log, &copy) {
+        Ok(_) => format!("it is copied to `{}`", copy.display()),
+        Err(error) => format!("it could not be copied: {error}"),
+    };
+    tracing::error!("`{}` is damaged: {damage}; {copied}", log.display());
+}
+
+/// What is lost, if anything is. Frames of an earlier use of the file, which have another salt, do not count.
+fn damage(log: &Path) -> io::Result<Option<String>> {
+    let mut log = BufReader::new(std::fs::File::open(log)?);
+    let mut header = [0; HEADER];
+    if !read(&mut log, &mut header)? {
+        return Ok(None);
+    }
+    let mut sums = Sums {
+        is_big_endian: word(&header, 0) == MAGIC_BIG_ENDIAN,
+        sums: (0, 0),
+    };
+    sums.add(&header[..24]);
+    if sums.sums != (word(&header, 24), word(&header, 28)) {
+        let damage = "all that was written since its last checkpoint is lost, acknowledged or not";
+        return Ok(Some(damage.to_owned()));
+    }
+    let mut frame = vec![0; FRAME_HEADER + word(&header, 8) as usize];
+    let (mut is_intact, mut lost) = (true, 0);
+    while read(&mut log, &mut frame)? {
+        if frame[8..16] != header[16..24] {
+            is_intact = false;
+            continue;
+        }
+        sums.add(&frame[..8]);
+        sums.add(&frame[FRAME_HEADER..]);
+        is_intact &= sums.sums == (word(&frame, 16), word(&frame, 20));
+        let is_commit = word(&frame, 4) != 0;
+        lost += usize::from(is_commit && !is_intact);
+    }
+    let damage = format!("its last {lost} transactions are lost, acknowledged or not");
+    Ok((lost > 0).then_some(damage))
+}
+
+/// Fills the buffer. Returns whether the file was long enough.
+fn read(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match log.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// The checksum, over the header and all frames so far.
+struct Sums {
+    is_big_endian: bool,
+    sums: (u32, u32),
+}
+
+impl Sums {
+    fn add(&mut self, bytes: &[u8]) {
+        let word = |at| {
+            let word = word(bytes, at);
+            if self.is_big_endian {
+                word
+            } else {
+                word.swap_bytes()
+            }
+        };
+        let (mut first, mut second) = self.sums;
+        for at in (0..bytes.len()).step_by(8) {
+            first = first.wrapping_add(word(at)).wrapping_add(second);
+            second = second.wrapping_add(word(at + 4)).wrapping_add(first);
+        }
+        self.sums = (first, second);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn what_follows_damage_is_counted_and_an_intact_log_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("some.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .unwrap();
+        connection.execute_batch("CREATE TABLE t (a)").unwrap();
+        let write = |count| {
+            for at in 0..count {
+                connection
+                    .execute("INSERT INTO t VALUES (?)", [at])
+                    .unwrap();
+            }
+        };
+        write(20);
+        // The log is begun anew, over frames of its first use.
+        connection
+            .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+            .unwrap();
+        write(10);
+        let log = directory.path().join("some.db-wal");
+        assert_eq!(damage(&log).unwrap(), None);
+        let intact = std::fs::read(&log).unwrap();
+        let frame = FRAME_HEADER + word(&intact, 8) as usize;
+        for (at, lost) in [
+            (HEADER + frame * 9 + 30, "its last 1 "),
+            (HEADER + frame * 5 + 9, "its last 4 "),
+            (HEADER + frame * 5 + 20, "its last 5 "),
+            (HEADER + 1, "its last 10 "),
+            (12, "all "),
+            (0, "all "),
+        ] {
+            let mut damaged = intact.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&log, damaged).unwrap();
+            let found = damage(&log).unwrap().unwrap();
+            assert!(found.starts_with(lost), "{at}: {found}");
+        }
+        let torn = &intact[..HEADER + frame * 5 + 100];
+        std::fs::write(&log, torn).unwrap();
+        assert_eq!(damage(&log).unwrap(), None, "what was never whole");
+    }
+}

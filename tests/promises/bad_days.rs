@@ -1,0 +1,171 @@
+//! `edge-relay serve` where the disk is full or changes what is on it.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use protocol::messages::Registered;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+
+use crate::harness::served::Served;
+use crate::harness::{Receiver, TOKEN, ids, issue, large_issue, linear, numbers, pulled};
+use crate::harness::{sorted, terminate, until};
+
+/// Lets the relay write no byte to any file any more, or lets it again.
+fn set_room(relay: &Served, bytes: Option<u64>) {
+    let pid = Pid::from_raw(relay.child.id().try_into().unwrap());
+    let limit = Rlimit {
+        current: bytes,
+        maximum: None,
+    };
+    prlimit(pid, Resource::Fsize, limit).unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_is_used_again_without_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, linear) = linear().await;
+    let receiver = Receiver::start().await;
+    let relay = Served::start(directory.path(), &linear);
+    let register = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()});
+    let _: Registered = relay.register(&register).await;
+    relay.post(0).await;
+    receiver.wait_for(1).await;
+    set_room(&relay, Some(0));
+    let webhooks: Vec<_> = (1..5).map(|at| relay.webhook(&issue("i", at))).collect();
+    for webhook in &webhooks {
+        assert_eq!(relay.send(webhook).await.status(), 503);
+    }
+    set_room(&relay, None);
+    // Linear sends it again.
+    for webhook in &webhooks {
+        let is_accepted = async || relay.send(webhook).await.status() == 200;
+        until("it is accepted", is_accepted).await;
+    }
+    let all = async || sorted(numbers(&receiver.received())) == (0..5).collect::<Vec<_>>();
+    until("each arrives once", all).await;
+}
+
+/// How many bytes the files have.
+fn size(directory: &Path) -> u64 {
+    let files = std::fs::read_dir(directory).unwrap();
+    files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum()
+}
+
+#[tokio::test]
+async fn a_data_directory_shrinks_once_what_it_held_was_taken() {
+    const EVENTS: usize = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let (_, linear) = linear().await;
+    let relay = Served::start(directory.path(), &linear);
+    let register = json!({"name": "pull", "linearToken": TOKEN});
+    let worker: Registered = relay.register(&register).await;
+    // Larger bodies, which several workers may share, are deleted when they expire.
+    for number in 0..EVENTS {
+        let answer = (relay.send(&relay.webhook(&large_issue("i", number, 10_000)))).await;
+        assert_eq!(answer.status(), 200);
+    }
+    let held = size(directory.path());
+    assert!(held > 2_000_000, "{held}");
+    let (mut ack, mut taken) = (Vec::new(), 0);
+    while taken < EVENTS || !ack.is_empty() {
+        let mailbox = relay.pull(&worker, &json!({"ack": ack})).await;
+        ack = ids(&mailbox);
+        taken += ack.len();
+    }
+    until("it is small", async || size(directory.path()) < 600_000).await;
+}
+
+/// Changes 64 bytes of a file.
+fn damage(file: &Path, at: u64) {
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
+    let mut bytes = [0; 64];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    let count = file.read(&mut bytes).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&bytes[..count].iter().map(|byte| !byte).collect::<Vec<_>>())
+        .unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// A data directory with a worker and what waits for it.
+async fn filled(linear: &str) -> (tempfile::TempDir, Registered) {
+    let directory = tempfile::tempdir().unwrap();
+    let relay = Served::start(directory.path(), linear);
+    let register = json!({"name": "pull", "linearToken": TOKEN});
+    let worker: Registered = relay.register(&register).await;
+    let away = json!({"name": "away", "linearToken": TOKEN, "webhookUrl": "http://127.0.0.1:9/"});
+    let _: serde_json::Value = relay.register(&away).await;
+    for number in 0..20 {
+        relay.post(number).await;
+    }
+    terminate(relay.child.id());
+    let mut relay = relay;
+    relay.child.wait().unwrap();
+    (directory, worker)
+}
+
+#[tokio::test]
+async fn damaged_files_are_refused_by_name_or_the_relay_works() {
+    let (_, linear) = linear().await;
+    let (intact, worker) = filled(&linear).await;
+    let mut refused = BTreeSet::new();
+    for name in ["dynamodb.db", "sqs.db"] {
+        let length = intact.path().join(name).metadata().unwrap().len();
+        for at in (0..12).map(|part| part * length / 12) {
+            let damaged = tempfile::tempdir().unwrap();
+            copy(intact.path(), damaged.path());
+            damage(&damaged.path().join(name), at);
+            match Served::run(&mut Served::command(damaged.path(), &linear)) {
+                Err(said) => {
+                    let names_it = format!("{name}` is damaged");
+                    assert!(said.contains(&names_it), "{at}: {said}");
+                    refused.insert(name);
+                }
+                Ok(relay) => {
+                    // Those bytes are not used.
+                    relay.post(100).await;
+                    until("it is in the mailbox", async || {
+                        pulled(&relay.pull(&worker, &json!({})).await).contains(&100)
+                    })
+                    .await;
+                }
+            }
+        }
+    }
+    assert!(refused.contains("sqs.db"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_a_damaged_log_loses_is_said() {
+    let (_, linear) = linear().await;
+    let directory = tempfile::tempdir().unwrap();
+    let relay = Served::start(directory.path(), &linear);
+    let register = json!({"name": "pull", "linearToken": TOKEN});
+    let _: Registered = relay.register(&register).await;
+    for number in 0..5 {
+        relay.post(number).await;
+    }
+    relay.kill();
+    let log = directory.path().join("dynamodb.db-wal");
+    let length = log.metadata().unwrap().len();
+    assert!(length > 0, "it was killed before it was idle");
+    damage(&log, length / 2);
+    let relay = Served::run(&mut Served::command(directory.path(), &linear)).unwrap();
+    let lost = "dynamodb.db-wal` is damaged: its last ";
+    assert!(relay.said.contains(lost), "{}", relay.said);
+    assert!(directory.path().join("dynamodb.db-wal-damaged").exists());
+}
