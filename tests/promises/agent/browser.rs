@@ -1,5 +1,6 @@
 //! The inspector in a real browser.
 
+mod contrast;
 mod driver;
 mod event;
 mod large;
