@@ -1,5 +1,7 @@
 //! The inspector: who may use it, what it says, and what it does.
 
+mod description;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
