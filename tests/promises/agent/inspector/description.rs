@@ -37,14 +37,25 @@ impl<'a> Visit<'a> for Routes {
         else {
             panic!("the path of a route is a literal");
         };
-        let Some(syn::Expr::Call(handler)) = call.args.last() else {
-            panic!("a route is a method with its handler");
-        };
-        let syn::Expr::Path(method) = &*handler.func else {
-            panic!("a method is named");
-        };
-        let method = method.path.segments.last().unwrap().ident.to_string();
-        self.0.insert((method, path.value()));
+        for method in methods(call.args.last().unwrap()) {
+            self.0.insert((method, path.value()));
+        }
+    }
+}
+
+/// The methods of `get(…)` or `get(…).post(…)`.
+fn methods(routing: &syn::Expr) -> Vec<String> {
+    match routing {
+        syn::Expr::Call(call) => match &*call.func {
+            syn::Expr::Path(name) => vec![name.path.segments.last().unwrap().ident.to_string()],
+            _ => panic!("a method is named"),
+        },
+        syn::Expr::MethodCall(call) => {
+            let mut methods = methods(&call.receiver);
+            methods.push(call.method.to_string());
+            methods
+        }
+        _ => panic!("a route is a method with its handler"),
     }
 }
 
