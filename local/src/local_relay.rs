@@ -76,6 +76,8 @@ pub struct Options {
     pub clock: Clock,
     /// Observes the calls to the embedded servers.
     pub calls: Calls,
+    /// What lies between the relay and the workers and Linear.
+    pub network: Network,
     /// The webhook secrets in Secrets Manager.
     pub webhook_secrets: String,
     /// The settings of the functions.
@@ -98,6 +100,7 @@ impl Options {
             storage: Storage::Memory,
             clock: Clock::system(),
             calls: Calls::default(),
+            network: Network::Internet,
             webhook_secrets: webhook_secrets(&mut settings),
             configs: Configs {
                 ingest: IngestConfig::read(&mut settings),
@@ -202,9 +205,8 @@ impl LocalRelay {
         let endpoint = aws.as_ref().map(|(_, address)| format!("http://{address}"));
         let servers = Servers::open(files, endpoint, options.webhook_secrets, &clock).await?;
         let (sqs, dynamodb) = (servers.sqs.clone(), servers.dynamodb.clone());
-        let network = Network::Internet;
-        let functions =
-            Functions::start(&servers, options.configs, &calls, &network, &clock).await?;
+        let (configs, network) = (options.configs, options.network);
+        let functions = Functions::start(&servers, configs, &calls, &network, &clock).await?;
         let health = Arc::clone(&functions.health);
         let (shutdown, serving) = (CancellationToken::new(), TaskTracker::new());
 

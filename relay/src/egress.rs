@@ -194,6 +194,8 @@ pub(crate) fn parse_webhook_url(text: &str, policy: EgressPolicy) -> Result<Stri
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]
@@ -208,6 +210,97 @@ mod tests {
             let error =
                 parse_webhook_url(&format!("https://{host}/"), EgressPolicy::Public).unwrap_err();
             assert_eq!(error, UrlError::Blocked, "{host}");
+        }
+    }
+
+    /// The blocks of IANA's registries, multicast, and whether each is globally reachable.
+    fn blocks() -> Vec<(IpNet, bool)> {
+        let rows = [
+            include_str!("../../tests/cases/special-purpose/ipv4.csv"),
+            include_str!("../../tests/cases/special-purpose/ipv6.csv"),
+            "224.0.0.0/4,Multicast,RFC 5771,False\nff00::/8,Multicast,RFC 4291,False",
+        ];
+        let fields = |row: &'static str| row.split(',').collect::<Vec<_>>();
+        let rows = rows.into_iter().flat_map(str::lines).map(fields);
+        rows.filter_map(|fields| Some((fields[0].parse().ok()?, fields[3] == "True")))
+            .collect()
+    }
+
+    /// What is judged by the IPv4 address inside, whatever its own block is called.
+    fn is_judged_by_the_inside(address: IpAddr) -> bool {
+        innermost(address).is_ipv4() && address.is_ipv6()
+    }
+
+    #[test]
+    fn the_registries_decide_which_addresses_are_public() {
+        let blocks = blocks();
+        assert_eq!(blocks.len(), 26 + 25 + 2);
+        let mut count = 0;
+        for (block, is_reachable) in &blocks {
+            for address in [block.network(), block.broadcast()] {
+                if is_judged_by_the_inside(address) {
+                    continue;
+                }
+                // Some blocks are inside larger ones, which are refused as a whole.
+                let is_inside_another =
+                    |other: &&(IpNet, bool)| !other.1 && other.0.contains(&address);
+                let is_public =
+                    *is_reachable && !blocks.iter().any(|other| is_inside_another(&other));
+                for policy in [
+                    EgressPolicy::Public,
+                    EgressPolicy::Loopback,
+                    EgressPolicy::Private,
+                ] {
+                    let is_allowed = match Inner::of(address) {
+                        Some(inner) => policy.allows_inner(inner),
+                        None => is_public,
+                    };
+                    assert_eq!(
+                        policy.allows_ip(address),
+                        is_allowed,
+                        "{address} {policy:?}"
+                    );
+                    count += 1;
+                }
+            }
+        }
+        assert!(count > 250, "{count}");
+    }
+
+    /// The addresses right before and right after a block.
+    fn beside(block: &IpNet) -> Vec<IpAddr> {
+        match (block.network(), block.broadcast()) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                let (first, last) = (first.to_bits(), last.to_bits());
+                let bits = [first.checked_sub(1), last.checked_add(1)];
+                let address = |bits| IpAddr::from(Ipv4Addr::from_bits(bits));
+                bits.into_iter().flatten().map(address).collect()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                let (first, last) = (first.to_bits(), last.to_bits());
+                let bits = [first.checked_sub(1), last.checked_add(1)];
+                let address = |bits| IpAddr::from(Ipv6Addr::from_bits(bits));
+                bits.into_iter().flatten().map(address).collect()
+            }
+            _ => unreachable!("both are of one family"),
+        }
+    }
+
+    #[test]
+    fn no_more_is_refused_than_the_registries_say() {
+        let blocks = blocks();
+        let is_in_a_block =
+            |address: IpAddr| blocks.iter().any(|(block, _)| block.contains(&address));
+        let mut neighbours: Vec<_> = blocks.iter().flat_map(|(block, _)| beside(block)).collect();
+        neighbours.retain(|address| !is_in_a_block(*address));
+        assert!(neighbours.len() > 30, "{neighbours:?}");
+        for address in neighbours {
+            let is_assigned = address.is_ipv4() || GLOBAL_UNICAST.contains(&address);
+            assert_eq!(
+                EgressPolicy::Public.allows_ip(address),
+                is_assigned,
+                "{address}"
+            );
         }
     }
 
@@ -352,7 +445,7 @@ mod tests {
     fn an_unwrapped_address_is_judged_by_what_is_inside() {
         let inside = innermost("::ffff:192.168.0.1".parse().unwrap());
         assert_eq!(inside, IpAddr::from([192, 168, 0, 1]));
-        let v6: std::net::Ipv6Addr = "2606:4700::1111".parse().unwrap();
+        let v6: Ipv6Addr = "2606:4700::1111".parse().unwrap();
         assert_eq!(innermost(v6.into()), IpAddr::from(v6));
     }
 }

@@ -6,6 +6,7 @@ use protocol::messages::{AwayReason, WorkerState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::harness::raw::{Raw, Script};
 use crate::harness::{Answer, Receiver, eventually, issue, relay, until};
 
 #[tokio::test]
@@ -83,8 +84,8 @@ async fn an_answer_with_odd_header_fields_is_a_delivery_and_interim_answers_with
         ),
         ("interim", interim, usize::MAX, false),
     ] {
-        let address = Receiver::start_raw(answer, times).await;
-        let worker = relay.register(name, &format!("http://{address}/")).await;
+        let raw = Raw::start(Script::again(answer, times)).await;
+        let worker = relay.register(name, &raw.url()).await;
         relay.post(&issue(name, 1)).await;
         let ended = eventually("the attempt ended", async || {
             let worker = relay.read(&worker).await;

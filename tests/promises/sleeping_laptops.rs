@@ -8,6 +8,7 @@ use protocol::messages::{Renew, WorkerState};
 use serde_json::json;
 
 use crate::harness::agent::{Agent, Home};
+use crate::harness::raw::{Raw, Script};
 use crate::harness::{
     Answer, Receiver, eventually, ids, issue, new_address, number, pulled, relay,
 };
@@ -56,11 +57,11 @@ async fn three_unreachable_attempts_over_ten_seconds_turn_a_worker_away_and_noth
 async fn a_closed_port_a_stall_a_redirect_and_a_dropped_connection_count_as_unreachable() {
     let relay = relay().set("DELIVERY_TIMEOUT_SECONDS", 1).start().await;
     let (receiver, closing) = (Receiver::start().await, Receiver::start().await);
-    let dropping = Receiver::start_raw(String::new(), 0).await;
+    let dropping = Raw::start(Script::default()).await;
     let redirect = Answer::With(302, "location", receiver.url());
     let offline = Answer::With(404, "ngrok-error-code", "ERR_NGROK_3200".into());
     let stall = Answer::Stall(Duration::from_secs(5));
-    let dropping = format!("http://{dropping}/?key=hush");
+    let dropping = format!("{}?key=hush", dropping.url());
     let (well, url) = (Answer::Status(200), receiver.url());
     for (name, url, answer, reason) in [
         ("closed", &closing.url(), well.clone(), "could not connect"),

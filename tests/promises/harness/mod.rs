@@ -5,15 +5,19 @@ pub(crate) mod agent;
 pub(crate) mod emulator;
 pub(crate) mod filter;
 pub(crate) mod page;
+pub(crate) mod raw;
 mod receiver;
 pub(crate) mod served;
+pub(crate) mod special_purpose;
 pub(crate) mod sqs;
+pub(crate) mod target;
 pub(crate) mod template;
 pub(crate) mod tls;
 pub(crate) mod used;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +34,8 @@ use local::trusted_proxies::TrustedProxies;
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker, WorkerState};
 use protocol::problem::Problem;
+use relay::egress::EgressPolicy;
+use relay::outbound::Network;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -109,6 +115,8 @@ pub(crate) struct Start<'a> {
     is_behind_a_proxy: bool,
     storage: Storage,
     interfere: Option<Interfere>,
+    egress: EgressPolicy,
+    network: Network,
 }
 
 impl<'a> Start<'a> {
@@ -153,6 +161,21 @@ impl<'a> Start<'a> {
         self
     }
 
+    /// With workers on the public internet alone, as in the cloud.
+    pub(crate) fn public(mut self) -> Self {
+        self.egress = EgressPolicy::Public;
+        self
+    }
+
+    /// With names that this looks up.
+    pub(crate) fn named(
+        mut self,
+        lookup: impl Fn(&str) -> Vec<IpAddr> + Send + Sync + 'static,
+    ) -> Self {
+        self.network = Network::Named(Arc::new(move |name| Ok(lookup(name))));
+        self
+    }
+
     pub(crate) fn keep(mut self, directory: &Path) -> Self {
         self.storage = Storage::Directory(directory.to_owned());
         self
@@ -169,6 +192,8 @@ impl<'a> Start<'a> {
         }
         options.clock = clock.clone();
         options.storage = self.storage;
+        options.configs.set_egress(self.egress);
+        options.network = self.network;
         options.calls = Calls::observed(used::watcher());
         if let Some(interfere) = self.interfere {
             options.calls = options.calls.interfered(interfere);
@@ -210,6 +235,8 @@ pub(crate) fn relay<'a>() -> Start<'a> {
         storage: Storage::Memory,
         interfere: None,
         is_behind_a_proxy: false,
+        egress: EgressPolicy::Loopback,
+        network: Network::Internet,
     }
     .set("LINEAR_WEBHOOK_SECRETS", SECRET)
     .set("WORKSPACES", WORKSPACE)
@@ -451,7 +478,7 @@ impl Relay {
 
     /// Whether every message's next attempt has been scheduled: one that is being tried is invisible for the
     /// queue's own visibility timeout.
-    fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         let messages = self.queued();
         let now = self.clock.millis();
         messages

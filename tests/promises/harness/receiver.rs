@@ -16,7 +16,6 @@ use protocol::headers::EDGE_EDITED_FROM;
 use protocol::messages::{ChallengeResponse, Control};
 use protocol::signature::{Secret, Signed, receipt, verify};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 use tokio::task::AbortHandle;
@@ -148,41 +147,6 @@ impl Receiver {
             address,
             serving: Arc::new(serving.abort_handle()),
         }
-    }
-
-    /// Echoes a challenge; answers everything else with these bytes, so often, and closes the connection.
-    pub(crate) async fn start_raw(answer: String, times: usize) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut request = vec![0; 4096];
-                let mut length = 0;
-                while let Ok(read @ 1..) = stream.read(&mut request[length..]).await {
-                    length += read;
-                    if request[..length].ends_with(b"}") {
-                        break;
-                    }
-                }
-                let request = String::from_utf8_lossy(&request[..length]);
-                let body = request.split("\r\n\r\n").nth(1).unwrap_or_default();
-                if let Ok(Control::Challenge { challenge, .. }) = serde_json::from_str(body) {
-                    let answer = serde_json::to_string(&ChallengeResponse { challenge }).unwrap();
-                    let length = answer.len();
-                    let answer = format!(
-                        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{answer}"
-                    );
-                    stream.write_all(answer.as_bytes()).await.unwrap();
-                    continue;
-                }
-                for _ in 0..times {
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        break;
-                    }
-                }
-            }
-        });
-        address
     }
 
     /// Listens no more.
