@@ -38,6 +38,7 @@ mod signatures;
 mod sleeping_laptops;
 mod sqs;
 mod sqs_behaviours;
+mod standard_webhooks;
 mod structure;
 mod template;
 mod tokens;
