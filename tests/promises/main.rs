@@ -23,6 +23,7 @@ mod durability;
 mod gone;
 mod groups;
 mod health;
+mod hostile_receivers;
 mod isolation;
 mod no_duplicate_effect;
 mod nothing_is_lost;

@@ -29,6 +29,22 @@ impl Script {
         }
     }
 
+    /// These bytes, and then these without end.
+    pub(crate) fn endless(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Self {
+        Self {
+            first: first.into(),
+            ..Self::again(again, usize::MAX)
+        }
+    }
+
+    /// These bytes, and then a byte a second without end.
+    pub(crate) fn trickle(first: impl Into<Vec<u8>>) -> Self {
+        Self {
+            pause: Duration::from_secs(1),
+            ..Self::endless(first, "x")
+        }
+    }
+
     async fn play(&self, stream: &mut TcpStream) -> std::io::Result<()> {
         stream.write_all(&self.first).await?;
         for _ in 0..self.times {

@@ -118,7 +118,11 @@ impl Receiver {
 
     /// Over TLS, by HTTP/2 where that is agreed on.
     pub(crate) async fn start_over_tls(acceptor: TlsAcceptor) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_over_tls_at("127.0.0.1:0", acceptor).await
+    }
+
+    pub(crate) async fn start_over_tls_at(address: &str, acceptor: TlsAcceptor) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let orders = Arc::default();
         let service = TowerToHyperService::new(router(&orders));

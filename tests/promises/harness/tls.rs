@@ -1,9 +1,9 @@
-//! TLS under a certificate of the test's own, for `localhost`.
+//! TLS under certificates of the test's own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{CertifiedKey, KeyPair};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::PrivateKeyDer;
@@ -12,14 +12,32 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) struct Certificate(CertifiedKey<KeyPair>);
 
 impl Certificate {
+    /// For `localhost`.
     pub(crate) fn new() -> Self {
-        Self(rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap())
+        Self::for_name("localhost")
+    }
+
+    pub(crate) fn for_name(name: &str) -> Self {
+        Self(rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap())
+    }
+
+    /// For `localhost`, until 2020.
+    pub(crate) fn expired() -> Self {
+        let mut parameters = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        parameters.not_after = date_time_ymd(2020, 1, 1);
+        let signing_key = KeyPair::generate().unwrap();
+        let cert = parameters.self_signed(&signing_key).unwrap();
+        Self(CertifiedKey { cert, signing_key })
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.cert.pem()
     }
 
     /// Writes it where `SSL_CERT_FILE` can say so.
     pub(crate) fn write(&self, directory: &Path) -> PathBuf {
         let file = directory.join("ca.pem");
-        std::fs::write(&file, self.0.cert.pem()).unwrap();
+        std::fs::write(&file, self.pem()).unwrap();
         file
     }
 
