@@ -165,24 +165,31 @@ async fn a_worker_that_only_trickles_is_marked_away_after_three_attempts_and_los
 #[tokio::test]
 async fn tricks_do_not_delay_another_worker() {
     let relay = relay().set("DELIVERY_TIMEOUT_SECONDS", 20).start().await;
-    let mut bad = Vec::new();
-    for (name, script, _) in tricks() {
-        let receiver = Raw::start(script).await;
-        bad.push((name, relay.register(name, &receiver.url()).await));
+    let mut slow = Vec::new();
+    for (name, script, outcome) in tricks() {
+        let is_slow = outcome == Some(TIMEOUT);
+        // One of those that keep the relay busy is enough.
+        if is_slow || name == "fields without end" {
+            let receiver = Raw::start(script).await;
+            let worker = relay.register(name, &receiver.url()).await;
+            slow.extend(is_slow.then_some((receiver, worker)));
+        }
     }
     let good = Receiver::start().await;
     relay.register("good", &good.url()).await;
-    for at in 0..4 {
+    assert_eq!(slow.len(), 2);
+    relay.post(&issue("i", 0)).await;
+    let have_begun = async || slow.iter().all(|(receiver, _)| receiver.deliveries() > 0);
+    until("the slow answers have begun", have_begun).await;
+    for at in 1..5 {
         relay.post(&issue("i", at)).await;
         relay.post(&issue(&format!("other {at}"), 100 + at)).await;
     }
-    good.wait_for(8).await;
-    for (name, worker) in bad {
+    good.wait_for(9).await;
+    for (_, worker) in slow {
         // Otherwise the good worker had to wait for that deadline.
-        if name.ends_with("trickled") && !name.starts_with(['b', 'c']) {
-            let error = relay.read(&worker).await.last_error;
-            assert!(error.is_none(), "{name}: {error:?}");
-        }
+        let error = relay.read(&worker).await.last_error;
+        assert!(error.is_none(), "{error:?}");
     }
 }
 
@@ -231,7 +238,7 @@ async fn sixty_receivers_with_tricks_at_once_take_a_bounded_amount_of_memory() {
         .await;
     }
     let more = peak_memory(relay.child.id()) - before;
-    assert!(more < 96 << 20, "{more} bytes more");
+    assert!(more < 64 << 20, "{more} bytes more");
 }
 
 /// Writes certificates as the authorities that the relay trusts.

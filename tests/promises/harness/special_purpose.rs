@@ -76,7 +76,7 @@ pub(crate) fn notations(address: IpAddr) -> Vec<String> {
     match address {
         IpAddr::V4(v4) => {
             let mut found = v4_notations(v4);
-            found.extend(embedded(v4).into_iter().flat_map(v6_notations));
+            found.extend(embedded(v4).into_iter().map(|v6| format!("[{v6}]")));
             found
         }
         IpAddr::V6(v6) => v6_notations(v6),
