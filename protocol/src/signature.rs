@@ -235,8 +235,7 @@ pub fn verify(
     now: UnixSeconds,
 ) -> Result<(), SignatureError> {
     let timestamp = verify_form(signed)?;
-    let at = timestamp.to_string();
-    let parts = [signed.id.as_bytes(), at.as_bytes(), body];
+    let parts = [signed.id.as_bytes(), signed.timestamp.as_bytes(), body];
     if !matches(secrets, parts, digests(signed.signature)) {
         return Err(SignatureError::Digest);
     }
@@ -362,6 +361,17 @@ mod tests {
                 other => panic!("{id} {timestamp} {signature}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_timestamp_is_verified_as_it_is_written() {
+        let secrets = [Secret::generate()];
+        let signature = sign(&secrets, "evt_1", 1_000, b"{}");
+        let signed = signed("evt_1", "01000", &signature);
+        assert_eq!(
+            verify(&secrets, signed, b"{}", 1_000),
+            Err(SignatureError::Digest)
+        );
     }
 
     #[test]
