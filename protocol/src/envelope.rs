@@ -12,7 +12,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use sha2::{Digest as _, Sha256};
 
-use crate::clock;
+use crate::{clock, surrogates};
 use name::Name;
 use subject::{Loose, Subject};
 
@@ -35,6 +35,22 @@ pub struct Envelope<'a> {
     pub audience: Audience<'a>,
     /// Whose access has ended by it.
     pub ended: Option<EndedAccess<'a>>,
+}
+
+impl Envelope<'_> {
+    /// The same, without the body that it was read from.
+    fn into_owned(self) -> Envelope<'static> {
+        Envelope {
+            workspace: Cow::Owned(self.workspace.into_owned()),
+            kind: Cow::Owned(self.kind.into_owned()),
+            action: Cow::Owned(self.action.into_owned()),
+            sent_at_ms: self.sent_at_ms,
+            ordering_key: self.ordering_key,
+            is_stop: self.is_stop,
+            audience: self.audience.into_owned(),
+            ended: self.ended.map(EndedAccess::into_owned),
+        }
+    }
 }
 
 /// Whom a payload concerns, as far as it says.
@@ -83,7 +99,7 @@ pub enum EndedAccess<'a> {
 /// Why a body has no envelope. No variant holds a part of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// The body is not JSON.
+    /// The body is not JSON, or a field that is read holds a number beyond a double, or more than 100 levels of nesting.
     #[error("the body is not JSON (line {line}, column {column})")]
     NotJson {
         /// The line of the first error, from 1.
@@ -173,23 +189,23 @@ enum Field {
     Other,
 }
 
-impl From<&[u8]> for Field {
-    fn from(name: &[u8]) -> Self {
+impl From<&str> for Field {
+    fn from(name: &str) -> Self {
         match name {
-            b"organizationId" => Self::OrganizationId,
-            b"type" => Self::Type,
-            b"action" => Self::Action,
-            b"webhookTimestamp" => Self::WebhookTimestamp,
-            b"createdAt" => Self::CreatedAt,
-            b"data" => Self::Data,
-            b"issueData" => Self::IssueData,
-            b"notification" => Self::Notification,
-            b"agentSession" => Self::AgentSession,
-            b"agentActivity" => Self::AgentActivity,
-            b"actor" => Self::Actor,
-            b"appUserId" => Self::AppUserId,
-            b"oauthClientId" => Self::OauthClientId,
-            b"userId" => Self::UserId,
+            "organizationId" => Self::OrganizationId,
+            "type" => Self::Type,
+            "action" => Self::Action,
+            "webhookTimestamp" => Self::WebhookTimestamp,
+            "createdAt" => Self::CreatedAt,
+            "data" => Self::Data,
+            "issueData" => Self::IssueData,
+            "notification" => Self::Notification,
+            "agentSession" => Self::AgentSession,
+            "agentActivity" => Self::AgentActivity,
+            "actor" => Self::Actor,
+            "appUserId" => Self::AppUserId,
+            "oauthClientId" => Self::OauthClientId,
+            "userId" => Self::UserId,
             _ => Self::Other,
         }
     }
@@ -281,7 +297,17 @@ fn text<'a>(name: &'static str, value: Option<Loose<'a>>) -> Result<Cow<'a, str>
 /// # Errors
 ///
 /// The body is not a JSON object with `organizationId` and `type`, each once and of its type.
-pub fn parse<'a>(body: &'a str) -> Result<Envelope<'a>, EnvelopeError> {
+pub fn parse(body: &str) -> Result<Envelope<'_>, EnvelopeError> {
+    let envelope = read(body);
+    if matches!(envelope, Err(EnvelopeError::NotJson { .. }))
+        && let Some(replaced) = surrogates::replaced(body)
+    {
+        return read(&replaced).map(Envelope::into_owned);
+    }
+    envelope
+}
+
+fn read<'a>(body: &'a str) -> Result<Envelope<'a>, EnvelopeError> {
     let fields: Fields<'a> = serde_json::from_str(body).map_err(|error| {
         // A value of any type is accepted inside the object, so a type error is about the whole.
         if error.is_data() {
@@ -533,6 +559,25 @@ mod tests {
         ] {
             assert!(parse(&payload(rest)).is_ok(), "{rest}");
         }
+    }
+
+    #[test]
+    fn a_control_character_in_a_name_is_not_json() {
+        for rest in [",\"\u{1}\":1", ",\"data\":{\"\u{0}\":1}"] {
+            let error = parse(&payload(rest)).unwrap_err();
+            assert!(matches!(error, EnvelopeError::NotJson { .. }), "{rest:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_with_half_of_a_surrogate_pair_is_read() {
+        let body = payload(r#","data":{"id":"\ud83d","teamId":"t","creatorId":"u"}"#);
+        let envelope = parse(&body).unwrap();
+        assert_eq!(envelope.ordering_key, digest("\u{fffd}".as_bytes()));
+        assert_eq!(envelope.audience.teams, ["t"]);
+        assert_eq!(envelope.audience.people, ["u"]);
+        let body = payload("").replace(r#""org""#, r#""\ud83d""#);
+        assert_eq!(parse(&body), Err(EnvelopeError::InvalidWorkspace));
     }
 
     #[test]

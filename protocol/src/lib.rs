@@ -47,7 +47,7 @@
 //!
 //! [`signature`] and [`signing_secrets`] sign and verify deliveries; [`linear_signature`] does so for Linear's own webhooks. [`messages`] are
 //! the JSON objects of the interface and [`problem`] its errors. [`capability`] matches patterns of event types. [`envelope`] and [`mention`]
-//! read the few fields of a payload that decide order and audience. [`clock`] is the time as an argument.
+//! read the few fields of a payload that decide order and audience, for which [`surrogates`] makes texts of what is none. [`clock`] is the time as an argument.
 #![warn(missing_docs)]
 
 pub mod capability;
@@ -60,3 +60,4 @@ pub mod messages;
 pub mod problem;
 pub mod signature;
 pub mod signing_secrets;
+pub mod surrogates;
