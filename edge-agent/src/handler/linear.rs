@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use protocol::clock::UnixMillis;
+use protocol::surrogates;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -14,12 +15,9 @@ const FIELD: &str = "webhookTimestamp";
 
 /// The body with `now` as its timestamp; as it is if it has none.
 pub(crate) fn stamped(body: &[u8], now: UnixMillis) -> Vec<u8> {
-    let Ok(stamps) = serde_json::from_slice::<Stamps<'_>>(body) else {
-        return body.to_vec();
-    };
     let mut stamped = Vec::with_capacity(body.len() + 16);
     let mut copied = 0;
-    for range in stamps.0.iter().filter_map(|raw| within(body, raw.get())) {
+    for range in stamps(body) {
         stamped.extend_from_slice(&body[copied..range.start]);
         stamped.extend_from_slice(now.to_string().as_bytes());
         copied = range.end;
@@ -28,8 +26,23 @@ pub(crate) fn stamped(body: &[u8], now: UnixMillis) -> Vec<u8> {
     stamped
 }
 
+/// Where the timestamps are in a body.
+fn stamps(body: &[u8]) -> Vec<Range<usize>> {
+    let find = |text: &str| -> Option<Vec<_>> {
+        let stamps: Stamps<'_> = serde_json::from_str(text).ok()?;
+        let ranges = stamps.0.iter().map(|raw| within(text, raw.get()));
+        ranges.collect()
+    };
+    let Ok(text) = str::from_utf8(body) else {
+        return Vec::new();
+    };
+    find(text)
+        .or_else(|| find(&surrogates::replaced(text)?))
+        .unwrap_or_default()
+}
+
 /// The range of a part that is borrowed from `body`.
-fn within(body: &[u8], part: &str) -> Option<Range<usize>> {
+fn within(body: &str, part: &str) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let end = start + part.len();
     (end <= body.len()).then_some(start..end)
@@ -102,6 +115,14 @@ mod tests {
             (
                 r#"{"webhookTimestamp":1,"webhookTimestamp":2}"#,
                 r#"{"webhookTimestamp":77,"webhookTimestamp":77}"#,
+            ),
+            (
+                r#"{"\ud83d":1,"webhookTimestamp":1}"#,
+                r#"{"\ud83d":1,"webhookTimestamp":77}"#,
+            ),
+            (
+                r#"{"a":"\ud83d","webhookTimestamp":1}"#,
+                r#"{"a":"\ud83d","webhookTimestamp":77}"#,
             ),
             (r#"{"webhookTimestamp":"1"}"#, r#"{"webhookTimestamp":"1"}"#),
             (
