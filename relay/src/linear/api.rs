@@ -287,7 +287,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
     {
         return Err(LinearError::TokenForbidden);
     }
-    if status.is_server_error() || status.is_redirection() {
+    if !status.is_success() && !status.is_client_error() {
         return Err(unavailable(format!("answered {}", status.as_u16())));
     }
     let Some(answer) = answer else {
@@ -375,6 +375,8 @@ mod tests {
             ),
             (502, "<html>", "linear_unavailable"),
             (302, "", "linear_unavailable"),
+            (100, &member, "linear_unavailable"),
+            (999, &member, "linear_unavailable"),
             (403, "<html>", "linear_unavailable"),
             (200, "<html>", "linear_unavailable"),
             (200, "{}", "linear_unavailable"),
