@@ -314,7 +314,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
     if viewer.active == Some(false) || viewer.guest == Some(true) {
         return Err(LinearError::UserRefused);
     }
-    let next = (teams.page_info.end_cursor).filter(|_| teams.page_info.has_next_page);
+    let next = next_page(teams.page_info)?;
     let member = Member {
         user: User {
             id: viewer.id,
@@ -330,6 +330,16 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
             .collect(),
     };
     Ok((member, next))
+}
+
+/// The cursor of the next page, if there is one. Without its cursor it cannot be read, and a member with a part of the teams would lose
+/// the events of the others.
+fn next_page(page: PageInfo) -> Result<Option<String>, LinearError> {
+    match page.end_cursor {
+        _ if !page.has_next_page => Ok(None),
+        Some(cursor) => Ok(Some(cursor)),
+        None => Err(unavailable("names no cursor for the next page of teams")),
+    }
 }
 
 #[cfg(test)]
@@ -375,6 +385,7 @@ mod tests {
             ),
             (502, "<html>", "linear_unavailable"),
             (302, "", "linear_unavailable"),
+            (200, &member.replace(r#""c""#, "null"), "linear_unavailable"),
             (100, &member, "linear_unavailable"),
             (999, &member, "linear_unavailable"),
             (403, "<html>", "linear_unavailable"),
