@@ -56,7 +56,7 @@ impl Envelope<'_> {
 /// Whom a payload concerns, as far as it says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Audience<'a> {
-    /// The ids of the teams of what it is about; none: it belongs to no team.
+    /// The ids of the teams of what it is about; none: it belongs to no team. In place of an id that is no identifier, its digest.
     pub teams: Vec<Cow<'a, str>>,
     /// The ids of the people that it concerns: who created it, has it assigned or delegated, wrote it, acted, or is notified. Of
     /// an event of an agent session, who started the session, alone.
@@ -406,6 +406,12 @@ impl<'a> Subjects<'a> {
         if kind == "AgentSessionEvent" {
             audience.people = starter.into_iter().collect();
         }
+        // They travel in a message attribute, separated by spaces.
+        for team in &mut audience.teams {
+            if !team.is_empty() && !is_identifier(team) {
+                *team = Cow::Owned(digest(team.as_bytes()));
+            }
+        }
         for ids in [&mut audience.teams, &mut audience.people] {
             ids.retain(|id| !id.is_empty());
             ids.sort_unstable();
@@ -559,6 +565,13 @@ mod tests {
         ] {
             assert!(parse(&payload(rest)).is_ok(), "{rest}");
         }
+    }
+
+    #[test]
+    fn a_team_whose_id_is_no_identifier_stays_one_team() {
+        let body = payload(r#","data":{"teamId":"a b\u0000","teamIds":["c",""]}"#);
+        let teams = parse(&body).unwrap().audience.teams;
+        assert_eq!(teams, ["c".to_owned(), digest(b"a b\0")]);
     }
 
     #[test]
