@@ -4,13 +4,17 @@
 //! `organization` in the answer prove a token, because public queries succeed without one.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
 use protocol::envelope::is_identifier;
 use protocol::messages::Workspace;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use url::Url;
 
@@ -86,29 +90,52 @@ pub(crate) struct Linear {
     url: Url,
 }
 
+/// An object. What serde derives reads a list, too, as an object whose fields have no names.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+    }
+}
+
 #[derive(Deserialize)]
 struct GraphqlResponse {
     #[serde(default)]
-    data: Option<Data>,
+    data: Option<Object<Data>>,
     #[serde(default)]
-    errors: Option<Vec<GraphqlError>>,
+    errors: Option<Vec<Object<GraphqlError>>>,
 }
 
 #[derive(Deserialize)]
 struct Data {
     #[serde(default)]
-    viewer: Option<Viewer>,
+    viewer: Option<Object<Viewer>>,
     #[serde(default)]
-    organization: Option<Workspace>,
+    organization: Option<Object<Workspace>>,
     #[serde(default)]
-    teams: Option<Teams>,
+    teams: Option<Object<Teams>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Teams {
-    nodes: Vec<Team>,
-    page_info: PageInfo,
+    nodes: Vec<Object<Team>>,
+    page_info: Object<PageInfo>,
 }
 
 #[derive(Deserialize)]
@@ -146,7 +173,7 @@ struct Viewer {
 #[derive(Deserialize)]
 struct GraphqlError {
     #[serde(default)]
-    extensions: Option<Extensions>,
+    extensions: Option<Object<Extensions>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -162,8 +189,8 @@ impl GraphqlResponse {
         self.errors
             .iter()
             .flatten()
-            .filter_map(|e| e.extensions.as_ref())
-            .any(|e| {
+            .filter_map(|Object(error)| error.extensions.as_ref())
+            .any(|Object(e)| {
                 e.code.as_deref() == Some(code)
                     || (e.kind.as_deref()).is_some_and(|k| k.eq_ignore_ascii_case(kind))
             })
@@ -268,7 +295,9 @@ fn unavailable(reason: impl Into<String>) -> LinearError {
 
 /// What an answer says: the member with the teams of this page, and the cursor of the next page.
 fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), LinearError> {
-    let answer: Option<GraphqlResponse> = serde_json::from_slice(body).ok();
+    let answer: Option<GraphqlResponse> = serde_json::from_slice(body)
+        .ok()
+        .map(|Object(answer)| answer);
     let has_error = |code, kind| answer.as_ref().is_some_and(|a| a.has_error(code, kind));
     if has_error("AUTHENTICATION_ERROR", "authentication error")
         || status == StatusCode::UNAUTHORIZED
@@ -296,11 +325,11 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
     if status.is_client_error() {
         return Err(LinearError::TokenMalformed);
     }
-    let Some(Data {
-        viewer: Some(viewer),
-        organization: Some(workspace),
-        teams: Some(teams),
-    }) = answer.data
+    let Some(Object(Data {
+        viewer: Some(Object(viewer)),
+        organization: Some(Object(workspace)),
+        teams: Some(Object(teams)),
+    })) = answer.data
     else {
         return Err(unavailable(
             "answered without a viewer, an organization and teams",
@@ -314,7 +343,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
     if viewer.active == Some(false) || viewer.guest == Some(true) {
         return Err(LinearError::UserRefused);
     }
-    let next = next_page(teams.page_info)?;
+    let next = next_page(teams.page_info.0)?;
     let member = Member {
         user: User {
             id: viewer.id,
@@ -326,7 +355,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
         is_oauth: false,
         workspace,
         teams: (teams.nodes.into_iter())
-            .map(|team| (team.id, team.key))
+            .map(|Object(team)| (team.id, team.key))
             .collect(),
     };
     Ok((member, next))
@@ -350,6 +379,9 @@ mod tests {
     const REFUSED: &str = r#"{"errors":[{"message":"Authentication required, not authenticated","extensions":{"type":"authentication error","code":"AUTHENTICATION_ERROR","statusCode":401}}]}"#;
     const LIMITED: &str =
         r#"{"errors":[{"message":"slow down","extensions":{"code":"RATELIMITED"}}]}"#;
+
+    /// The fields of a valid answer, without their names.
+    const LISTS: &str = r#"[[["u"],["o","k","n"],[[["t","ENG"]],[true,"c"]]]]"#;
 
     fn valid(viewer: &str) -> String {
         format!(
@@ -385,6 +417,8 @@ mod tests {
             ),
             (502, "<html>", "linear_unavailable"),
             (302, "", "linear_unavailable"),
+            (200, LISTS, "linear_unavailable"),
+            (403, LISTS, "linear_unavailable"),
             (200, &member.replace(r#""c""#, "null"), "linear_unavailable"),
             (100, &member, "linear_unavailable"),
             (999, &member, "linear_unavailable"),
