@@ -3,6 +3,7 @@
 //! Source: the SQS API reference, `StartMessageMoveTask`. Invariant: a message is in one of the two queues at
 //! every moment, and in the same one after a restart.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use protocol::clock::UnixMillis;
@@ -27,7 +28,7 @@ pub(super) enum Status {
     Running,
     Completed,
     Cancelled,
-    /// The source queue of some messages is unknown.
+    /// The source queue of some messages is unknown or gone.
     Failed,
 }
 
@@ -61,9 +62,10 @@ impl State {
             .collect()
     }
 
-    /// Moves up to `limit` visible messages. Returns how many, and whether the move is complete.
+    /// Moves up to `limit` visible messages whose destination exists. Returns how many, and whether the move is complete.
     fn step(&mut self, at: usize, limit: usize, now: UnixMillis) -> (u64, bool) {
         let Move { from, to, .. } = self.moves[at].clone();
+        let existing: BTreeSet<_> = self.queues.keys().cloned().collect();
         let Ok(queue) = self.queue(&from) else {
             return (0, true);
         };
@@ -74,7 +76,7 @@ impl State {
                 let to = to
                     .clone()
                     .or_else(|| name_of(message.source.as_deref()?).map(str::to_owned))?;
-                Some((*sequence, to))
+                existing.contains(&to).then_some((*sequence, to))
             })
             .take(limit)
             .collect();
@@ -212,5 +214,52 @@ impl Sqs {
             .iter()
             .map(|name| self.url(name))
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use protocol::clock::Clock;
+
+    use super::*;
+    use crate::sqs::{Consumer, NewMessage};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_move_to_a_queue_that_is_gone_fails_and_ends() {
+        let clock = Clock::of_runtime(1_764_400_000_000);
+        let sqs = Sqs::open(None, String::new(), clock.clone()).unwrap();
+        let redrive = serde_json::json!({
+            "deadLetterTargetArn": arn("dead.fifo"), "maxReceiveCount": 1,
+        });
+        for name in ["dead.fifo", "gone.fifo", "kept.fifo"] {
+            let mut attributes = BTreeMap::from([("FifoQueue".to_owned(), "true".to_owned())]);
+            if name != "dead.fifo" {
+                attributes.insert("RedrivePolicy".to_owned(), redrive.to_string());
+            }
+            sqs.create_queue(name, attributes).await.unwrap();
+        }
+        let message = NewMessage {
+            message_body: Some("{}".to_owned()),
+            message_group_id: Some("g".to_owned()),
+            message_deduplication_id: Some("1".to_owned()),
+            ..NewMessage::default()
+        };
+        sqs.send("gone.fifo", vec![message]).await.unwrap();
+        for _ in 0..2 {
+            let received = sqs.receive("gone.fifo", 1, Some(0), None, Consumer::Elsewhere);
+            received.await.unwrap();
+        }
+        sqs.delete_queue("gone.fifo").await.unwrap();
+        let dead = arn("dead.fifo");
+        sqs.start_move(&dead, None, Some(1)).unwrap();
+        clock.until(clock.millis() + 5_000).await;
+        let task = sqs.moves(&dead, 1).unwrap().remove(0);
+        assert_eq!(
+            (task.status, task.moved, task.to_move),
+            (Status::Failed, 0, 1)
+        );
+        assert_eq!(sqs.depth("dead.fifo").unwrap().visible, 1);
     }
 }
