@@ -8,6 +8,8 @@
 //! alone are committed later: what a crash undoes of them is delivered once more, under the same id.
 
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod journal;
 mod message;
 mod moves;

@@ -53,6 +53,8 @@
 pub mod capability;
 pub mod clock;
 pub mod envelope;
+#[cfg(test)]
+mod fuzz;
 pub mod headers;
 pub mod linear_signature;
 pub mod mention;

@@ -1,5 +1,7 @@
 //! SQS: the FIFO queue of deliveries and its dead-letter queue.
 
+#[cfg(test)]
+mod fuzz;
 mod letters;
 mod message;
 

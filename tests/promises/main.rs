@@ -20,6 +20,7 @@ mod deployed;
 mod documentation;
 mod drain;
 mod durability;
+mod fuzz;
 mod gone;
 mod groups;
 mod health;

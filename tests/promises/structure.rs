@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use proc_macro2::Span;
 use syn::visit::{self, Visit};
 
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 10] = [
     "protocol",
     "relay",
     "functions/ingest",
@@ -20,6 +20,7 @@ const CRATES: [&str; 9] = [
     "local",
     "edge-agent",
     "bench",
+    "fuzz",
 ];
 
 const LONGEST_FUNCTION: usize = 70;

@@ -142,6 +142,40 @@ mod tests {
         assert_eq!(stamped(b"{\"a\":\"\xff\"}", 77), b"{\"a\":\"\xff\"}");
     }
 
+    /// What [`stamped`] has to return for a body that is JSON.
+    fn spliced(body: &[u8], now: UnixMillis) -> Vec<u8> {
+        let mut stamped = body.to_vec();
+        for member in fuzz::json::members(body).into_iter().rev() {
+            let is_number = matches!(body[member.value.start], b'-' | b'0'..=b'9');
+            if is_number && fuzz::json::is_name(&body[member.name], FIELD) {
+                stamped.splice(member.value, now.to_string().into_bytes());
+            }
+        }
+        stamped
+    }
+
+    #[test]
+    fn fuzz_stamp() {
+        fuzz::target!(
+            "stamp",
+            ["samples", "fuzz/corpus/payloads"],
+            |body: &[u8]| {
+                let is_json = |body: &[u8]| {
+                    let text = str::from_utf8(body).unwrap_or_default();
+                    serde_json::from_str::<IgnoredAny>(text).is_ok()
+                };
+                let stamped = stamped(body, 1_764_400_000_000);
+                if is_json(body) {
+                    assert!(is_json(&stamped));
+                    let spliced = spliced(body, 1_764_400_000_000);
+                    assert!(stamped == spliced, "{}", stamped.escape_ascii());
+                } else {
+                    assert_eq!(stamped, body);
+                }
+            }
+        );
+    }
+
     proptest! {
         #[test]
         fn whatever_stands_around_it_stays(

@@ -465,3 +465,32 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+impl Queue {
+    /// What is kept beside the messages is what they say.
+    pub(super) fn assert_is_consistent(&self) {
+        let (mut groups, mut in_flight) = (BTreeMap::<_, Group>::new(), BTreeSet::new());
+        for (sequence, message) in &self.messages {
+            let group = groups.entry(&message.group).or_default();
+            if let Some((until, _)) = &message.flight {
+                in_flight.insert((*until, *sequence));
+                group.in_flight += 1;
+            } else {
+                group.waiting.insert(*sequence);
+            }
+        }
+        assert_eq!(in_flight, self.in_flight);
+        assert_eq!(groups.len(), self.groups.len());
+        let mut ready = BTreeSet::new();
+        for (name, group) in groups {
+            let kept = &self.groups[name];
+            assert_eq!(group.waiting, kept.waiting, "{name}");
+            assert_eq!(group.in_flight, kept.in_flight, "{name}");
+            if group.in_flight == 0 {
+                ready.extend(group.waiting.first());
+            }
+        }
+        assert_eq!(ready, self.ready);
+    }
+}

@@ -372,6 +372,9 @@ fn next_page(page: PageInfo) -> Result<Option<String>, LinearError> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::Error;

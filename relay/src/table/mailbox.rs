@@ -436,4 +436,33 @@ mod tests {
             assert!(!is_mail_id(wrong), "{wrong}");
         }
     }
+
+    #[test]
+    fn fuzz_mail_id() {
+        fuzz::target!("mail-id", |input: &[u8]| {
+            let Ok(text) = std::str::from_utf8(input) else {
+                return;
+            };
+            let item = |text: &str| {
+                let event = text.split_once('-').map_or("", |(_, event)| event);
+                Item::from([
+                    ("sk".to_owned(), s(format!("{PREFIX}{text}"))),
+                    ("event".to_owned(), s(event)),
+                    ("type".to_owned(), s("Issue")),
+                    ("attempt".to_owned(), n(1)),
+                    ("stored".to_owned(), s("digest")),
+                ])
+            };
+            // What acknowledges an event names the item that it was read from, and no other.
+            let parked = parse("w", "k", &item(text));
+            if let Some(parked) = &parked {
+                assert_eq!(parked.id, text);
+            }
+            if is_mail_id(text) {
+                let delivery = parked.expect("its item can be read").delivery;
+                assert_eq!(id(&delivery), text);
+                assert_eq!(key("p", text), item_key("p", format!("{PREFIX}{text}")));
+            }
+        });
+    }
 }
