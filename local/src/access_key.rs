@@ -68,11 +68,21 @@ pub(crate) enum Refusal {
 pub(crate) struct Signature<'a> {
     key: &'a AccessKey,
     request: &'a Parts,
+    authorization: &'a str,
     time: SystemTime,
     region: &'a str,
     service: &'a str,
     headers: &'a str,
     signature: &'a str,
+}
+
+/// The value of a field of `Authorization`.
+fn field<'a>(authorization: &'a str, name: &str) -> Option<&'a str> {
+    let fields = authorization.strip_prefix("AWS4-HMAC-SHA256")?;
+    let mut fields = fields
+        .split(',')
+        .filter_map(|field| field.trim().split_once('='));
+    fields.find_map(|(field, value)| (field == name).then_some(value))
 }
 
 impl AccessKey {
@@ -144,23 +154,17 @@ impl AccessKey {
     ) -> Option<(&'a str, Signature<'a>)> {
         let format = format_description!("[year][month][day]T[hour][minute][second]Z");
         let time = PrimitiveDateTime::parse(date, format).ok()?.assume_utc();
-        let fields = authorization.strip_prefix("AWS4-HMAC-SHA256")?;
-        let field = |name| {
-            let mut fields = fields
-                .split(',')
-                .filter_map(|field| field.trim().split_once('='));
-            fields.find_map(|(field, value)| (field == name).then_some(value))
-        };
-        let mut scope = field("Credential")?.split('/');
+        let mut scope = field(authorization, "Credential")?.split('/');
         let (id, _date) = (scope.next()?, scope.next()?);
         let signature = Signature {
             key: self,
             request,
+            authorization,
             time: time.into(),
             region: scope.next()?,
             service: scope.next()?,
-            headers: field("SignedHeaders")?,
-            signature: field("Signature")?,
+            headers: field(authorization, "SignedHeaders")?,
+            signature: field(authorization, "Signature")?,
         };
         Some((id, signature))
     }
@@ -190,12 +194,14 @@ impl Signature<'_> {
                     .sign((self.region, self.service), self.time, request)
             });
         let expected = expected.map_err(|_| Refusal::SignatureDoesNotMatch)?;
-        if bool::from(
-            expected
-                .signature()
-                .as_bytes()
-                .ct_eq(self.signature.as_bytes()),
-        ) {
+        let (output, expected) = expected.into_parts();
+        let mut signed = output.headers();
+        let written = signed.find_map(|(name, value)| (name == "authorization").then_some(value));
+        // What is signed has the date of `X-Amz-Date` and those headers alone that the request has, whatever the field says.
+        let is_written = ["Credential", "SignedHeaders"].iter().all(|name| {
+            field(self.authorization, name) == field(written.unwrap_or_default(), name)
+        });
+        if is_written && bool::from(expected.as_bytes().ct_eq(self.signature.as_bytes())) {
             Ok(())
         } else {
             Err(Refusal::SignatureDoesNotMatch)
@@ -283,9 +289,58 @@ mod tests {
                 0,
                 Refusal::SignatureDoesNotMatch,
             ),
+            (
+                right.replace("x-amz-date", "y-amz-date"),
+                "",
+                0,
+                Refusal::SignatureDoesNotMatch,
+            ),
+            (
+                right.replace("20150830", "20150831"),
+                "",
+                0,
+                Refusal::SignatureDoesNotMatch,
+            ),
         ] {
             let checked = check("POST", &authorization, body.as_bytes(), late);
             assert_eq!(checked, Err(refusal), "{authorization}");
         }
+    }
+
+    /// A request as an input has it: method and target, lines with a header each, an empty line, and the body.
+    fn parse(input: &[u8]) -> Option<(Request<()>, &[u8])> {
+        let at = input.windows(2).position(|two| two == b"\n\n")?;
+        let mut lines = std::str::from_utf8(&input[..at]).ok()?.lines();
+        let (method, target) = lines.next()?.split_once(' ')?;
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+            request = request.header(name, value);
+        }
+        Some((request.body(()).ok()?, &input[at + 2..]))
+    }
+
+    #[test]
+    fn fuzz_aws_signature() {
+        fuzz::target!("aws-signature", |input: &[u8]| {
+            let Some((request, body)) = parse(input) else {
+                return;
+            };
+            let (parts, ()) = request.into_parts();
+            let now = time::macros::datetime!(2015-08-30 12:36:00 UTC).into();
+            let key = key();
+            let Ok(signature) = key.signature(&parts, now) else {
+                return;
+            };
+            let known = [GET, POST].contains(&signature.signature);
+            if signature.verify(body).is_ok() {
+                // No other request than those of the suite is signed.
+                assert!(known && body.is_empty());
+                let other = signature.verify(b"{}");
+                assert_eq!(other, Err(Refusal::SignatureDoesNotMatch));
+                let is_signed =
+                    |name: &str| signature.headers.split(';').any(|other| other == name);
+                assert!(is_signed("host") && is_signed("x-amz-date"));
+            }
+        });
     }
 }
