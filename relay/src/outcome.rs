@@ -194,4 +194,47 @@ mod tests {
         let busy = answered(503, &[("retry-after", "1")]);
         assert!(matches!(busy, Outcome::Rejected { .. }));
     }
+
+    #[test]
+    fn fuzz_worker_answer() {
+        use protocol::headers::WEBHOOK_RECEIPT;
+        use protocol::signature::{Secret, is_receipt, receipt};
+
+        use crate::policy::{LONGEST, backoff};
+
+        // The secret of the published examples.
+        let secret = Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let own = receipt([&secret], "evt_1", "1764400000");
+        fuzz::target!("worker-answer", |input: &[u8]| {
+            // The status, and lines with a header each. `RECEIPT` is the receipt.
+            let text = String::from_utf8_lossy(input).replace("RECEIPT", &own);
+            let mut lines = text.lines();
+            let status = lines.next().and_then(|status| status.parse().ok());
+            let Some(status) = status.and_then(|status| StatusCode::from_u16(status).ok()) else {
+                return;
+            };
+            let headers: HeaderMap = (lines.filter_map(|line| line.split_once(": ")))
+                .filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)))
+                .collect::<Vec<(http::HeaderName, HeaderValue)>>()
+                .into_iter()
+                .collect();
+            let value = (headers.get(WEBHOOK_RECEIPT)).and_then(|value| value.to_str().ok());
+            let is_own = value.is_some_and(|value| value.split(' ').any(|part| part == own));
+            let outcome = Outcome::of(Ok((status, headers)), 1_764_400_000_000, |headers| {
+                let value = (headers.get(WEBHOOK_RECEIPT)).and_then(|value| value.to_str().ok());
+                value.is_some_and(|value| is_receipt([&secret], "evt_1", 1_764_400_000, value))
+            });
+            match outcome {
+                Outcome::Delivered => assert!(is_own && status.is_success()),
+                Outcome::Gone => assert!(is_own && status == StatusCode::GONE),
+                Outcome::Unreachable(UnreachableCause::NoReceipt(_)) => assert!(!is_own),
+                Outcome::Unreachable(_) => assert!(is_own),
+                Outcome::Rejected { retry_after, .. } => {
+                    assert!(is_own && !status.is_success());
+                    let wait = backoff(Duration::ZERO, retry_after, 1.0);
+                    assert!(wait <= LONGEST.mul_f64(1.2));
+                }
+            }
+        });
+    }
 }
