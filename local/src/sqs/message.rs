@@ -183,21 +183,33 @@ fn check_attributes(attributes: &Attributes) -> Result<(), SqsError> {
         if !is_name {
             return invalid("The message attribute name is invalid.".to_owned());
         }
-        let value = match attribute.data_type.split('.').next() {
-            Some("String" | "Number") => &attribute.string_value,
-            Some("Binary") => &attribute.binary_value,
+        let kind = attribute.data_type.split('.').next();
+        let is_binary = kind == Some("Binary");
+        let (value, other) = match kind {
+            Some("String" | "Number") => (&attribute.string_value, &attribute.binary_value),
+            Some("Binary") => (&attribute.binary_value, &attribute.string_value),
             _ => {
                 return invalid(format!(
                     "The message attribute '{name}' has an invalid message attribute type, the set of supported type prefixes is Binary, Number, and String."
                 ));
             }
         };
+        if other.as_deref().is_some_and(|other| !other.is_empty()) {
+            return invalid(format!(
+                "The message attribute '{name}' must contain one value, in the field of its type."
+            ));
+        }
         match value.as_deref() {
             None | Some("") => {
                 return invalid(format!(
                     "The message attribute '{name}' must contain a non-empty message attribute value for message attribute type '{}'.",
                     attribute.data_type
                 ));
+            }
+            Some(binary) if is_binary && BASE64.decode(binary).is_err() => {
+                return Err(SqsError::serialization(format!(
+                    "The message attribute '{name}' holds a binary value that is not base64."
+                )));
             }
             Some(text) if !text.chars().all(is_allowed) => {
                 return invalid(format!(
@@ -312,6 +324,33 @@ mod tests {
             ..message("x")
         };
         assert!(content_based.validate(true).is_ok());
+    }
+
+    #[test]
+    fn a_binary_value_is_base64() {
+        for (value, is_valid) in [("AAEC", true), ("AAE", false), ("A A=", false)] {
+            let attribute = Attribute {
+                data_type: "Binary.zlib".to_owned(),
+                string_value: None,
+                binary_value: Some(value.to_owned()),
+            };
+            let mut message = message("x");
+            (message.message_attributes).insert("body".to_owned(), attribute);
+            assert_eq!(message.validate(false).is_ok(), is_valid, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_has_the_value_of_its_type_alone() {
+        let attribute = Attribute {
+            data_type: "String".to_owned(),
+            string_value: Some("evt_x".to_owned()),
+            binary_value: Some("?".to_owned()),
+        };
+        let mut message = message("x");
+        (message.message_attributes).insert("event".to_owned(), attribute);
+        let error = message.validate(false).unwrap_err();
+        assert_eq!(error.code, "InvalidParameterValue");
     }
 
     #[test]
