@@ -17,6 +17,7 @@ use relay::outbound::Network;
 
 use crate::aws::Servers;
 use crate::testing::calls::{Calls, Fault, Interference};
+use crate::testing::partly::Part;
 use crate::{dynamodb, sqs};
 
 const SEND_BATCH: &str = "AmazonSQS.SendMessageBatch";
@@ -57,6 +58,7 @@ impl InProcess {
             Some(Fault::Unsent) => return Err(broken()),
             Some(Fault::Swallowed) => return std::future::pending().await,
             Some(Fault::Refused(status, code)) => return refusal(status, code),
+            Some(Fault::Partly) => return self.answer_partly(target, body).await,
             Some(Fault::AnswerLost | Fault::Unanswered) | None => {}
         }
         let response = if self.calls.is_metered() {
@@ -72,6 +74,21 @@ impl InProcess {
             Some(Fault::Unanswered) => std::future::pending().await,
             _ => self::response(response),
         }
+    }
+
+    async fn answer_partly(
+        &self,
+        target: &str,
+        body: &[u8],
+    ) -> Result<HttpResponse, ConnectorError> {
+        let Some(part) = Part::of(target, body) else {
+            return response(self.servers.answer(target, body).await);
+        };
+        let answer = match &part.body {
+            None => None,
+            Some(body) => Some(self.servers.answer(target, body).await.into_body()),
+        };
+        response(Response::new(part.answer(answer.as_deref())))
     }
 
     /// Answers in a task of its own. A receiver that is woken runs next on the thread that wakes it, once the task there waits or

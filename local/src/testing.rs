@@ -4,6 +4,7 @@
 pub mod bare;
 pub mod calls;
 mod copies;
+pub(crate) mod partly;
 pub mod prepared;
 
 use std::time::SystemTime;

@@ -60,6 +60,9 @@ pub(crate) fn unsettled(world: &World, all: &[Places]) -> Option<String> {
         let name = machine.name();
         match machine.spec.at_last {
             AtLast::There => {
+                if places.state.is_none() {
+                    return Some(format!("{name} is not registered"));
+                }
                 let is_there = |e: &&Posted| {
                     !places.stored.contains_key(&e.id) && !places.dead.contains(&e.id)
                 };

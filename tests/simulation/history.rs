@@ -25,6 +25,23 @@ pub(crate) struct History {
     pub(crate) losses: Vec<(u64, Loss)>,
     /// What becomes of a batch of messages, by its number.
     pub(crate) batches: Vec<(u64, BatchFault)>,
+    /// What becomes of what is done at one place of the code.
+    pub(crate) at_site: Option<AtSite>,
+}
+
+/// What becomes of the first calls or requests from one place of the code.
+#[derive(Debug, Clone)]
+pub(crate) struct AtSite {
+    pub(crate) site: String,
+    pub(crate) fault: SiteFault,
+    /// How many of them.
+    pub(crate) times: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SiteFault {
+    Call(CallFault),
+    Request(Loss),
 }
 
 /// The settings of the relay, in seconds and deliveries.
@@ -195,7 +212,16 @@ impl History {
                 one_of(rng, &[BatchFault::Twice, BatchFault::NotDeleted])
             }),
             machines,
+            at_site: None,
         }
+    }
+
+    /// Without any fault.
+    pub(crate) fn without_faults(mut self) -> Self {
+        self.faults.clear();
+        self.losses.clear();
+        self.batches.clear();
+        self
     }
 
     /// How many parts can be left out.

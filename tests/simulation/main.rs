@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo run --profile simulation -p tests --bin simulate -- --seeds 100000
+//! cargo run --profile simulation -p tests --bin simulate -- --sites --seeds 200
 //! ```
 //!
 //! What is real: the functions with the AWS SDK, the embedded DynamoDB and SQS, and the agent from its receiver to its store.
@@ -18,12 +19,13 @@ mod old_faults;
 mod places;
 mod record;
 mod run;
+mod sites;
 mod wire;
 mod world;
 
 use std::cell::Cell;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::ensure;
@@ -34,7 +36,7 @@ use old_faults::OldFault;
 use parking_lot::Mutex;
 
 /// One of so many histories is run twice, and has to be the same.
-const REPLAYED: u64 = 50;
+const REPLAYED: usize = 50;
 
 thread_local! {
     /// The seed of the history that this thread runs.
@@ -56,6 +58,13 @@ struct Arguments {
     /// Runs this history alone, and prints what happens.
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
+    /// Runs each place of the code that makes a call or a request with each fault there. The places are those of so many
+    /// histories.
+    #[arg(long, conflicts_with_all = ["from", "seed", "with"])]
+    sites: bool,
+    /// Runs only one of so many of them.
+    #[arg(long, requires = "sites", default_value_t = 1)]
+    every: usize,
     /// How many histories are run at the same time.
     #[arg(long, default_value_t = thread::available_parallelism().map_or(1, usize::from))]
     threads: usize,
@@ -76,52 +85,62 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(seed) = arguments.seed {
         return replay(&History::new(seed), arguments.with);
     }
-    let violations = run_all(&arguments)?;
-    println!(
-        "{} histories, {} violations",
-        arguments.seeds,
-        violations.len()
-    );
+    let histories: Vec<_> = if arguments.sites {
+        let all = sites::histories(arguments.seeds)?.into_iter();
+        all.step_by(arguments.every.max(1)).collect()
+    } else {
+        (arguments.from..arguments.from + arguments.seeds)
+            .map(History::new)
+            .collect()
+    };
+    let count = histories.len();
+    let violations = run_all(&arguments, &histories)?;
+    println!("{count} histories, {} violations", violations.len());
     if arguments.with.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    let Some((seed, violation)) = violations.first() else {
+    let Some((at, violation)) = violations.first() else {
         return Ok(ExitCode::SUCCESS);
     };
-    for (seed, violation) in &violations {
-        println!("seed {seed}: {violation}");
+    for (at, violation) in &violations {
+        let History { seed, at_site, .. } = &histories[*at];
+        match at_site {
+            None => println!("seed {seed}: {violation}"),
+            Some(at_site) => println!("seed {seed} with {at_site:?}: {violation}"),
+        }
     }
-    println!("\nThe history of seed {seed}, made smaller: {violation}\n");
-    let small = shrink(History::new(*seed))?;
+    println!("\nThe first one, made smaller: {violation}\n");
+    let small = shrink(histories[*at].clone())?;
     println!("{small:#?}\n");
     replay(&small, None)
 }
 
-/// Runs the histories. Returns the seeds with violations, in their order.
-fn run_all(arguments: &Arguments) -> anyhow::Result<Vec<(u64, String)>> {
+/// Runs the histories. Returns which of them have a violation, in their order.
+fn run_all(arguments: &Arguments, histories: &[History]) -> anyhow::Result<Vec<(usize, String)>> {
     let style = "{bar:40} {pos}/{len} histories, {per_sec}, {eta} left {msg}";
-    let bar = ProgressBar::new(arguments.seeds).with_style(ProgressStyle::with_template(style)?);
-    let next = AtomicU64::new(arguments.from);
+    let style = ProgressStyle::with_template(style)?;
+    let bar = ProgressBar::new(histories.len() as u64).with_style(style);
+    let next = AtomicUsize::new(0);
     let violations = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let run_some = || -> anyhow::Result<()> {
             loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= arguments.from + arguments.seeds {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(history) = histories.get(at) else {
                     return Ok(());
-                }
-                SEED.set(seed);
-                let history = History::new(seed);
-                let done = run::run(&history, arguments.with, false)?;
-                if seed.is_multiple_of(REPLAYED) {
-                    let again = run::run(&history, arguments.with, false)?;
+                };
+                SEED.set(history.seed);
+                let done = run::run(history, arguments.with, false)?;
+                if at.is_multiple_of(REPLAYED) {
+                    let again = run::run(history, arguments.with, false)?;
                     ensure!(
                         done.digest == again.digest,
-                        "seed {seed} did not replay exactly"
+                        "seed {} did not replay exactly",
+                        history.seed
                     );
                 }
                 if let Some(violation) = done.violation {
-                    violations.lock().push((seed, violation));
+                    violations.lock().push((at, violation));
                     bar.set_message(format!("{} violations", violations.lock().len()));
                 }
                 bar.inc(1);

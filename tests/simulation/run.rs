@@ -1,5 +1,6 @@
 //! Runs a history and checks what it led to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::lambda::{deliver, probe};
 use crate::linear::post;
 use crate::old_faults::OldFault;
 use crate::places::Places;
+use crate::sites::Site;
 use crate::world::World;
 
 /// Nothing waits for longer once all is well: an hour of backoff with its jitter, what is blocked behind it, and a probe.
@@ -29,6 +31,8 @@ pub(crate) struct Done {
     pub(crate) violation: Option<String>,
     /// A digest of all that happened.
     pub(crate) digest: u64,
+    /// From which places of the code calls and requests came before all was calm.
+    pub(crate) sites: BTreeSet<Site>,
 }
 
 /// Runs a history in this thread.
@@ -49,8 +53,11 @@ pub(crate) fn run(
             .await
             .err()
             .map(|error| format!("{error:#}"));
-        let digest = world.wire.digest();
-        Ok(Done { violation, digest })
+        Ok(Done {
+            violation,
+            digest: world.wire.digest(),
+            sites: world.wire.sites.seen(),
+        })
     })
 }
 

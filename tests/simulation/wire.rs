@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::history::{BatchFault, CallFault, History, Loss};
 use crate::record::Record;
+use crate::sites::Sites;
 
 /// When every history begins: milliseconds since the Unix epoch.
 const BEGINNING: i64 = 1_795_000_000_000;
@@ -68,6 +69,7 @@ pub(crate) struct Wire {
     requests: Numbered<Loss>,
     batches: Numbered<BatchFault>,
     trace: Mutex<Trace>,
+    pub(crate) sites: Sites,
 }
 
 impl Wire {
@@ -85,6 +87,7 @@ impl Wire {
                 is_printed,
                 ..Trace::default()
             }),
+            sites: Sites::new(history.at_site.clone()),
         }
     }
 
@@ -102,8 +105,16 @@ impl Wire {
     }
 
     /// What is done to a call to AWS.
-    pub(crate) fn interference(&self, function: &'static str, target: &str) -> Interference {
-        let (number, fault) = self.calls.next(&self.is_calm);
+    pub(crate) fn interference(
+        &self,
+        function: &'static str,
+        target: &str,
+        body: &[u8],
+    ) -> Interference {
+        let (number, mut fault) = self.calls.next(&self.is_calm);
+        if !self.is_calm.load(Ordering::Relaxed) {
+            fault = fault.or(self.sites.call(function, target, body));
+        }
         let mut delay = self.latency(number, self.slowness);
         let fault = match fault {
             None => None,
@@ -127,8 +138,15 @@ impl Wire {
     }
 
     /// Takes a request to the other side and its answer back, if neither is lost.
-    pub(crate) async fn carry<T>(&self, exchange: impl Future<Output = T>) -> Option<T> {
-        let (number, loss) = self.requests.next(&self.is_calm);
+    pub(crate) async fn carry<T>(
+        &self,
+        what: &str,
+        exchange: impl Future<Output = T>,
+    ) -> Option<T> {
+        let (number, mut loss) = self.requests.next(&self.is_calm);
+        if !self.is_calm.load(Ordering::Relaxed) {
+            loss = loss.or(self.sites.request(what));
+        }
         tokio::time::sleep(self.latency(number, 6)).await;
         if let Some(Loss::Request) = loss {
             return None;

@@ -70,7 +70,7 @@ impl World {
             match world.upgrade() {
                 Some(world) if world.relay.get().is_some() => Interference {
                     body: old_fault.and_then(|fault| fault.changed(target, body)),
-                    ..world.wire.interference(function, target)
+                    ..world.wire.interference(function, target, body)
                 },
                 _ => Interference::default(),
             }
@@ -94,6 +94,7 @@ impl World {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let machine = Machine::at(&host, &self.machines);
         let mut life = None;
+        let purpose = purpose(&request);
         let exchange = async {
             life = machine.map(|machine| machine.life());
             match machine {
@@ -101,9 +102,11 @@ impl World {
                 None => Ok(linear(&request)),
             }
         };
+        let whom = machine.map_or("Linear", |_| "a worker");
+        let what = format!("{purpose} to {whom}");
         let answer = self
             .wire
-            .carry(exchange)
+            .carry(&what, exchange)
             .await
             .unwrap_or(Err(SendError::Closed));
         self.wire.note(|| match &answer {
@@ -125,12 +128,13 @@ impl World {
             Box::pin(async move {
                 let world = world.ok_or_else(|| "the world has ended".to_owned())?;
                 let register = Arc::clone(&world.relay().functions.register);
+                let what = format!("{} {}", request.method(), route(request.uri().path()));
                 let request = request.map(|body: Bytes| Body::Binary(body.to_vec()));
                 let running = async {
                     let handling = async move { register::handle(&register, request).await };
                     tokio::spawn(invocation(handling)).await
                 };
-                let Some(Ok(Some(Ok(answer)))) = world.wire.carry(running).await else {
+                let Some(Ok(Some(Ok(answer)))) = world.wire.carry(&what, running).await else {
                     return Err("there is no answer".to_owned());
                 };
                 Ok(answer.map(|body| match body {
@@ -141,6 +145,28 @@ impl World {
             })
         })
     }
+}
+
+/// What a request of the relay is for: a worker's test or an event.
+fn purpose(request: &Request<Bytes>) -> &'static str {
+    match request.headers().get("webhook-id").map(|id| id.as_bytes()) {
+        None => "a question",
+        Some(id) if id.starts_with(b"evt_") => "an event",
+        Some(_) => "a test",
+    }
+}
+
+/// A path without its ids.
+fn route(path: &str) -> String {
+    let parts = path.split('/');
+    let parts = parts.map(|part| {
+        if part.bytes().any(|b| b.is_ascii_digit()) {
+            "…"
+        } else {
+            part
+        }
+    });
+    parts.collect::<Vec<_>>().join("/")
 }
 
 fn setting(history: &History, name: &str) -> Option<String> {
@@ -166,6 +192,7 @@ fn linear(request: &Request<Bytes>) -> Response<Bytes> {
     let body = json!({"data": {
         "viewer": {"id": user, "active": true, "guest": false},
         "organization": {"id": WORKSPACE, "urlKey": "simulated", "name": "Simulated"},
+        "teams": {"nodes": [], "pageInfo": {"hasNextPage": false, "endCursor": null}},
     }});
     Response::new(Bytes::from(body.to_string()))
 }

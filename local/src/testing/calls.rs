@@ -41,6 +41,8 @@ pub enum Fault {
     Swallowed,
     /// The server carries it out, and there is never an answer.
     Unanswered,
+    /// The server does all of a batch but its last entry, and says so. Another call is carried out.
+    Partly,
 }
 
 /// What AWS bills for.
