@@ -129,7 +129,7 @@ async fn damaged_files_are_refused_by_name_or_the_relay_works() {
             let damaged = tempfile::tempdir().unwrap();
             copy(intact.path(), damaged.path());
             damage(&damaged.path().join(name), at);
-            match Served::run(&mut Served::command(damaged.path(), &linear)) {
+            match Served::run(&mut Served::command(damaged.path(), &linear, "127.0.0.1:0")) {
                 Err(said) => {
                     let names_it = format!("{name}` is damaged");
                     assert!(said.contains(&names_it), "{at}: {said}");
@@ -164,7 +164,12 @@ async fn what_a_damaged_log_loses_is_said() {
     let length = log.metadata().unwrap().len();
     assert!(length > 0, "it was killed before it was idle");
     damage(&log, length / 2);
-    let relay = Served::run(&mut Served::command(directory.path(), &linear)).unwrap();
+    let relay = Served::run(&mut Served::command(
+        directory.path(),
+        &linear,
+        "127.0.0.1:0",
+    ))
+    .unwrap();
     let lost = "dynamodb.db-wal` is damaged: its last ";
     assert!(relay.said.contains(lost), "{}", relay.said);
     assert!(directory.path().join("dynamodb.db-wal-damaged").exists());

@@ -15,6 +15,7 @@ mod bad_days;
 mod bad_input;
 mod bodies_are_bytes;
 mod calls;
+mod crashes;
 mod dependencies;
 mod deployed;
 mod documentation;

@@ -29,22 +29,17 @@ impl Served {
 
     /// With more in its environment.
     pub(crate) fn start_with(directory: &Path, linear: &str, more: &[(&str, &Path)]) -> Self {
-        let mut command = Self::command(directory, linear);
+        let mut command = Self::command(directory, linear, "127.0.0.1:0");
         Self::run(command.envs(more.iter().copied())).expect("the relay ended")
     }
 
-    pub(crate) fn command(directory: &Path, linear: &str) -> Command {
+    pub(crate) fn command(directory: &Path, linear: &str, listen: &str) -> Command {
         // It fails to write a file that may not be larger, instead of being ended by a signal.
         let mut command = Command::new("sh");
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
             .arg(env!("CARGO_BIN_EXE_edge"))
-            .args([
-                "serve",
-                "--allow-private-workers",
-                "--listen",
-                "127.0.0.1:0",
-            ])
+            .args(["serve", "--allow-private-workers", "--listen", listen])
             .arg("--data")
             .arg(directory)
             .env("LINEAR_WEBHOOK_SECRETS", SECRET)
