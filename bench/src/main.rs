@@ -11,6 +11,7 @@
 
 mod adapter;
 mod agent;
+mod bad_workers;
 mod calls;
 mod cold_start;
 mod compare;
@@ -101,6 +102,8 @@ enum Command {
     ColdStart,
     /// The agent: its start, its deliveries a second on one core, its memory
     Agent,
+    /// What a fifth of 20 workers costs the others if it misbehaves
+    BadWorkers(bad_workers::Plan),
     /// Peak memory of `edge-relay serve` over many events
     Memory {
         /// How many
@@ -187,6 +190,12 @@ async fn main() -> anyhow::Result<()> {
             println!(
                 "peak memory of `edge-relay serve --data`: {before:.0} MB before, {after:.0} MB after {events} events"
             );
+        }
+        Command::BadWorkers(plan) => {
+            programs::build(&MACHINE).await?;
+            let bar = bar("bad workers");
+            bad_workers::measure(&plan, &bar).await?;
+            bar.finish_and_clear();
         }
         Command::Timeline { workers, in_files } => {
             let bar = bar("timeline");

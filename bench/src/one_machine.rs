@@ -142,7 +142,7 @@ pub(crate) fn worker_at(receiver: SocketAddr, worker: usize) -> Register {
 }
 
 /// Registers workers, one after another.
-async fn register_each(
+pub(crate) async fn register_each(
     client: &reqwest::Client,
     url: &str,
     requests: impl Iterator<Item = Register>,
