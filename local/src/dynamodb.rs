@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use dynoxide::actions::scan::ScanRequest;
 use dynoxide::storage_backend::Clock as DynoxideClock;
 use dynoxide::{Database, DynoxideError};
 use protocol::clock::Clock;
@@ -120,13 +121,16 @@ fn sweep(database: &Database) {
 
 /// Reads all items: an item whose bytes have changed on the disk would be an error whenever it is used.
 fn read_all(database: &Database) -> anyhow::Result<()> {
-    let mut scan = json!({"TableName": TABLE});
+    let mut last = None;
     loop {
-        let page = database.scan(serde_json::from_value(scan.clone())?)?;
-        let page = serde_json::to_value(page)?;
-        match page.get("LastEvaluatedKey") {
-            None | Some(Value::Null) => return Ok(()),
-            Some(last) => scan["ExclusiveStartKey"] = last.clone(),
+        let page = ScanRequest {
+            table_name: TABLE.to_owned(),
+            exclusive_start_key: last,
+            ..ScanRequest::default()
+        };
+        last = database.scan(page)?.last_evaluated_key;
+        if last.is_none() {
+            return Ok(());
         }
     }
 }

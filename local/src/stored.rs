@@ -6,8 +6,8 @@ mod log;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use rusqlite::Connection;
+use anyhow::ensure;
+use rusqlite::{Connection, ErrorCode};
 
 /// After how long without a write a file is tidied.
 pub(crate) const IDLE: Duration = Duration::from_secs(1);
@@ -33,11 +33,16 @@ pub(crate) fn check(path: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     log::report_damage(path);
-    let found = Connection::open(path)
-        .and_then(|connection| {
-            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
-        })
-        .with_context(|| damaged(path))?;
+    let found = Connection::open(path).and_then(|connection| {
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
+    });
+    let found = found.map_err(|error| {
+        let what = match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => damaged(path),
+            _ => format!("cannot read `{}`", path.display()),
+        };
+        anyhow::Error::new(error).context(what)
+    })?;
     ensure!(
         found == "ok",
         "{}: {}",
@@ -61,7 +66,7 @@ pub(crate) fn damaged(path: &Path) -> String {
 pub(crate) fn tidy(connection: &Connection) -> Duration {
     match give_back(connection) {
         Ok(true) => Duration::ZERO,
-        // A reader was in the way.
+        // Nothing is left, or a reader was in the way: after the next write.
         Ok(false) | Err(_) => Duration::MAX,
     }
 }

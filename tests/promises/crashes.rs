@@ -43,6 +43,7 @@ struct Machine {
     handler: Receiver,
     up: Command,
     running: Child,
+    kills: usize,
 }
 
 impl Machine {
@@ -64,6 +65,7 @@ impl Machine {
             handler,
             up,
             running,
+            kills: 0,
         }
     }
 
@@ -152,6 +154,7 @@ async fn campaign(kills: usize, seed: u64) {
             machine => {
                 let machine = &mut machines[machine - 1];
                 machine.running.kill().await.unwrap();
+                machine.kills += 1;
                 tokio::time::sleep(pause(300)).await;
                 machine.running = machine.up.spawn().unwrap();
             }
@@ -180,7 +183,17 @@ async fn settles(machine: &Machine, accepted: &BTreeSet<usize>) {
         assert!(is_in_time, "not handled: {missing:?}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    for numbers in machine.handled().values() {
+    let handled = machine.handled();
+    for numbers in handled.values() {
         assert!(numbers.is_sorted(), "overtaken: {numbers:?}");
     }
+    // One event of each issue is handled at a time, which a kill interrupts.
+    let received = machine.handler.received();
+    let attempts = (received.iter()).filter(|received| number(&received.body) < FIRST);
+    let repeated = attempts.count() - handled.values().map(Vec::len).sum::<usize>();
+    let (kills, most) = (machine.kills, machine.kills * ISSUES);
+    assert!(
+        repeated <= most,
+        "{repeated} handled twice in {kills} kills"
+    );
 }

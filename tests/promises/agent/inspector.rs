@@ -293,12 +293,7 @@ async fn an_event_is_replayed_and_an_edited_copy_goes_to_the_handler_alone() {
 async fn all_that_failed_is_retried_at_once_and_nothing_else_is() {
     let (relay, home, handler) = with_handler().await;
     handler.answer([Answer::To("Fails", 500)]);
-    home.write(
-        "edge-agent.toml",
-        format!("[[handler]]\nto = '{}'\nretries = 0\n", handler.port()),
-    );
-    let mut up = Agent::up(&relay, &home);
-    let agent = Agent::start(up.env("EDGE_AGENT_INSPECT", "127.0.0.1:0")).await;
+    let agent = Agent::inspected_without_retries(&relay, &home, &handler).await;
     let inspector = Inspector::of(&home).await;
     for (at, title) in [(1, "Fails"), (2, "Fails"), (3, "Works")] {
         let body = payload("Issue", &format!("ENG-{at}"), title);

@@ -202,6 +202,18 @@ impl Agent {
         Self::start(up.arg(handler.port())).await
     }
 
+    /// Has an inspector, and tries each event once.
+    pub(crate) async fn inspected_without_retries(
+        relay: &Relay,
+        home: &Home,
+        handler: &Receiver,
+    ) -> Self {
+        let once = format!("[[handler]]\nto = '{}'\nretries = 0\n", handler.port());
+        home.write("edge-agent.toml", once);
+        let mut up = Self::up(relay, home);
+        Self::start(up.env("EDGE_AGENT_INSPECT", "127.0.0.1:0")).await
+    }
+
     /// Hands over to this server.
     pub(crate) async fn handing(relay: &Relay, home: &Path, handler: &Receiver) -> Self {
         Self::start(Self::up(relay, home).arg(handler.port())).await

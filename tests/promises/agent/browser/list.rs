@@ -15,12 +15,7 @@ const ESCAPE: &str = "\u{e00c}";
 async fn events_are_filtered_by_type_and_state_retried_and_paused() {
     let (relay, home, handler) = with_handler().await;
     handler.answer([Answer::To("Fails", 500)]);
-    home.write(
-        "edge-agent.toml",
-        format!("[[handler]]\nto = '{}'\nretries = 0\n", handler.port()),
-    );
-    let mut up = Agent::up(&relay, &home);
-    let agent = Agent::start(up.env("EDGE_AGENT_INSPECT", "127.0.0.1:0")).await;
+    let agent = Agent::inspected_without_retries(&relay, &home, &handler).await;
     for (at, title) in [(1, "Fails first"), (2, "Fails second"), (3, "Works")] {
         let body = payload(&format!("ENG-{at}"), title);
         agent.accepts(&home, &format!("evt_{at}"), &body).await;
