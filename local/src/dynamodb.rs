@@ -240,3 +240,21 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, DynoxideError> {
 fn write(answer: &impl Serialize) -> Result<Vec<u8>, DynoxideError> {
     serde_json::to_vec(answer).map_err(|e| DynoxideError::InternalServerError(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_pages_of_a_table_are_read() {
+        let database = DynamoDb::open(None, Clock::system()).unwrap().writes;
+        let text = "x".repeat(300_000);
+        // A page of a scan has at most 1 MB.
+        for at in 0..5 {
+            let item = json!({"pk": {"S": at.to_string()}, "sk": {"S": "s"}, "text": {"S": text}});
+            let put = json!({"TableName": TABLE, "Item": item}).to_string();
+            act(&database, "PutItem", put.as_bytes()).unwrap();
+        }
+        read_all(&database).unwrap();
+    }
+}
