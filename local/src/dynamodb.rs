@@ -1,5 +1,6 @@
 //! DynamoDB for one machine: `dynoxide`, with SQLite inside, and the relay's one table in it.
 
+mod items;
 mod writer;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::stored;
+use items::Items;
 use writer::Writer;
 
 /// The one table's name.
@@ -49,6 +51,7 @@ pub(crate) struct DynamoDb {
     reads: Database,
     /// In a file, the one that writes it.
     writer: Option<Writer>,
+    items: Items,
 }
 
 impl DynamoDb {
@@ -62,6 +65,7 @@ impl DynamoDb {
                 reads: database.clone(),
                 writes: database,
                 writer: None,
+                items: Items::default(),
             });
         };
         let path = file
@@ -77,26 +81,57 @@ impl DynamoDb {
         // Commits do not wait for the disk: the writer does.
         writes.disable_bulk_loading()?;
         let log = File::open(format!("{path}-wal")).context("the table's file has no log")?;
-        let writer = Writer::start(writes.clone(), move || log.sync_data(), tidied)?;
+        let items = Items::default();
+        let table = (writes.clone(), items.clone());
+        let writer = Writer::start(table, move || log.sync_data(), tidied)?;
         Ok(Self {
             reads: open()?,
             writes,
             writer: Some(writer),
+            items,
         })
     }
 
     /// Answers one call.
     pub(crate) async fn answer(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
         let action = target.strip_prefix(TARGET).unwrap_or_default();
-        let Some(writer) = &self.writer else {
-            return answer(&self.writes, action, body);
-        };
         if matches!(action, "GetItem" | "BatchGetItem" | "Query") {
-            let answer = answer(&self.reads, action, body);
-            writer.synced().await;
+            let (answer, begun) = self.read(action, body);
+            if let Some(writer) = &self.writer {
+                writer.synced(begun).await;
+            }
             return answer;
         }
+        let Some(writer) = &self.writer else {
+            return change(&self.writes, &self.items, action, body);
+        };
         (writer.call(action, body).await).expect("the embedded DynamoDB does not panic")
+    }
+
+    /// Answers a read. Also returns how many changes its answer may show.
+    fn read(&self, action: &str, body: &[u8]) -> (Response<Vec<u8>>, u64) {
+        let kept = || self.read_kept(body);
+        let kept = (action == "BatchGetItem").then(kept).flatten();
+        kept.unwrap_or_else(|| self.read_stored(action, body))
+    }
+
+    fn read_stored(&self, action: &str, body: &[u8]) -> (Response<Vec<u8>>, u64) {
+        let answer = answer(&self.reads, action, body);
+        (answer, self.writer.as_ref().map_or(0, Writer::begun))
+    }
+
+    /// Answers a `BatchGetItem` from the items that were read last, as far as they are there. None if only DynamoDB can answer it.
+    fn read_kept(&self, body: &[u8]) -> Option<(Response<Vec<u8>>, u64)> {
+        let mut reading = self.items.read(body)?;
+        if let Some(rest) = reading.rest() {
+            let (answer, begun) = self.read_stored("BatchGetItem", &rest);
+            if answer.status() != StatusCode::OK {
+                return Some((answer, begun));
+            }
+            reading.add(&self.items, answer.body(), begun)?;
+        }
+        let (answer, begun) = reading.answer();
+        Some((response(StatusCode::OK, answer), begun))
     }
 
     /// Deletes expired items periodically, until the task is aborted.
@@ -107,13 +142,14 @@ impl DynamoDb {
                 writer.sweep();
                 continue;
             }
-            let database = self.writes.clone();
-            let _ = tokio::task::spawn_blocking(move || sweep(&database)).await;
+            let (database, items) = (self.writes.clone(), self.items.clone());
+            let _ = tokio::task::spawn_blocking(move || sweep(&database, &items)).await;
         }
     }
 }
 
-fn sweep(database: &Database) {
+fn sweep(database: &Database, items: &Items) {
+    let _changing = items.changing_all();
     if let Err(error) = database.sweep_ttl() {
         tracing::warn!(%error, "expired items could not be deleted");
     }
@@ -195,14 +231,24 @@ fn add_index(database: &Database, index: &Value) -> anyhow::Result<()> {
         .context("cannot add the table's index")
 }
 
+/// Answers a call that may change the table.
+fn change(database: &Database, items: &Items, action: &str, body: &[u8]) -> Response<Vec<u8>> {
+    let _changing = items.changing(body);
+    answer(database, action, body)
+}
+
 fn answer(database: &Database, action: &str, body: &[u8]) -> Response<Vec<u8>> {
-    let (status, body) = match act(database, action, body) {
-        Ok(body) => (StatusCode::OK, body),
-        Err(error) => (
-            StatusCode::from_u16(error.status_code()).unwrap_or(StatusCode::BAD_REQUEST),
-            error.to_json().into_bytes(),
-        ),
-    };
+    match act(database, action, body) {
+        Ok(body) => response(StatusCode::OK, body),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status_code());
+            let body = error.to_json().into_bytes();
+            response(status.unwrap_or(StatusCode::BAD_REQUEST), body)
+        }
+    }
+}
+
+fn response(status: StatusCode, body: Vec<u8>) -> Response<Vec<u8>> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/x-amz-json-1.0");

@@ -15,7 +15,8 @@ use dynoxide::Database;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::{answer, sweep};
+use super::items::Items;
+use super::{change, sweep};
 use crate::stored::{IDLE, tidy};
 
 /// How many calls wait for the disk together.
@@ -51,7 +52,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the writer. `sync` returns once all commits are on the disk; `tidied` is another connection to the file.
     pub(super) fn start(
-        database: Database,
+        (database, items): (Database, Items),
         sync: impl FnMut() -> io::Result<()> + Send + 'static,
         tidied: Connection,
     ) -> anyhow::Result<Self> {
@@ -60,6 +61,7 @@ impl Writer {
         let begun = Arc::new(AtomicU64::new(0));
         let thread = Thread {
             database,
+            items,
             jobs: received,
             sync,
             tidied,
@@ -92,9 +94,13 @@ impl Writer {
         answer.await.ok()
     }
 
-    /// Returns once all that was committed until now is on the disk.
-    pub(super) async fn synced(&self) {
-        let begun = self.begun.load(Ordering::SeqCst);
+    /// How many calls were begun.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Returns once so many calls are on the disk.
+    pub(super) async fn synced(&self, begun: u64) {
         // It fails if the writer has ended, and with it the process.
         let _ = self
             .synced
@@ -110,6 +116,7 @@ impl Writer {
 
 struct Thread<S> {
     database: Database,
+    items: Items,
     jobs: mpsc::Receiver<Job>,
     sync: S,
     tidied: Connection,
@@ -138,10 +145,10 @@ impl<S: FnMut() -> io::Result<()>> Thread<S> {
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
-                Job::Sweep => sweep(&self.database),
+                Job::Sweep => sweep(&self.database, &self.items),
                 Job::Call(call) => {
                     self.begun.fetch_add(1, Ordering::SeqCst);
-                    let answer = answer(&self.database, &call.action, &call.body);
+                    let answer = change(&self.database, &self.items, &call.action, &call.body);
                     carried_out.push((call.answered, answer));
                 }
             }
@@ -194,17 +201,17 @@ mod tests {
             }
         };
         let tidied = Connection::open(&path).unwrap();
-        let writer = Writer::start(database, sync, tidied).unwrap();
+        let writer = Writer::start((database, Items::default()), sync, tidied).unwrap();
         let calls: Vec<_> = (0..100)
             .map(|at| {
                 let writer = writer.clone();
                 tokio::spawn(async move { writer.call("PutItem", &put(at)).await.unwrap() })
             })
             .collect();
-        while writer.begun.load(Ordering::SeqCst) == 0 {
+        while writer.begun() == 0 {
             tokio::task::yield_now().await;
         }
-        let read = writer.synced();
+        let read = writer.synced(writer.begun());
         tokio::pin!(read);
         let soon = Duration::from_millis(50);
         let waits = tokio::time::timeout(soon, &mut read).await;
