@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use http::HeaderMap;
-use protocol::clock::{UnixMillis, UnixSeconds, rfc3339};
+use protocol::clock::{UnixMillis, UnixSeconds, elapsed, rfc3339};
 use protocol::envelope::digest;
 use protocol::headers;
 use protocol::messages::{self, AwayReason, WorkerState};
@@ -21,6 +22,10 @@ use crate::subscription::Subscription;
 
 /// The longest name in characters.
 pub(crate) const MAX_NAME: usize = 64;
+
+/// For so long, an event that is rejected again for the same reason costs no write. So the time of the last error is true
+/// to five minutes.
+const REJECTION_SHOWN_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// A registered receiver. Its fields are the attributes of its item in the table; the workspace and the id are the
 /// item's key.
@@ -271,6 +276,14 @@ impl Worker {
             mine: *mine,
             teams: (only_teams.as_ref()).map(|teams| teams.iter().map(key).collect()),
         })
+    }
+
+    /// Whether its record shows that it rejected this event for this reason, and shows so at `now`.
+    pub(crate) fn shows_rejection(&self, event: &EventId, reason: &str, now: UnixMillis) -> bool {
+        self.in_backoff.contains(event.as_str())
+            && self.failures == 0
+            && self.last_error.as_deref() == Some(reason)
+            && elapsed(self.last_error_at.unwrap_or_default(), now) < REJECTION_SHOWN_FOR
     }
 
     /// Whether its user could see an event of these teams at the last check.

@@ -190,6 +190,33 @@ async fn failed_attempts_are_forgotten_once_the_delivery_succeeds() {
 }
 
 #[tokio::test]
+async fn an_error_that_the_record_shows_already_is_not_written_again() {
+    let (relay, receiver, worker) = relay().with_worker().await;
+    let last_error = async || relay.read(&worker).await.last_error.unwrap();
+    receiver.answer([Answer::Status(500)]);
+    relay.post(&issue("i", 1)).await;
+    relay.pass(Duration::ZERO, &receiver, 1).await;
+    let first = last_error().await;
+    relay.local.calls.take();
+    relay.pass(Duration::from_secs(30), &receiver, 1).await;
+    relay.pass(Duration::ZERO, &receiver, 2).await;
+    // The attempt is counted, which is a write of its own.
+    assert_eq!(relay.local.calls.take()["UpdateItem"], 1);
+    assert_eq!(last_error().await.at, first.at);
+    // Another error is written at once, and the same one after a while.
+    receiver.answer([Answer::Status(501)]);
+    // Longer than any wait.
+    let hours = Duration::from_secs(2 * 3600);
+    relay.pass(hours, &receiver, 2).await;
+    relay.pass(Duration::ZERO, &receiver, 3).await;
+    let second = last_error().await;
+    assert_eq!(second.reason, "rejected: answered 501");
+    relay.pass(hours, &receiver, 3).await;
+    relay.pass(Duration::ZERO, &receiver, 4).await;
+    assert!(last_error().await.at > second.at);
+}
+
+#[tokio::test]
 async fn a_worker_record_that_cannot_be_read_holds_up_its_own_deliveries_alone() {
     let (relay, receiver, worker) = relay().with_worker().await;
     let other = Receiver::start().await;

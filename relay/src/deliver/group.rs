@@ -320,10 +320,12 @@ impl<'a, 'b> Group<'a, 'b> {
     ) -> Result<Step, Error> {
         let (deliver, delivery) = (self.deliver, self.deliveries[at]);
         deliver.record_failure(delivery, wait).await?;
+        let (event, reason) = (&delivery.event, outcome.reason());
         let limit = deliver.config.deliveries_in_backoff;
-        let has_room = (deliver.table)
-            .put_in_backoff(worker, &outcome.reason(), &delivery.event, limit)
-            .await?;
+        let has_room = worker.shows_rejection(event, &reason, deliver.clock.millis())
+            || (deliver.table)
+                .put_in_backoff(worker, &reason, event, limit)
+                .await?;
         if has_room {
             return Ok(Step::Return(wait));
         }
