@@ -1,5 +1,7 @@
 //! Who may do what: every caller at every door, over two workspaces. The table is `snapshots/promises__access__*.snap`.
 
+mod tokens;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
