@@ -1,5 +1,6 @@
-//! `kill -9` at random moments under load: of the relay, of an agent that it reaches, and of one that pulls. Nothing that was
-//! answered 200 is lost, nothing is handled twice but what a kill interrupted, and nothing overtakes.
+//! Processes that end at random moments under load, by `kill -9` or SIGTERM: the relay, an agent that it reaches, one that
+//! pulls, and their handlers, which are restarted. Nothing that was answered 200 is lost, nothing is handled twice but what an
+//! end interrupted, and nothing overtakes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::agent::{Home, command, events, free_port, reached_at};
 use crate::harness::served::Served;
-use crate::harness::{Receiver, SECRET, TOKEN, client, issue, linear, number};
+use crate::harness::{Receiver, SECRET, TOKEN, client, issue, linear, number, terminate};
 
 /// Events about one issue are posted one after another.
 const ISSUES: usize = 5;
@@ -27,14 +28,14 @@ const FIRST: usize = 1_000_000;
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_or_overtaken_when_the_relay_and_agents_are_killed() {
-    campaign(12, 1).await;
+async fn nothing_is_lost_or_overtaken_when_relay_agents_and_handlers_end() {
+    campaign(20, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
-async fn nothing_is_lost_or_overtaken_in_hundreds_of_kills() {
-    campaign(300, 2).await;
+async fn nothing_is_lost_or_overtaken_in_hundreds_of_ends() {
+    campaign(400, 2).await;
 }
 
 /// An agent with its handler.
@@ -43,7 +44,8 @@ struct Machine {
     handler: Receiver,
     up: Command,
     running: Child,
-    kills: usize,
+    /// How often it or its handler ended.
+    ends: usize,
 }
 
 impl Machine {
@@ -56,7 +58,6 @@ impl Machine {
             .env("EDGE_AGENT_POLL", "1s")
             .env("EDGE_AGENT_INSPECT", "off")
             .env("EDGE_AGENT_LISTEN", "127.0.0.1:0")
-            .stdout(std::process::Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let running = up.spawn().unwrap();
@@ -65,7 +66,17 @@ impl Machine {
             handler,
             up,
             running,
-            kills: 0,
+            ends: 0,
+        }
+    }
+
+    async fn end(&mut self, signal: Signal) {
+        match signal {
+            Signal::Kill => self.running.kill().await.unwrap(),
+            Signal::Terminate => {
+                terminate(self.running.id().unwrap());
+                self.running.wait().await.unwrap();
+            }
         }
     }
 
@@ -107,11 +118,16 @@ async fn is_accepted(client: &Client, url: &str, webhook: &Webhook) -> bool {
     answer.is_ok_and(|answer| answer.status() == 200)
 }
 
-async fn campaign(kills: usize, seed: u64) {
+/// How a process ends.
+#[derive(Debug, Clone, Copy)]
+enum Signal {
+    Kill,
+    Terminate,
+}
+
+async fn campaign(ends: usize, seed: u64) {
     let began = Instant::now();
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut pause = move |most| Duration::from_millis(rng.u64(10..most));
-    let mut choice = fastrand::Rng::with_seed(seed);
     let directory = tempfile::tempdir().unwrap();
     let (_, linear) = linear().await;
     let listen = format!("127.0.0.1:{}", free_port().await);
@@ -143,20 +159,28 @@ async fn campaign(kills: usize, seed: u64) {
         let url = format!("{}/webhooks/linear", relay.url);
         posting.spawn(post(client(), url, about, Arc::clone(&is_over)));
     }
-    for _ in 0..kills {
-        tokio::time::sleep(pause(600)).await;
-        match choice.usize(..machines.len() + 1) {
+    for _ in 0..ends {
+        pause(&mut rng, 600).await;
+        let signal = rng.choice([Signal::Kill, Signal::Kill, Signal::Terminate]);
+        let signal = signal.unwrap();
+        match rng.usize(..1 + 2 * machines.len()) {
             0 => {
-                relay.kill();
-                tokio::time::sleep(pause(300)).await;
+                end_relay(relay, signal);
+                pause(&mut rng, 300).await;
                 relay = serve();
             }
-            machine => {
-                let machine = &mut machines[machine - 1];
-                machine.running.kill().await.unwrap();
-                machine.kills += 1;
-                tokio::time::sleep(pause(300)).await;
-                machine.running = machine.up.spawn().unwrap();
+            at => {
+                let machine = &mut machines[at % 2];
+                machine.ends += 1;
+                if at > 2 {
+                    machine.handler.close();
+                    pause(&mut rng, 300).await;
+                    machine.handler.reopen().await;
+                } else {
+                    machine.end(signal).await;
+                    pause(&mut rng, 300).await;
+                    machine.running = machine.up.spawn().unwrap();
+                }
             }
         }
     }
@@ -166,7 +190,21 @@ async fn campaign(kills: usize, seed: u64) {
         settles(machine, &accepted).await;
     }
     let (events, took) = (accepted.len(), began.elapsed());
-    println!("{kills} kills, {events} events for two agents, {took:.0?}");
+    println!("{ends} ends, {events} events for two agents, {took:.0?}");
+}
+
+async fn pause(rng: &mut fastrand::Rng, most: u64) {
+    tokio::time::sleep(Duration::from_millis(rng.u64(10..most))).await;
+}
+
+fn end_relay(mut relay: Served, signal: Signal) {
+    match signal {
+        Signal::Kill => relay.kill(),
+        Signal::Terminate => {
+            terminate(relay.child.id());
+            tokio::task::block_in_place(|| relay.child.wait().unwrap());
+        }
+    }
 }
 
 /// All that was accepted was handled, in order, and is done.
@@ -187,13 +225,10 @@ async fn settles(machine: &Machine, accepted: &BTreeSet<usize>) {
     for numbers in handled.values() {
         assert!(numbers.is_sorted(), "overtaken: {numbers:?}");
     }
-    // One event of each issue is handled at a time, which a kill interrupts.
+    // One event of each issue is handled at a time, which an end interrupts.
     let received = machine.handler.received();
     let attempts = (received.iter()).filter(|received| number(&received.body) < FIRST);
     let repeated = attempts.count() - handled.values().map(Vec::len).sum::<usize>();
-    let (kills, most) = (machine.kills, machine.kills * ISSUES);
-    assert!(
-        repeated <= most,
-        "{repeated} handled twice in {kills} kills"
-    );
+    let most = machine.ends * ISSUES;
+    assert!(repeated <= most, "{repeated} handled twice, at most {most}");
 }

@@ -18,7 +18,7 @@ use protocol::signature::{Secret, Signed, receipt, verify};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::eventually;
@@ -104,16 +104,7 @@ impl Receiver {
     }
 
     pub(crate) async fn start_at(address: &str) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let orders = Arc::default();
-        let router = router(&orders);
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self {
-            orders,
-            address,
-            serving: Arc::new(serving.abort_handle()),
-        }
+        Self::start_with(address, None).await
     }
 
     /// Over TLS, by HTTP/2 where that is agreed on.
@@ -122,30 +113,14 @@ impl Receiver {
     }
 
     pub(crate) async fn start_over_tls_at(address: &str, acceptor: TlsAcceptor) -> Self {
+        Self::start_with(address, Some(acceptor)).await
+    }
+
+    async fn start_with(address: &str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let orders = Arc::default();
-        let service = TowerToHyperService::new(router(&orders));
-        let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, service) = (acceptor.clone(), service.clone());
-                tokio::spawn(async move {
-                    // A client that does not trust the certificate ends it here.
-                    let Ok(stream) = acceptor.accept(stream).await else {
-                        return;
-                    };
-                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    let stream = TokioIo::new(stream);
-                    let _ = if is_http2 {
-                        let builder = http2::Builder::new(TokioExecutor::new());
-                        builder.serve_connection(stream, service).await
-                    } else {
-                        let builder = http1::Builder::new();
-                        builder.serve_connection(stream, service).await
-                    };
-                });
-            }
-        });
+        let serving = tokio::spawn(serve(listener, router(&orders), tls));
         Self {
             orders,
             address,
@@ -153,9 +128,18 @@ impl Receiver {
         }
     }
 
-    /// Listens no more.
+    /// Listens no more, and ends all connections.
     pub(crate) fn close(&self) {
         self.serving.abort();
+    }
+
+    /// Listens again, where it did before it was closed.
+    pub(crate) async fn reopen(&mut self) {
+        let listener = eventually("its port is free", || async {
+            TcpListener::bind(self.address).await.ok()
+        });
+        let serving = tokio::spawn(serve(listener.await, router(&self.orders), None));
+        self.serving = Arc::new(serving.abort_handle());
     }
 
     pub(crate) fn port(&self) -> String {
@@ -212,6 +196,35 @@ impl Receiver {
             (received.len() >= count).then_some(received)
         })
         .await
+    }
+}
+
+/// Serves until it is aborted, and its connections with it.
+async fn serve(listener: TcpListener, router: axum::Router, tls: Option<TlsAcceptor>) {
+    let service = TowerToHyperService::new(router);
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let (service, tls) = (service.clone(), tls.clone());
+        connections.spawn(async move {
+            let http1 = http1::Builder::new();
+            let Some(tls) = tls else {
+                let _ = http1.serve_connection(TokioIo::new(stream), service).await;
+                return;
+            };
+            // A client that does not trust the certificate ends it here.
+            let Ok(stream) = tls.accept(stream).await else {
+                return;
+            };
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let stream = TokioIo::new(stream);
+            let _ = if is_http2 {
+                let builder = http2::Builder::new(TokioExecutor::new());
+                builder.serve_connection(stream, service).await
+            } else {
+                http1.serve_connection(stream, service).await
+            };
+        });
     }
 }
 
