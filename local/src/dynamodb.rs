@@ -1,6 +1,6 @@
 //! DynamoDB for one machine: `dynoxide`, with SQLite inside, and the relay's one table in it.
 
-mod items;
+mod recent;
 mod writer;
 
 use std::fs::File;
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::stored;
-use items::Items;
+use recent::Recent;
 use writer::Writer;
 
 /// The one table's name.
@@ -51,7 +51,7 @@ pub(crate) struct DynamoDb {
     reads: Database,
     /// In a file, the one that writes it.
     writer: Option<Writer>,
-    items: Items,
+    recent: Recent,
 }
 
 impl DynamoDb {
@@ -65,7 +65,7 @@ impl DynamoDb {
                 reads: database.clone(),
                 writes: database,
                 writer: None,
-                items: Items::default(),
+                recent: Recent::default(),
             });
         };
         let path = file
@@ -81,14 +81,14 @@ impl DynamoDb {
         // Commits do not wait for the disk: the writer does.
         writes.disable_bulk_loading()?;
         let log = File::open(format!("{path}-wal")).context("the table's file has no log")?;
-        let items = Items::default();
-        let table = (writes.clone(), items.clone());
+        let recent = Recent::default();
+        let table = (writes.clone(), recent.clone());
         let writer = Writer::start(table, move || log.sync_data(), tidied)?;
         Ok(Self {
             reads: open()?,
             writes,
             writer: Some(writer),
-            items,
+            recent,
         })
     }
 
@@ -103,15 +103,18 @@ impl DynamoDb {
             return answer;
         }
         let Some(writer) = &self.writer else {
-            return change(&self.writes, &self.items, action, body);
+            return change(&self.writes, &self.recent, action, body);
         };
         (writer.call(action, body).await).expect("the embedded DynamoDB does not panic")
     }
 
     /// Answers a read. Also returns how many changes its answer may show.
     fn read(&self, action: &str, body: &[u8]) -> (Response<Vec<u8>>, u64) {
-        let kept = || self.read_kept(body);
-        let kept = (action == "BatchGetItem").then(kept).flatten();
+        let kept = match action {
+            "BatchGetItem" => self.read_batch(body),
+            "Query" => self.read_partition(body),
+            _ => None,
+        };
         kept.unwrap_or_else(|| self.read_stored(action, body))
     }
 
@@ -120,15 +123,28 @@ impl DynamoDb {
         (answer, self.writer.as_ref().map_or(0, Writer::begun))
     }
 
+    /// Answers a `Query` as it was answered last. None if only DynamoDB can answer it.
+    fn read_partition(&self, body: &[u8]) -> Option<(Response<Vec<u8>>, u64)> {
+        let querying = self.recent.query(body)?;
+        if let Some((answer, begun)) = querying.answer() {
+            return Some((response(StatusCode::OK, answer), begun));
+        }
+        let (answer, begun) = self.read_stored("Query", body);
+        if answer.status() == StatusCode::OK {
+            querying.keep(&self.recent, answer.body(), begun);
+        }
+        Some((answer, begun))
+    }
+
     /// Answers a `BatchGetItem` from the items that were read last, as far as they are there. None if only DynamoDB can answer it.
-    fn read_kept(&self, body: &[u8]) -> Option<(Response<Vec<u8>>, u64)> {
-        let mut reading = self.items.read(body)?;
+    fn read_batch(&self, body: &[u8]) -> Option<(Response<Vec<u8>>, u64)> {
+        let mut reading = self.recent.read(body)?;
         if let Some(rest) = reading.rest() {
             let (answer, begun) = self.read_stored("BatchGetItem", &rest);
             if answer.status() != StatusCode::OK {
                 return Some((answer, begun));
             }
-            reading.add(&self.items, answer.body(), begun)?;
+            reading.add(&self.recent, answer.body(), begun)?;
         }
         let (answer, begun) = reading.answer();
         Some((response(StatusCode::OK, answer), begun))
@@ -142,14 +158,14 @@ impl DynamoDb {
                 writer.sweep();
                 continue;
             }
-            let (database, items) = (self.writes.clone(), self.items.clone());
-            let _ = tokio::task::spawn_blocking(move || sweep(&database, &items)).await;
+            let (database, recent) = (self.writes.clone(), self.recent.clone());
+            let _ = tokio::task::spawn_blocking(move || sweep(&database, &recent)).await;
         }
     }
 }
 
-fn sweep(database: &Database, items: &Items) {
-    let _changing = items.changing_all();
+fn sweep(database: &Database, recent: &Recent) {
+    let _changing = recent.changing_all();
     if let Err(error) = database.sweep_ttl() {
         tracing::warn!(%error, "expired items could not be deleted");
     }
@@ -232,8 +248,8 @@ fn add_index(database: &Database, index: &Value) -> anyhow::Result<()> {
 }
 
 /// Answers a call that may change the table.
-fn change(database: &Database, items: &Items, action: &str, body: &[u8]) -> Response<Vec<u8>> {
-    let _changing = items.changing(body);
+fn change(database: &Database, recent: &Recent, action: &str, body: &[u8]) -> Response<Vec<u8>> {
+    let _changing = recent.changing(body);
     answer(database, action, body)
 }
 

@@ -15,7 +15,7 @@ use dynoxide::Database;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::items::Items;
+use super::recent::Recent;
 use super::{change, sweep};
 use crate::stored::{IDLE, tidy};
 
@@ -26,7 +26,7 @@ const ROOM: usize = 1_024;
 
 enum Job {
     Call(Call),
-    /// Expired items are to be deleted.
+    /// Expired recent are to be deleted.
     Sweep,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the writer. `sync` returns once all commits are on the disk; `tidied` is another connection to the file.
     pub(super) fn start(
-        (database, items): (Database, Items),
+        (database, recent): (Database, Recent),
         sync: impl FnMut() -> io::Result<()> + Send + 'static,
         tidied: Connection,
     ) -> anyhow::Result<Self> {
@@ -61,7 +61,7 @@ impl Writer {
         let begun = Arc::new(AtomicU64::new(0));
         let thread = Thread {
             database,
-            items,
+            recent,
             jobs: received,
             sync,
             tidied,
@@ -116,7 +116,7 @@ impl Writer {
 
 struct Thread<S> {
     database: Database,
-    items: Items,
+    recent: Recent,
     jobs: mpsc::Receiver<Job>,
     sync: S,
     tidied: Connection,
@@ -145,10 +145,10 @@ impl<S: FnMut() -> io::Result<()>> Thread<S> {
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
-                Job::Sweep => sweep(&self.database, &self.items),
+                Job::Sweep => sweep(&self.database, &self.recent),
                 Job::Call(call) => {
                     self.begun.fetch_add(1, Ordering::SeqCst);
-                    let answer = change(&self.database, &self.items, &call.action, &call.body);
+                    let answer = change(&self.database, &self.recent, &call.action, &call.body);
                     carried_out.push((call.answered, answer));
                 }
             }
@@ -201,7 +201,7 @@ mod tests {
             }
         };
         let tidied = Connection::open(&path).unwrap();
-        let writer = Writer::start((database, Items::default()), sync, tidied).unwrap();
+        let writer = Writer::start((database, Recent::default()), sync, tidied).unwrap();
         let calls: Vec<_> = (0..100)
             .map(|at| {
                 let writer = writer.clone();

@@ -1,8 +1,8 @@
-//! The items that were read last, as they stand in answers. Each delivery reads its worker, which seldom changes; from here it
-//! comes without SQLite and without JSON that is read and written again.
+//! What was read last, as it stands in answers. Each event reads the routes of its workspace, and each delivery its worker. They
+//! seldom change; from here they come without SQLite and without JSON that is read and written again.
 //!
-//! Invariant: a call that changes an item removes it from here before it begins, and what was read while any call changed
-//! the table does not come here. So an item is here only as the last answered change has left it.
+//! Invariant: a call that changes an item removes it from here, and its partition, before it begins, and what was read while
+//! any call changed the table does not come here. So what is here is as the last answered change has left it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::TABLE;
 
 /// The longest item that is kept, in bytes. A worker's has some 1,500.
 const LONGEST: usize = 8 * 1024;
-/// How many bytes of items are kept. With more, it begins anew.
+/// How many bytes are kept. With more, it begins anew.
 const ROOM: usize = 32 * 1024 * 1024;
 /// How many keys a `BatchGetItem` may have.
 const KEYS: usize = 100;
@@ -50,6 +50,34 @@ struct Keys {
     _consistent: bool,
 }
 
+/// A `Query` for a whole partition. Any other is DynamoDB's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+struct WholePartition {
+    table_name: String,
+    #[serde(rename = "KeyConditionExpression")]
+    condition: String,
+    #[serde(rename = "ExpressionAttributeValues")]
+    values: HashMap<String, Text>,
+    #[serde(default, rename = "ConsistentRead")]
+    _consistent: bool,
+}
+
+impl WholePartition {
+    /// Its partition, if the request is for one.
+    fn of(body: &[u8]) -> Option<String> {
+        let Self {
+            table_name,
+            condition,
+            mut values,
+            ..
+        } = serde_json::from_slice(body).ok()?;
+        let is_whole = table_name == TABLE && condition == "pk = :pk" && values.len() == 1;
+        is_whole.then(|| values.remove(":pk"))?.map(|pk| pk.text)
+    }
+}
+
+/// The answer to a `BatchGetItem` that DynamoDB gave.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct BatchGot<'a> {
@@ -82,16 +110,18 @@ impl Change {
     }
 }
 
-/// An item, and how many changes were begun when it was read.
+/// An item or the answer to a query, and how many changes were begun when it was read.
 #[derive(Debug, Clone)]
-struct Item {
+struct Read {
     json: Arc<str>,
     begun: u64,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    items: HashMap<Key, Item>,
+    items: HashMap<Key, Read>,
+    /// By partition.
+    partitions: HashMap<String, Read>,
     bytes: usize,
     /// How many calls that change the table are under way.
     changing: usize,
@@ -104,23 +134,44 @@ impl Kept {
         if let Some(item) = self.items.remove(key) {
             self.bytes -= item.json.len();
         }
+        if let Some(partition) = self.partitions.remove(&key.pk.text) {
+            self.bytes -= partition.json.len();
+        }
+    }
+
+    /// How many changes had ended; none if one is under way.
+    fn seen(&self) -> Option<u64> {
+        (self.changing == 0).then_some(self.changed)
+    }
+
+    /// Makes room for what was read when so many changes had ended. Whether there is: nothing has changed since.
+    fn makes_room(&mut self, bytes: usize, changed: Option<u64>) -> bool {
+        if changed.is_none() || changed != self.seen() || bytes > ROOM {
+            return false;
+        }
+        if self.bytes + bytes > ROOM {
+            self.clear();
+        }
+        self.bytes += bytes;
+        true
     }
 
     fn clear(&mut self) {
         self.items.clear();
+        self.partitions.clear();
         self.bytes = 0;
     }
 }
 
-/// The items. Clones are the same ones.
+/// What was read last. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Items {
+pub(super) struct Recent {
     kept: Arc<Mutex<Kept>>,
 }
 
 /// A change is under way until this is dropped.
 #[derive(Debug)]
-pub(super) struct Changing<'a>(&'a Items);
+pub(super) struct Changing<'a>(&'a Recent);
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
@@ -133,13 +184,45 @@ impl Drop for Changing<'_> {
 /// A `BatchGetItem` under way: what was kept, and the keys of what was not.
 #[derive(Debug)]
 pub(super) struct Reading {
-    found: Vec<Item>,
+    found: Vec<Read>,
     missing: Vec<Key>,
     /// How many changes had ended; none if one was under way.
     changed: Option<u64>,
 }
 
-impl Items {
+/// A `Query` for a whole partition under way.
+#[derive(Debug)]
+pub(super) struct Querying {
+    partition: String,
+    found: Option<Read>,
+    /// How many changes had ended; none if one was under way.
+    changed: Option<u64>,
+}
+
+impl Querying {
+    /// The answer that was kept, and how many changes it may show.
+    pub(super) fn answer(&self) -> Option<(Vec<u8>, u64)> {
+        let found = self.found.as_ref()?;
+        Some((found.json.as_bytes().to_vec(), found.begun))
+    }
+
+    /// Keeps DynamoDB's answer, which may show these changes.
+    pub(super) fn keep(self, recent: &Recent, answer: &[u8], begun: u64) {
+        let Ok(json) = std::str::from_utf8(answer) else {
+            return;
+        };
+        let mut kept = recent.kept.lock();
+        if kept.makes_room(answer.len(), self.changed) {
+            let json = json.into();
+            let read = Read { json, begun };
+            if let Some(before) = kept.partitions.insert(self.partition, read) {
+                kept.bytes -= before.json.len();
+            }
+        }
+    }
+}
+
+impl Recent {
     /// Forgets what a call is about to change.
     pub(super) fn changing(&self, body: &[u8]) -> Changing<'_> {
         let change = serde_json::from_slice::<Change>(body);
@@ -175,7 +258,7 @@ impl Items {
         let mut reading = Reading {
             found: Vec::with_capacity(keys.len()),
             missing: Vec::new(),
-            changed: (kept.changing == 0).then_some(kept.changed),
+            changed: kept.seen(),
         };
         for key in keys {
             match kept.items.get(&key) {
@@ -187,7 +270,7 @@ impl Items {
     }
 
     /// Keeps an item that was read, unless it may have changed since.
-    fn keep(&self, item: &Item, changed: Option<u64>) {
+    fn keep(&self, item: &Read, changed: Option<u64>) {
         if item.json.len() > LONGEST {
             return;
         }
@@ -195,15 +278,22 @@ impl Items {
             return;
         };
         let mut kept = self.kept.lock();
-        if kept.changing > 0 || changed != Some(kept.changed) {
-            return;
+        if kept.makes_room(item.json.len(), changed)
+            && let Some(before) = kept.items.insert(key, item.clone())
+        {
+            kept.bytes -= before.json.len();
         }
-        if kept.bytes + item.json.len() > ROOM {
-            kept.clear();
-        }
-        kept.remove(&key);
-        kept.bytes += item.json.len();
-        kept.items.insert(key, item.clone());
+    }
+
+    /// Begins a `Query`; none if only DynamoDB can answer it.
+    pub(super) fn query(&self, body: &[u8]) -> Option<Querying> {
+        let partition = WholePartition::of(body)?;
+        let kept = self.kept.lock();
+        Some(Querying {
+            found: kept.partitions.get(&partition).cloned(),
+            partition,
+            changed: kept.seen(),
+        })
     }
 }
 
@@ -216,15 +306,15 @@ impl Reading {
     }
 
     /// Adds DynamoDB's answer for the rest, which may show these changes. None if it left keys unprocessed.
-    pub(super) fn add(&mut self, items: &Items, answer: &[u8], begun: u64) -> Option<()> {
+    pub(super) fn add(&mut self, recent: &Recent, answer: &[u8], begun: u64) -> Option<()> {
         let mut got: BatchGot<'_> = serde_json::from_slice(answer).ok()?;
         if !got.unprocessed_keys.is_empty() {
             return None;
         }
         for json in got.responses.remove(TABLE)? {
             let json = json.get().into();
-            let item = Item { json, begun };
-            items.keep(&item, self.changed);
+            let item = Read { json, begun };
+            recent.keep(&item, self.changed);
             self.found.push(item);
         }
         Some(())
@@ -273,13 +363,29 @@ mod tests {
         json!({"RequestItems": {TABLE: {"Keys": keys, "ConsistentRead": true}}}).to_string()
     }
 
+    fn query(at: usize) -> String {
+        let values = json!({":pk": {"S": format!("p{at}")}});
+        json!({"TableName": TABLE, "KeyConditionExpression": "pk = :pk", "ConsistentRead": true,
+            "ExpressionAttributeValues": values})
+        .to_string()
+    }
+
+    fn parsed(answer: &Response<Vec<u8>>) -> Value {
+        serde_json::from_slice(answer.body()).unwrap()
+    }
+
     /// The items in an answer, in an order of ours.
     fn items(answer: &Response<Vec<u8>>) -> Vec<String> {
-        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        let answer = parsed(answer);
         let items = answer["Responses"][TABLE].as_array().unwrap().iter();
         let mut items: Vec<_> = items.map(Value::to_string).collect();
         items.sort();
         items
+    }
+
+    /// The number in an item; 0 if there is none.
+    fn number(item: &Value) -> u64 {
+        item["n"]["N"].as_str().map_or(0, |n| n.parse().unwrap())
     }
 
     async fn call(database: &DynamoDb, action: &str, body: &str) -> Response<Vec<u8>> {
@@ -329,21 +435,31 @@ mod tests {
             let second = call(&database, "BatchGetItem", &asked).await;
             assert_eq!(items(&first), items(&stored), "{action} {change}");
             assert_eq!(items(&second), items(&stored), "{action} {change}");
+            let asked = query(random.usize(..4));
+            let stored = answer(&database.writes, "Query", asked.as_bytes());
+            for _ in 0..2 {
+                let queried = call(&database, "Query", &asked).await;
+                assert_eq!(parsed(&queried), parsed(&stored), "{action} {change}");
+            }
         }
     }
 
     #[tokio::test]
-    async fn an_item_is_read_from_the_table_once() {
+    async fn an_item_and_a_partition_are_read_from_the_table_once() {
         let database = DynamoDb::open(None, Clock::system()).unwrap();
         let put = json!({"TableName": TABLE, "Item": item(0, 1)}).to_string();
         call(&database, "PutItem", &put).await;
         let first = call(&database, "BatchGetItem", &batch([0, 1])).await;
+        let queried = call(&database, "Query", &query(0)).await;
         // Behind its back.
         let delete = json!({"TableName": TABLE, "Key": key(0)}).to_string();
         answer(&database.writes, "DeleteItem", delete.as_bytes());
         let second = call(&database, "BatchGetItem", &batch([0, 1])).await;
         assert_eq!(items(&first).len(), 1);
         assert_eq!(items(&first), items(&second));
+        let again = call(&database, "Query", &query(0)).await;
+        assert_eq!(queried.body(), again.body());
+        assert_eq!(parsed(&again)["Count"], 1);
     }
 
     #[tokio::test]
@@ -395,11 +511,11 @@ mod tests {
                     while last < 200 {
                         let before = answered.load(Ordering::SeqCst);
                         let read = call(&database, "BatchGetItem", &batch([0])).await;
-                        let read: Value = serde_json::from_slice(read.body()).unwrap();
-                        let n = read["Responses"][TABLE][0]["n"]["N"].as_str();
-                        let n: u64 = n.map_or(0, |n| n.parse().unwrap());
+                        let n = number(&parsed(&read)["Responses"][TABLE][0]);
                         assert!(n >= before.max(last), "{n} after {before} and {last}");
-                        last = n;
+                        let read = call(&database, "Query", &query(0)).await;
+                        last = number(&parsed(&read)["Items"][0]);
+                        assert!(last >= n, "{last} after {n}");
                         tokio::task::yield_now().await;
                     }
                 })
