@@ -199,6 +199,15 @@ pub(crate) fn without_runtime<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Each size with each number.
+fn each(sizes: &[usize], numbers: &[usize]) -> Vec<(usize, usize)> {
+    let with_all = |size: &usize| {
+        let size = *size;
+        numbers.iter().map(move |number| (size, *number))
+    };
+    sizes.iter().flat_map(with_all).collect()
+}
+
 /// Measures everything; takes its thread for itself.
 pub(crate) fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<FunctionCosts> {
     logs::count();
@@ -206,25 +215,27 @@ pub(crate) fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Result<Fun
     for size in [SMALL, MIDDLE] {
         steps::ingest(&mut bench, size)?;
     }
-    for (size, workers) in [(SMALL, 1), (SMALL, 10), (SMALL, 100), (SMALL, 1_000)]
-        .into_iter()
-        .chain(
-            [MIDDLE, LARGE]
-                .into_iter()
-                .flat_map(|size| [1, 10, 100].map(|n| (size, n))),
+    let all = [SMALL, MIDDLE, LARGE];
+    let (fanned_out, batches) = if quick {
+        (
+            vec![(SMALL, 1), (SMALL, 10), (LARGE, 1)],
+            vec![(SMALL, 1), (SMALL, BATCH_SIZE)],
         )
-    {
+    } else {
+        let mut fanned_out = each(&all, &[1, 10, 100]);
+        fanned_out.push((SMALL, 1_000));
+        (fanned_out, each(&all, &[1, BATCH_SIZE]))
+    };
+    for (size, workers) in fanned_out {
         let handler = ingest_handler(size, workers)?;
         bench.step(("ingest", HANDLER), (size, workers), handler)?;
     }
     for size in [SMALL, MIDDLE] {
         steps::deliver(&mut bench, size)?;
     }
-    for size in [SMALL, MIDDLE, LARGE] {
-        for messages in [1, BATCH_SIZE] {
-            let handler = deliver_handler(size, messages)?;
-            bench.step(("deliver", HANDLER), (size, messages), handler)?;
-        }
+    for (size, messages) in batches {
+        let handler = deliver_handler(size, messages)?;
+        bench.step(("deliver", HANDLER), (size, messages), handler)?;
     }
     Ok(FunctionCosts { rows: bench.rows })
 }
