@@ -173,6 +173,7 @@ async fn main() -> anyhow::Result<()> {
             run.calls(&mut results).await?;
             run.fan_out(&mut results).await?;
             run.function(&mut results)?;
+            run.timeline(100, false).await?;
             run.whole_way(&mut results, Only::default()).await?;
         }
         Command::WholeWay(some) => run.whole_way(&mut results, some).await?,
@@ -197,11 +198,7 @@ async fn main() -> anyhow::Result<()> {
             bad_workers::measure(&plan, &bar).await?;
             bar.finish_and_clear();
         }
-        Command::Timeline { workers, in_files } => {
-            let bar = bar("timeline");
-            timeline::draw(workers, in_files, &run.out, &bar).await?;
-            bar.finish_and_clear();
-        }
+        Command::Timeline { workers, in_files } => run.timeline(workers, in_files).await?,
         Command::Render => run.keep(&results)?,
         Command::Handle {
             function,
@@ -257,6 +254,14 @@ impl Run {
             std::fs::write(self.docs.join("scale.md"), scale)?;
         }
         println!("written: {}", shown(&self.out.join("results.md")));
+        Ok(())
+    }
+
+    /// Only draws it.
+    async fn timeline(&self, workers: usize, in_files: bool) -> anyhow::Result<()> {
+        let bar = bar("timeline");
+        timeline::draw(workers, in_files, &self.out, &bar).await?;
+        bar.finish_and_clear();
         Ok(())
     }
 

@@ -380,7 +380,7 @@ impl fmt::Debug for Token {
 }
 
 /// Whether `bearer` is the token with this hash. The hashes are compared, so that the time reveals nothing of use.
-pub(crate) fn verify_token(bearer: &str, hash: &str) -> bool {
+pub fn verify_token(bearer: &str, hash: &str) -> bool {
     digest(bearer.as_bytes()) == hash
 }
 

@@ -44,5 +44,6 @@ mod sqs_behaviours;
 mod standard_webhooks;
 mod structure;
 mod template;
+mod timing;
 mod tokens;
 mod who_gets_what;
