@@ -23,8 +23,8 @@ use crate::subscription::Subscription;
 /// The longest name in characters.
 pub(crate) const MAX_NAME: usize = 64;
 
-/// For so long, an event that is rejected again for the same reason costs no write. So the time of the last error is true
-/// to five minutes.
+/// For so long, an event that is rejected again for the same reason costs no write of the worker's record. So the time of
+/// the last error is true to five minutes.
 const REJECTION_SHOWN_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// A registered receiver. Its fields are the attributes of its item in the table; the workspace and the id are the

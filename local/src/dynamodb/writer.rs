@@ -26,7 +26,7 @@ const ROOM: usize = 1_024;
 
 enum Job {
     Call(Call),
-    /// Expired recent are to be deleted.
+    /// Expired items are to be deleted.
     Sweep,
 }
 
