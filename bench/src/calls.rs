@@ -264,9 +264,9 @@ impl Plan {
 
     pub(crate) fn quick() -> Self {
         Self {
-            events: Self::with_absent(&[2_048]),
-            routed: vec![1, 100],
-            times: 5,
+            events: vec![(1, 0, 2_048), (10, 1, 2_048)],
+            routed: vec![10],
+            times: 2,
         }
     }
 

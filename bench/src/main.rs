@@ -260,7 +260,8 @@ impl Run {
     /// Only draws it.
     async fn timeline(&self, workers: usize, in_files: bool) -> anyhow::Result<()> {
         let bar = bar("timeline");
-        timeline::draw(workers, in_files, &self.out, &bar).await?;
+        let events = if self.quick { 3 } else { 31 };
+        timeline::draw(workers, in_files, events, &self.out, &bar).await?;
         bar.finish_and_clear();
         Ok(())
     }
@@ -329,8 +330,8 @@ impl Run {
     async fn agent(&self, results: &mut Results) -> anyhow::Result<()> {
         programs::build(&MACHINE).await?;
         let bar = bar("the agent");
-        let events = if self.quick { 1_000 } else { 100_000 };
-        results.agent = Some(self.part(agent::measure(events, &bar).await?));
+        let (starts, events) = if self.quick { (3, 200) } else { (21, 100_000) };
+        results.agent = Some(self.part(agent::measure(starts, events, &bar).await?));
         bar.finish_and_clear();
         self.keep(results)
     }

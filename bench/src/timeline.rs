@@ -18,8 +18,6 @@ use crate::one_machine::{self, Busy};
 use crate::payload::body;
 
 const BODY: usize = 2_048;
-const WARM_UP: usize = 20;
-const EVENTS: usize = 31;
 
 /// What happened, and from when to when after the POST, in ms.
 #[derive(Debug, Clone)]
@@ -31,10 +29,11 @@ struct Span {
 
 type Noted = Arc<Mutex<Vec<(String, Instant, Instant)>>>;
 
-/// Draws the event whose last delivery took the median time, of those that went to so many workers.
+/// Draws the event whose last delivery took the median time, of so many that went to so many workers after as many others.
 pub(crate) async fn draw(
     workers: usize,
     in_files: bool,
+    events: usize,
     directory: &Path,
     progress: &ProgressBar,
 ) -> anyhow::Result<()> {
@@ -56,20 +55,20 @@ pub(crate) async fn draw(
     let Busy {
         local, mut load, ..
     } = Busy::start(options, workers, BODY).await?;
-    progress.set_length((WARM_UP + EVENTS) as u64);
-    for number in 0..WARM_UP {
+    progress.set_length(2 * events as u64);
+    for number in 0..events {
         load.one(number).await?;
         progress.inc(1);
     }
-    let mut events = Vec::new();
-    for number in WARM_UP..WARM_UP + EVENTS {
+    let mut drawn = Vec::new();
+    for number in events..2 * events {
         noted.lock().clear();
-        events.push(one(&mut load, number, &noted).await?);
+        drawn.push(one(&mut load, number, &noted).await?);
         progress.inc(1);
     }
     local.stop().await;
-    events.sort_by(|a, b| last(a).total_cmp(&last(b)));
-    let median = events.swap_remove(EVENTS / 2);
+    drawn.sort_by(|a, b| last(a).total_cmp(&last(b)));
+    let median = drawn.swap_remove(events / 2);
     print(&median);
     std::fs::create_dir_all(directory)?;
     let kept = if in_files { "files" } else { "memory" };
