@@ -1,17 +1,19 @@
 //! Translates a batch of the event source mapping, calls [`Deliver::batch`], and responds with the messages that failed.
 
 use std::collections::{BTreeMap, HashSet};
+use std::process::ExitCode;
 
 use aws_lambda_events::encodings::Base64Data;
 use aws_lambda_events::sqs::SqsBatchResponse;
 use futures::future::join_all;
 use futures::join;
-use lambda_runtime::{Error, LambdaEvent};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
 use protocol::clock::Clock;
 use relay::aws::Clients;
-use relay::config::{DeliverConfig, Deployment, Resources, Settings, verify_access};
+use relay::config::{DeliverConfig, Deployment, Resources, Settings, environment, verify_access};
 use relay::deliver::Deliver;
 use relay::delivery::Delivery;
+use relay::logging;
 use relay::queue::{
     AttributeValue, DrainRequest, Heartbeat, Message, Queue, Received, Revocation, UnreadablePart,
 };
@@ -87,6 +89,20 @@ pub fn config(settings: &mut Settings<'_>) -> (Deployment, DeliverConfig) {
         .with_queue(settings)
         .with_dead_letters(settings);
     (deployment, DeliverConfig::read(settings))
+}
+
+/// Runs the function on Lambda, with the settings in the environment, until the process ends.
+pub async fn run(clock: Clock) -> ExitCode {
+    let mut settings = Settings::new(&environment);
+    let (deployment, config) = config(&mut settings);
+    logging::json();
+    let serve = async {
+        let (deployment, config) = settings.finish((deployment, config))?;
+        let clients = Clients::new(&deployment.aws);
+        let deliver = start(clients, deployment.resources, config, clock).await?;
+        lambda_runtime::run(service_fn(|event: LambdaEvent<_>| handle(&deliver, event))).await
+    };
+    logging::exit_code(serve.await)
 }
 
 /// Wires the function and verifies that its resources are accessible.

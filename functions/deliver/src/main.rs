@@ -2,26 +2,9 @@
 
 use std::process::ExitCode;
 
-use lambda_runtime::{LambdaEvent, run, service_fn};
 use protocol::clock::Clock;
-use relay::aws::Clients;
-use relay::config::{Settings, environment};
-use relay::logging;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let mut settings = Settings::new(&environment);
-    let (deployment, config) = deliver::config(&mut settings);
-    logging::json();
-    let serve = async {
-        let (deployment, config) = settings.finish((deployment, config))?;
-        let clients = Clients::new(&deployment.aws);
-        let clock = Clock::system();
-        let deliver = deliver::start(clients, deployment.resources, config, clock).await?;
-        run(service_fn(|event: LambdaEvent<_>| {
-            deliver::handle(&deliver, event)
-        }))
-        .await
-    };
-    logging::exit_code(serve.await)
+    deliver::run(Clock::system()).await
 }

@@ -1,11 +1,14 @@
 //! Translates an event of the schedule, calls [`Health::run`], and responds with the number of workers.
 
+use std::process::ExitCode;
+
 use futures::join;
-use lambda_runtime::{Error, LambdaEvent};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
 use protocol::clock::Clock;
 use relay::aws::Clients;
-use relay::config::{Deployment, HealthConfig, Resources, Settings, verify_access};
+use relay::config::{Deployment, HealthConfig, Resources, Settings, environment, verify_access};
 use relay::health::{Health, ScheduledRun};
+use relay::logging;
 use relay::queue::Queue;
 use relay::table::Table;
 use serde::{Deserialize, Serialize};
@@ -49,6 +52,20 @@ pub struct Counts {
 pub fn config(settings: &mut Settings<'_>) -> (Deployment, HealthConfig) {
     let deployment = Deployment::read(settings).with_queue(settings);
     (deployment, HealthConfig::read(settings))
+}
+
+/// Runs the function on Lambda, with the settings in the environment, until the process ends.
+pub async fn run(clock: Clock) -> ExitCode {
+    let mut settings = Settings::new(&environment);
+    let (deployment, config) = config(&mut settings);
+    logging::json();
+    let serve = async {
+        let (deployment, config) = settings.finish((deployment, config))?;
+        let clients = Clients::new(&deployment.aws);
+        let health = start(clients, deployment.resources, config, clock).await?;
+        lambda_runtime::run(service_fn(|event: LambdaEvent<_>| handle(&health, event))).await
+    };
+    logging::exit_code(serve.await)
 }
 
 /// Wires the function and verifies that its resources are accessible.

@@ -1,17 +1,21 @@
 //! `POST /webhooks/linear`: translates the gateway's request, calls [`Ingest::accept`], and translates its result.
 
 use std::convert::Infallible;
+use std::process::ExitCode;
 
 use futures::join;
 use lambda_http::http::{HeaderValue, Method, header};
-use lambda_http::{Body, Request, Response};
+use lambda_http::{Body, Request, Response, service_fn};
 use protocol::clock::Clock;
 use protocol::headers::{LINEAR_DELIVERY, LINEAR_SIGNATURE};
 use relay::Error;
 use relay::aws::Clients;
-use relay::config::{ConfigError, Deployment, IngestConfig, Resources, Settings, verify_access};
+use relay::config::{
+    ConfigError, Deployment, IngestConfig, Resources, Settings, environment, verify_access,
+};
 use relay::ingest::{Ingest, Webhook};
 use relay::linear::secrets::Secrets;
+use relay::logging;
 use relay::queue::Queue;
 use relay::table::Table;
 
@@ -21,6 +25,20 @@ pub fn config(settings: &mut Settings<'_>) -> (Deployment, IngestConfig) {
         .with_queue(settings)
         .with_webhook_secrets(settings);
     (deployment, IngestConfig::read(settings))
+}
+
+/// Runs the function on Lambda, with the settings in the environment, until the process ends.
+pub async fn run(clock: Clock) -> ExitCode {
+    let mut settings = Settings::new(&environment);
+    let (deployment, config) = config(&mut settings);
+    logging::json();
+    let serve = async {
+        let (deployment, config) = settings.finish((deployment, config))?;
+        let clients = Clients::new(&deployment.aws);
+        let ingest = start(clients, deployment.resources, config, clock).await?;
+        lambda_http::run(service_fn(|request: Request| handle(&ingest, request))).await
+    };
+    logging::exit_code(serve.await)
 }
 
 /// Wires the function and verifies that its resources are accessible.

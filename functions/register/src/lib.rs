@@ -3,19 +3,21 @@
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::process::ExitCode;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use lambda_http::http::request::Parts;
 use lambda_http::http::{HeaderValue, Method, StatusCode, header};
 use lambda_http::request::RequestContext;
-use lambda_http::{Body, Request, RequestExt as _, Response};
+use lambda_http::{Body, Request, RequestExt as _, Response, service_fn};
 use protocol::clock::Clock;
 use protocol::messages::Pull;
 use protocol::problem::Code;
 use relay::Error;
 use relay::aws::Clients;
-use relay::config::{Deployment, RegisterConfig, Resources, Settings, verify_access};
+use relay::config::{Deployment, RegisterConfig, Resources, Settings, environment, verify_access};
+use relay::logging;
 use relay::register::{BODY_LIMIT, Register};
 use relay::table::Table;
 use relay::worker::Worker;
@@ -35,6 +37,20 @@ const PAYLOAD_LIMIT: usize = 6 * 1024 * 1024 - 4096;
 /// The settings that this function reads from its environment.
 pub fn config(settings: &mut Settings<'_>) -> (Deployment, RegisterConfig) {
     (Deployment::read(settings), RegisterConfig::read(settings))
+}
+
+/// Runs the function on Lambda, with the settings in the environment, until the process ends.
+pub async fn run(clock: Clock) -> ExitCode {
+    let mut settings = Settings::new(&environment);
+    let (deployment, config) = config(&mut settings);
+    logging::json();
+    let serve = async {
+        let (deployment, config) = settings.finish((deployment, config))?;
+        let clients = Clients::new(&deployment.aws);
+        let register = start(clients, deployment.resources, config, clock).await?;
+        lambda_http::run(service_fn(|request: Request| handle(&register, request))).await
+    };
+    logging::exit_code(serve.await)
 }
 
 /// Wires the function and verifies that its resources are accessible.
