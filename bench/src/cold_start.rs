@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
+use local::access_key::AccessKey;
 use local::local_relay::{FREE_PORT, LocalRelay, Options, QUEUE};
 use local::samples::{ONE_ISSUE, Webhook};
+use local::testing::lambda_events;
+use local::testing::sandbox::Sandbox;
 use protocol::clock::{Clock, rfc3339};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,9 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-use crate::events;
 use crate::programs::{self, FUNCTIONS, Program};
-use crate::sandbox::Sandbox;
 
 const SECRET: &str = "the bench's webhook secret";
 /// Where Debian and its like keep the authorities that the system trusts.
@@ -30,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The embedded AWS, in plain and behind TLS.
 struct Aws {
     local: LocalRelay,
+    key: AccessKey,
     plain: String,
     tls: String,
     authority: tempfile::NamedTempFile,
@@ -69,6 +71,7 @@ impl Aws {
             }
         });
         Ok(Self {
+            key: aws.key.clone(),
             plain: aws.url(),
             tls: format!("https://localhost:{port}"),
             local,
@@ -81,10 +84,10 @@ impl Aws {
 fn event(function: &str, aws: &Aws) -> Value {
     let now = Clock::system().millis();
     match function {
-        "ingest" => events::webhook(&Webhook::sample(SECRET, ONE_ISSUE[0], now)),
+        "ingest" => lambda_events::webhook(&Webhook::sample(SECRET, ONE_ISSUE[0], now)),
         "register" => {
             let path = format!("/edge/workspaces/x/workers/wrk_{}", "0".repeat(32));
-            events::request("GET", &path, json!({"authorization": "Bearer none"}), "")
+            lambda_events::request("GET", &path, json!({"authorization": "Bearer none"}), "")
         }
         "deliver" => {
             let attributes = [
@@ -101,7 +104,7 @@ fn event(function: &str, aws: &Aws) -> Value {
                     .map(|(name, value)| (name, "stringValue", value))
                     .to_vec(),
             );
-            events::batch(&aws.local.sqs.url(QUEUE), now, [message])
+            lambda_events::batch(&aws.local.sqs.url(QUEUE), now, [message])
         }
         _ => json!({"time": rfc3339(now), "part": 0, "of": 1}),
     }
@@ -119,7 +122,7 @@ async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> any
     let mut command = Command::new(program);
     command
         .env_clear()
-        .envs(sandbox.environment(function, &aws.local, endpoint)?)
+        .envs(sandbox.environment(function, &aws.local.sqs, &aws.key, endpoint))
         .env("SSL_CERT_FILE", aws.authority.path());
     let event = event(function, aws).to_string();
     let began = Instant::now();

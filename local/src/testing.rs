@@ -1,11 +1,13 @@
 //! What tests and benches alone use: the calls to the embedded servers, prepared responses, faults of the stand-in for
-//! Linear, a look into a queue, and the functions without anything that calls them.
+//! Linear, a look into a queue, the functions without anything that calls them, and what Lambda is to a process of one.
 
 pub mod bare;
 pub mod calls;
 mod copies;
-pub(crate) mod partly;
+pub mod lambda_events;
+pub mod partly;
 pub mod prepared;
+pub mod sandbox;
 
 use std::time::SystemTime;
 

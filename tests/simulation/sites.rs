@@ -4,9 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use local::testing::calls::Fault;
+use local::testing::calls::{self, Fault};
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use crate::history::{AtSite, CallFault, History, Loss, SiteFault};
 use crate::run;
@@ -40,7 +39,7 @@ impl Sites {
 
     /// What becomes of a call.
     pub(crate) fn call(&self, function: &str, target: &str, body: &[u8]) -> Option<CallFault> {
-        let site = call_site(function, target, body);
+        let site = calls::place(function, target, body);
         match self.at(&site) {
             Some(SiteFault::Call(fault)) => Some(fault),
             _ => {
@@ -73,35 +72,6 @@ impl Sites {
     pub(crate) fn seen(&self) -> BTreeSet<Site> {
         self.seen.lock().clone()
     }
-}
-
-fn call_site(function: &str, target: &str, body: &[u8]) -> String {
-    let action = target.rsplit('.').next().unwrap_or(target);
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let mut site = format!("{function}: {action}");
-    for name in [
-        "KeyConditionExpression",
-        "UpdateExpression",
-        "ConditionExpression",
-        "ProjectionExpression",
-        "IndexName",
-    ] {
-        if let Some(expression) = body[name].as_str() {
-            site.push_str(", ");
-            site.push_str(expression);
-        }
-    }
-    // What kind of item it is about: the beginning of its sort key.
-    let key = [&body["Key"]["sk"]["S"], &body["Item"]["sk"]["S"]];
-    if let Some(kind) = key
-        .iter()
-        .find_map(|key| key.as_str()?.split(['#', '_']).next())
-        && kind.bytes().all(|b| b.is_ascii_uppercase())
-    {
-        site.push_str(" of ");
-        site.push_str(kind);
-    }
-    site
 }
 
 /// The histories with one fault each: from the first of so many that does something at a place.

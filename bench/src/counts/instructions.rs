@@ -15,6 +15,8 @@ use indicatif::ProgressBar;
 use local::local_relay::{FREE_PORT, LocalRelay, Options, QUEUE};
 use local::samples::Webhook;
 use local::testing::calls::Calls;
+use local::testing::lambda_events;
+use local::testing::sandbox::Sandbox;
 use parking_lot::Mutex;
 use protocol::clock::Clock;
 use relay::config::environment;
@@ -28,8 +30,7 @@ use crate::one_machine::{self, Busy};
 use crate::payload::body;
 use crate::programs::{self, Program};
 use crate::receiver::Receiver;
-use crate::sandbox::Sandbox;
-use crate::{events, taken};
+use crate::taken;
 
 const BODY: usize = 2_048;
 const FEW: usize = 10;
@@ -128,7 +129,7 @@ impl Relay {
             let sent = Arc::clone(&sent);
             move |_: &'static str, target: &str, body: &[u8]| {
                 if target == "AmazonSQS.SendMessageBatch" {
-                    (sent.lock()).extend(events::entries(body).unwrap_or_default());
+                    (sent.lock()).extend(lambda_events::entries(body).unwrap_or_default());
                 }
             }
         };
@@ -167,12 +168,12 @@ impl Relay {
             Work::Webhook => {
                 self.webhooks += 1;
                 let webhook = Webhook::signed(SECRET, body(self.webhooks, BODY));
-                events::webhook(&webhook).to_string()
+                lambda_events::webhook(&webhook).to_string()
             }
             Work::Messages(messages) => {
-                let sent = self.sent.iter().take(messages).map(events::message);
+                let sent = self.sent.iter().take(messages).map(lambda_events::message);
                 let now = Clock::system().millis();
-                events::batch(&self.local.sqs.url(QUEUE), now, sent).to_string()
+                lambda_events::batch(&self.local.sqs.url(QUEUE), now, sent).to_string()
             }
         }
     }
@@ -200,7 +201,7 @@ impl Relay {
     async fn run(&mut self, program: &Path, work: Work, events: usize) -> anyhow::Result<f64> {
         let aws = self.local.aws.as_ref().context("there is no endpoint")?;
         let mut sandbox = Sandbox::start(PATIENCE).await?;
-        let settings = sandbox.environment(work.function(), &self.local, &aws.url())?;
+        let settings = sandbox.environment(work.function(), &self.local.sqs, &aws.key, &aws.url());
         let mut command = Command::new("valgrind");
         command
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])

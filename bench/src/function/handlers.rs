@@ -9,16 +9,17 @@ use lambda_runtime::LambdaEvent;
 use local::local_relay::{DEAD_LETTERS, Options, QUEUE};
 use local::samples::Webhook;
 use local::testing::calls::Calls;
+use local::testing::lambda_events;
 use parking_lot::Mutex;
 use protocol::clock::Clock;
 use relay::config::Resources;
 use serde_json::{Value, json};
 
 use crate::load::SECRET;
+use crate::logs;
 use crate::one_machine::{self, Busy};
 use crate::payload::body;
 use crate::receiver::Receiver;
-use crate::{events, logs};
 
 fn resources() -> Resources {
     Resources {
@@ -80,7 +81,7 @@ async fn record(size: usize, workers: usize) -> anyhow::Result<Recorded> {
     let batches = requests.get(&("ingest".to_owned(), "AmazonSQS.SendMessageBatch".to_owned()));
     let mut sent = Vec::new();
     for batch in batches.into_iter().flatten() {
-        sent.extend(events::entries(batch)?);
+        sent.extend(lambda_events::entries(batch)?);
     }
     ensure!(
         sent.len() == workers,
@@ -154,7 +155,7 @@ pub(super) fn ingest_handler(size: usize, workers: usize) -> anyhow::Result<impl
         .build()?;
     let start = ingest::start(clients, resources(), options.configs.ingest, clock);
     let ingest = runtime.block_on(start)?;
-    let event = serde_json::to_vec(&events::webhook(&recorded.webhook))?;
+    let event = serde_json::to_vec(&lambda_events::webhook(&recorded.webhook))?;
     let accept = move || {
         let request: LambdaRequest = serde_json::from_slice(&event).ok()?;
         let answer = runtime.block_on(ingest::handle(&ingest, request.into()));
@@ -188,8 +189,8 @@ pub(super) fn deliver_handler(
         .build()?;
     let start = deliver::start(clients, resources(), options.configs.deliver, clock);
     let deliver = (runtime.block_on(start)).map_err(anyhow::Error::from_boxed)?;
-    let sent = recorded.sent.iter().map(events::message);
-    let event = serde_json::to_vec(&events::batch(QUEUE, now, sent))?;
+    let sent = recorded.sent.iter().map(lambda_events::message);
+    let event = serde_json::to_vec(&lambda_events::batch(QUEUE, now, sent))?;
     let attempt = move || {
         // They live as long as this does.
         let _ = &receivers;

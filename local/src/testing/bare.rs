@@ -1,5 +1,6 @@
 //! The embedded servers in memory and the functions over them, for a simulation, which calls the functions itself.
 
+use axum::http::Response;
 use relay::outbound::Network;
 use serde_json::Value;
 
@@ -60,9 +61,12 @@ impl BareRelay {
     /// The answer is not JSON.
     pub async fn dynamodb(&self, action: &str, request: &Value) -> serde_json::Result<Value> {
         let target = format!("{TARGET}{action}");
-        let answer = (self.servers)
-            .answer(&target, request.to_string().as_bytes())
-            .await;
+        let answer = self.call_aws(&target, request.to_string().as_bytes()).await;
         serde_json::from_slice(answer.body())
+    }
+
+    /// Calls SQS, DynamoDB or Secrets Manager: `X-Amz-Target` and the body.
+    pub async fn call_aws(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
+        self.servers.answer(target, body).await
     }
 }

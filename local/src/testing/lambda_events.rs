@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::samples::Webhook;
+
 /// A request, as the HTTP API hands it over (payload format 2.0).
-pub(crate) fn request(method: &str, path: &str, headers: Value, body: &str) -> Value {
+pub fn request(method: &str, path: &str, headers: Value, body: &str) -> Value {
     json!({
         "version": "2.0",
         "routeKey": "$default",
@@ -26,7 +28,7 @@ pub(crate) fn request(method: &str, path: &str, headers: Value, body: &str) -> V
 }
 
 /// A webhook.
-pub(crate) fn webhook(webhook: &local::samples::Webhook) -> Value {
+pub fn webhook(webhook: &Webhook) -> Value {
     let headers = json!({
         "content-type": "application/json; charset=utf-8",
         "linear-delivery": webhook.delivery,
@@ -37,17 +39,21 @@ pub(crate) fn webhook(webhook: &local::samples::Webhook) -> Value {
 }
 
 /// A message's group, body and attributes.
-pub(crate) type Message<'a> = (String, &'a str, Vec<(&'a str, &'static str, &'a str)>);
+pub type Message<'a> = (String, &'a str, Vec<(&'a str, &'static str, &'a str)>);
 
 /// The entries of a `SendMessageBatch`.
-pub(crate) fn entries(request: &[u8]) -> serde_json::Result<Vec<Value>> {
+///
+/// # Errors
+///
+/// It is not JSON.
+pub fn entries(request: &[u8]) -> serde_json::Result<Vec<Value>> {
     let request: Value = serde_json::from_slice(request)?;
     let entries = request["Entries"].as_array();
     Ok(entries.cloned().unwrap_or_default())
 }
 
 /// The message that an entry of a `SendMessageBatch` puts on the queue.
-pub(crate) fn message(entry: &Value) -> Message<'_> {
+pub fn message(entry: &Value) -> Message<'_> {
     let attributes = entry["MessageAttributes"].as_object().into_iter().flatten();
     let attributes = attributes.filter_map(|(name, value)| match value["BinaryValue"].as_str() {
         Some(binary) => Some((name.as_str(), "binaryValue", binary)),
@@ -59,11 +65,7 @@ pub(crate) fn message(entry: &Value) -> Message<'_> {
 }
 
 /// A batch from the queue.
-pub(crate) fn batch<'a>(
-    queue: &str,
-    now: i64,
-    messages: impl IntoIterator<Item = Message<'a>>,
-) -> Value {
+pub fn batch<'a>(queue: &str, now: i64, messages: impl IntoIterator<Item = Message<'a>>) -> Value {
     let records: Vec<_> = (messages.into_iter().enumerate())
         .map(|(at, (group, body, attributes))| {
             let attributes: serde_json::Map<_, _> = (attributes.into_iter())

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 /// A batch without its last entry, and what the answer says of that.
-pub(crate) struct Part {
+#[derive(Debug)]
+pub struct Part {
     /// None if nothing is left of it.
-    pub(crate) body: Option<Vec<u8>>,
+    pub body: Option<Vec<u8>>,
     missing: Value,
     /// What answers a batch of nothing.
     empty: Value,
@@ -13,7 +14,7 @@ pub(crate) struct Part {
 
 impl Part {
     /// The part of a batch; none if the call is no batch.
-    pub(crate) fn of(target: &str, body: &[u8]) -> Option<Self> {
+    pub fn of(target: &str, body: &[u8]) -> Option<Self> {
         let mut request: Value = serde_json::from_slice(body).ok()?;
         let action = target.rsplit('.').next()?;
         let entries = match action {
@@ -43,7 +44,7 @@ impl Part {
     }
 
     /// The answer to the batch, from the one to its part.
-    pub(crate) fn answer(self, answer: Option<&[u8]>) -> Vec<u8> {
+    pub fn answer(self, answer: Option<&[u8]>) -> Vec<u8> {
         let answer = answer.and_then(|answer| serde_json::from_slice(answer).ok());
         let mut answer: Value = answer.unwrap_or(self.empty);
         if let (Some(answer), Value::Object(missing)) = (answer.as_object_mut(), self.missing) {

@@ -13,13 +13,18 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{AppendHeaders, IntoResponse};
 use axum::routing::{get, post};
-use local::local_relay::{DEAD_LETTERS, LocalRelay, QUEUE};
 use protocol::clock::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::access_key::AccessKey;
+use crate::backend::{DEAD_LETTERS, QUEUE};
+use crate::sqs::Sqs;
+use crate::{dynamodb, secrets};
+
 /// The Runtime API for one process. It hands out events one at a time.
-pub(crate) struct Sandbox {
+#[derive(Debug)]
+pub struct Sandbox {
     address: SocketAddr,
     /// How long the process may take to ask for an event, and to answer one.
     patience: Duration,
@@ -35,7 +40,12 @@ struct Runtime {
 }
 
 impl Sandbox {
-    pub(crate) async fn start(patience: Duration) -> anyhow::Result<Self> {
+    /// Listens on a free port of loopback.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub async fn start(patience: Duration) -> anyhow::Result<Self> {
         let (asked, was_asked) = mpsc::channel(8);
         let (answered, was_answered) = mpsc::channel(8);
         let (events, handed_out) = mpsc::channel(1);
@@ -69,19 +79,19 @@ impl Sandbox {
         })
     }
 
-    /// What Lambda and the template put into the environment of a function. Its AWS is the embedded one of `local`, at
-    /// `endpoint`.
-    pub(crate) fn environment(
+    /// What Lambda and the template put into the environment of a function. Its AWS is an embedded one, at `endpoint`, which
+    /// wants this key.
+    pub fn environment(
         &self,
         function: &str,
-        local: &LocalRelay,
+        sqs: &Sqs,
+        key: &AccessKey,
         endpoint: &str,
-    ) -> anyhow::Result<Vec<(&'static str, String)>> {
-        let aws = local.aws.as_ref().context("there is no endpoint")?;
-        Ok(vec![
+    ) -> Vec<(&'static str, String)> {
+        vec![
             ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", aws.key.id.clone()),
-            ("AWS_SECRET_ACCESS_KEY", aws.key.secret.clone()),
+            ("AWS_ACCESS_KEY_ID", key.id.clone()),
+            ("AWS_SECRET_ACCESS_KEY", key.secret.clone()),
             ("AWS_ENDPOINT_URL", endpoint.to_owned()),
             ("AWS_LAMBDA_RUNTIME_API", self.address.to_string()),
             ("AWS_LAMBDA_FUNCTION_NAME", function.to_owned()),
@@ -89,24 +99,29 @@ impl Sandbox {
             ("AWS_LAMBDA_FUNCTION_VERSION", "1".to_owned()),
             ("AWS_LAMBDA_LOG_GROUP_NAME", "x".to_owned()),
             ("AWS_LAMBDA_LOG_STREAM_NAME", "x".to_owned()),
-            ("TABLE_NAME", local::dynamodb::TABLE.to_owned()),
-            ("QUEUE_URL", local.sqs.url(QUEUE)),
-            ("DLQ_URL", local.sqs.url(DEAD_LETTERS)),
-            (
-                "LINEAR_WEBHOOK_SECRET_ID",
-                local::secrets::SECRET_ID.to_owned(),
-            ),
-        ])
+            ("TABLE_NAME", dynamodb::TABLE.to_owned()),
+            ("QUEUE_URL", sqs.url(QUEUE)),
+            ("DLQ_URL", sqs.url(DEAD_LETTERS)),
+            ("LINEAR_WEBHOOK_SECRET_ID", secrets::SECRET_ID.to_owned()),
+        ]
     }
 
     /// Waits until the function asks for its next event. Returns when it did.
-    pub(crate) async fn asked(&mut self) -> anyhow::Result<Instant> {
+    ///
+    /// # Errors
+    ///
+    /// It did not in time.
+    pub async fn asked(&mut self) -> anyhow::Result<Instant> {
         let asked = tokio::time::timeout(self.patience, self.asked.recv()).await;
         (asked.ok().flatten()).context("the function did not ask for an event")
     }
 
     /// Hands the function an event. Returns when it answered, and what.
-    pub(crate) async fn invoke(&mut self, event: String) -> anyhow::Result<(Instant, Bytes)> {
+    ///
+    /// # Errors
+    ///
+    /// It did not in time, or answered with an error.
+    pub async fn invoke(&mut self, event: String) -> anyhow::Result<(Instant, Bytes)> {
         (self.events.send(event).await).context("the Runtime API has ended")?;
         let answered = tokio::time::timeout(self.patience, self.answered.recv()).await;
         let answered = answered.ok().flatten();
