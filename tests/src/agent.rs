@@ -1,13 +1,12 @@
 //! `edge-agent`, built where the tests find it. As `agent clock up …` its clock is moved: each line on stdin is how
 //! many seconds go by at once.
 
-use std::io::BufRead as _;
+mod moved_clock;
+
 use std::process::ExitCode;
-use std::time::Duration;
 
 use edge_agent::signal::Signals;
 use edge_agent::up::Environment;
-use protocol::clock::Clock;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<_> = std::env::args_os().collect();
@@ -17,15 +16,7 @@ fn main() -> ExitCode {
     arguments.remove(1);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let done = runtime.block_on(async {
-        let clock = Clock::system();
-        std::thread::spawn({
-            let clock = clock.clone();
-            move || {
-                for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                    clock.advance(Duration::from_secs(line.parse().expect("seconds")));
-                }
-            }
-        });
+        let clock = moved_clock::by_stdin();
         let (sender, signals) = tokio::sync::mpsc::channel(8);
         let mut process_signals = Signals::listen().expect("signals");
         tokio::spawn(
