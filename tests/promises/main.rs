@@ -21,6 +21,7 @@ mod deployed;
 mod documentation;
 mod drain;
 mod durability;
+mod faults;
 mod fuzz;
 mod gone;
 mod groups;

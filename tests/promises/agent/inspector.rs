@@ -431,9 +431,13 @@ async fn the_status_says_what_the_command_says_and_why_events_did_not_come() {
     let (agent, inspector) = inspected(&relay, &home, &handler).await;
     let (status, _) = deliver(&agent.address, &signed(&home, "evt_0", "{}"), "{ }").await;
     assert_eq!(status, 401);
-    until("the refusal is reported", async || {
-        inspector.get("/api/status").await["refused"].is_string()
-    })
+    until(
+        "the refusal is reported, and the relay was asked",
+        async || {
+            let status = inspector.get("/api/status").await;
+            status["refused"].is_string() && status["atRelay"].is_object()
+        },
+    )
     .await;
     let shown = inspector.get("/api/status").await;
     let said = run(&home, &["status", "--json"]).await.json();

@@ -1,0 +1,99 @@
+//! Faults between programs, on sockets: each place where a function calls AWS, Linear or a worker, with each fault there, once and
+//! for longer than the AWS SDK tries. The functions are processes with the HTTP client, time limits and retries that they have on
+//! Lambda. The policy alone is in the simulation, with many more histories.
+
+mod cloud;
+mod history;
+mod wire;
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use local::testing::calls::Fault;
+
+use wire::{Place, Plan, What};
+
+/// More than the AWS SDK makes attempts.
+const PERSISTING: u32 = 4;
+/// Histories at once. They wait more than they compute.
+const SIDE_BY_SIDE: usize = 6;
+/// Longer than an attempt of the AWS SDK may take, and than a delivery may take here.
+const SLOW: Duration = Duration::from_millis(2_500);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_by_a_fault_on_the_wire() {
+    campaign(31).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn nothing_is_lost_by_hundreds_of_faults_on_the_wire() {
+    campaign(1).await;
+}
+
+/// Runs each so many-th of the histories with one fault.
+async fn campaign(every: usize) {
+    let (places, _) = history::run(None).await;
+    let calls = places
+        .iter()
+        .filter(|p| matches!(p, Place::Call(_)))
+        .count();
+    let requests = places.len() - calls;
+    let plans: Vec<_> = places.into_iter().flat_map(plans).step_by(every).collect();
+    eprintln!(
+        "{calls} places of calls to AWS, {requests} of requests: {} histories",
+        plans.len()
+    );
+    let mut histories = futures::stream::iter(plans.into_iter().map(async |plan| {
+        let run = tokio::spawn(history::run(Some(plan.clone())));
+        (plan, run.await)
+    }))
+    .buffer_unordered(SIDE_BY_SIDE);
+    let mut wrong = Vec::new();
+    while let Some((plan, ended)) = histories.next().await {
+        match ended {
+            Ok((_, left)) if left < plan.times => {}
+            Ok(_) => wrong.push(format!("{plan:?} did not come")),
+            Err(error) => wrong.push(format!("{plan:?}: {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What may become of a place.
+fn plans(place: Place) -> Vec<Plan> {
+    let refused = |status, code| What::Fault(Fault::Refused(status, code));
+    let mut faults = vec![
+        What::Fault(Fault::Unsent),
+        What::Fault(Fault::AnswerLost),
+        What::Fault(Fault::Swallowed),
+        What::Fault(Fault::Unanswered),
+        What::Slow(SLOW),
+        refused(500, "InternalServerError"),
+    ];
+    let mut ends = Vec::new();
+    if let Place::Call(call) = &place {
+        if call.contains("Batch") {
+            faults.push(What::Fault(Fault::Partly));
+        }
+        faults.extend([
+            refused(400, "ThrottlingException"),
+            refused(400, "ProvisionedThroughputExceededException"),
+        ]);
+        ends.extend([What::KilledBefore, What::KilledAfter]);
+    } else {
+        faults.push(refused(429, "TooManyRequests"));
+    }
+    let twice = faults
+        .iter()
+        .flat_map(|what| [(*what, 1), (*what, PERSISTING)]);
+    let ends = ends.into_iter().map(|what| (what, 1));
+    twice
+        .chain(ends)
+        .map(|(what, times)| Plan {
+            place: place.clone(),
+            what,
+            times,
+        })
+        .collect()
+}
