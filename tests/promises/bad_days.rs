@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use protocol::messages::Registered;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
+#[cfg(target_os = "linux")]
+use crate::harness::failing_sync::FailingSync;
 use crate::harness::served::Served;
 use crate::harness::{Receiver, TOKEN, ids, issue, large_issue, linear, numbers, pulled};
 use crate::harness::{sorted, until};
@@ -45,6 +48,39 @@ async fn a_disk_that_was_full_is_used_again_without_a_restart() {
     }
     let all = async || sorted(numbers(&receiver.received())) == (0..5).collect::<Vec<_>>();
     until("each arrives once", all).await;
+}
+
+/// What the disk has of the last commits is not known then (fsync(2)): only a new start reads it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_disk_that_cannot_keep_what_was_written_loses_nothing_that_was_accepted() {
+    let disk = FailingSync::new();
+    let environment = disk.environment();
+    let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, &**v)).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let (_, linear) = linear().await;
+    let mut relay = Served::start_with(directory.path(), &linear, &environment);
+    let register = json!({"name": "pull", "linearToken": TOKEN});
+    let worker: Registered = relay.register(&register).await;
+    for number in 0..3 {
+        relay.post(number).await;
+    }
+    disk.begin();
+    let webhook = relay.webhook(&issue("i", 3));
+    let sent = webhook.request(&relay.client, &format!("{}/webhooks/linear", relay.url));
+    let is_accepted = sent.send().await.is_ok_and(|answer| answer.status() == 200);
+    assert!(!is_accepted, "it may be lost");
+    let ended = tokio::task::spawn_blocking(move || relay.child.wait().unwrap());
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    assert_eq!(ended.unwrap().unwrap().code(), Some(1));
+    disk.end();
+    let relay = Served::start_with(directory.path(), &linear, &environment);
+    assert_eq!(relay.send(&webhook).await.status(), 200);
+    until("each is there once", async || {
+        let mailbox = relay.pull(&worker, &json!({"ack": []})).await;
+        pulled(&mailbox) == [0, 1, 2, 3]
+    })
+    .await;
 }
 
 /// How many bytes the files have.

@@ -1,5 +1,8 @@
 //! A fuzz target for webhooks, from their headers and their body to the answer and the message on the queue.
 
+mod on_a_socket;
+mod requests;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -43,6 +46,8 @@ async fn start() -> BareRelay {
     let mut options = Options::read(&|name| match name {
         "LINEAR_WEBHOOK_SECRETS" => Some(SECRET.to_owned()),
         "WORKSPACES" => Some(WORKSPACE.to_owned()),
+        // Time does not go by.
+        "REGISTRATIONS_PER_MINUTE" => Some("100000".to_owned()),
         _ => None,
     })
     .unwrap();
@@ -135,6 +140,16 @@ async fn empty_queue(relay: &BareRelay) {
     relay.sqs.create_queue(QUEUE, attributes).await.unwrap();
 }
 
+/// It is a problem that is described, with this status.
+fn assert_is_problem(status: u16, text: &str) {
+    let problem: Problem = serde_json::from_str(text).unwrap();
+    let code = Code::ALL
+        .iter()
+        .find(|code| code.as_str() == problem.code)
+        .unwrap();
+    assert_eq!((code.status().as_u16(), problem.status), (status, status));
+}
+
 /// The answer is the expected one, and the worker's message is on the queue if it says so, with the body as it came.
 async fn assert_is_answered(relay: &BareRelay, input: &[u8]) {
     let Some(webhook) = Webhook::parse(input) else {
@@ -155,12 +170,7 @@ async fn assert_is_answered(relay: &BareRelay, input: &[u8]) {
     assert!(!text.contains(SECRET));
     let messages = relay.sqs.peek(QUEUE).unwrap();
     if status != 200 {
-        let problem: Problem = serde_json::from_str(text).unwrap();
-        let code = Code::ALL
-            .iter()
-            .find(|code| code.as_str() == problem.code)
-            .unwrap();
-        assert_eq!((code.status().as_u16(), problem.status), (status, status));
+        assert_is_problem(status, text);
         assert_eq!(messages.len(), 0);
         return;
     }
@@ -177,13 +187,17 @@ async fn assert_is_answered(relay: &BareRelay, input: &[u8]) {
     }
 }
 
-#[test]
-fn fuzz_webhook() {
+fn runtime() -> Runtime {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build();
-    let runtime = runtime.unwrap();
+    runtime.unwrap()
+}
+
+#[test]
+fn fuzz_webhook() {
+    let runtime = runtime();
     let relay = runtime.block_on(start());
     let world: AssertUnwindSafe<(Runtime, BareRelay)> = AssertUnwindSafe((runtime, relay));
     fuzz::target!("webhook", |input: &[u8]| {

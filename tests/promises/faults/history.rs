@@ -210,12 +210,15 @@ impl History {
         let both: Vec<_> = cy.iter().chain(&di).copied().collect();
         let once: BTreeSet<_> = both.iter().copied().collect();
         assert_eq!((both.len(), once), (7, numbers(1..=7)), "of the group");
+        // A process that is killed right after it has sent one leads to a second one, of the same event to the same worker.
         let letters = self.cloud.dead_letters();
-        let attribute = |name: &str| letters[0].attributes[name].string_value.as_deref().unwrap();
-        assert_eq!(letters.len(), 1, "dead letters");
-        assert_eq!(number(letters[0].body.as_bytes()), REJECTED);
-        assert!(self.workers["ann"].path.ends_with(attribute("worker")));
-        assert!(attribute("reason").starts_with("rejected"));
+        assert!(matches!(letters.len(), 1 | 2), "{} letters", letters.len());
+        for letter in letters {
+            let attribute = |name: &str| letter.attributes[name].string_value.as_deref().unwrap();
+            assert_eq!(number(letter.body.as_bytes()), REJECTED);
+            assert!(self.workers["ann"].path.ends_with(attribute("worker")));
+            assert!(attribute("reason").starts_with("rejected"));
+        }
     }
 }
 

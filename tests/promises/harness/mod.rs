@@ -3,6 +3,8 @@
 
 pub(crate) mod agent;
 pub(crate) mod emulator;
+#[cfg(target_os = "linux")]
+pub(crate) mod failing_sync;
 pub(crate) mod filter;
 pub(crate) mod page;
 pub(crate) mod raw;
