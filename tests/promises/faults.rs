@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use local::testing::calls::Fault;
+use reqwest::Url;
+
+use crate::harness::linear;
 
 use wire::{Place, Plan, What};
 
@@ -33,7 +36,10 @@ async fn nothing_is_lost_by_hundreds_of_faults_on_the_wire() {
 
 /// Runs each so many-th of the histories with one fault.
 async fn campaign(every: usize) {
-    let (places, _) = history::run(None).await;
+    let (_, linear) = linear().await;
+    let linear = Url::parse(&linear).unwrap();
+    let linear = linear.socket_addrs(|| None).unwrap()[0];
+    let (places, _) = history::run(linear, None).await;
     let calls = places
         .iter()
         .filter(|p| matches!(p, Place::Call(_)))
@@ -45,7 +51,7 @@ async fn campaign(every: usize) {
         plans.len()
     );
     let mut histories = futures::stream::iter(plans.into_iter().map(async |plan| {
-        let run = tokio::spawn(history::run(Some(plan.clone())));
+        let run = tokio::spawn(history::run(linear, Some(plan.clone())));
         (plan, run.await)
     }))
     .buffer_unordered(SIDE_BY_SIDE);

@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use protocol::clock::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 
 use crate::access_key::AccessKey;
 use crate::backend::{DEAD_LETTERS, QUEUE};
@@ -25,6 +26,8 @@ use crate::{dynamodb, secrets};
 /// The Runtime API for one process. It hands out events one at a time.
 #[derive(Debug)]
 pub struct Sandbox {
+    /// Listens until this is dropped.
+    _serving: JoinSet<()>,
     address: SocketAddr,
     /// How long the process may take to ask for an event, and to answer one.
     patience: Duration,
@@ -69,8 +72,12 @@ impl Sandbox {
             .with_state(runtime);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let _ = axum::serve(listener, router).await;
+        });
         Ok(Self {
+            _serving: serving,
             address,
             patience,
             asked: was_asked,

@@ -28,7 +28,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
 
-use super::wire::{self, Faults, To};
+use super::wire::{Faults, To, Wire};
 use crate::harness::tls::Certificate;
 use crate::harness::{SECRET, client};
 
@@ -40,6 +40,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 /// A function's process.
 struct Process {
     function: &'static str,
+    _aws: Wire,
     sandbox: Sandbox,
     child: Child,
     /// Each line moves its clock.
@@ -52,7 +53,7 @@ pub(super) struct Cloud {
     relay: Arc<BareRelay>,
     pub(super) clock: Clock,
     pub(super) faults: Arc<Faults>,
-    linear: SocketAddr,
+    linear: Wire,
     /// Reaches the other side of a wire.
     pub(super) client: Client,
     /// One certificate authority, which is sooner read than those of the system.
@@ -75,11 +76,8 @@ impl Cloud {
         let authorities = tempfile::tempdir().unwrap();
         Certificate::new().write(authorities.path());
         let relay = BareRelay::start(options, &Network::Internet).await.unwrap();
-        let linear = wire::open(
-            Arc::clone(&faults),
-            To::Address("Linear", linear, client.clone()),
-        )
-        .await;
+        let linear = To::Address("Linear", linear, client.clone());
+        let linear = Wire::open(&faults, linear).await;
         Arc::new(Self {
             relay: Arc::new(relay),
             clock,
@@ -99,9 +97,9 @@ impl Cloud {
             function,
             process: Arc::clone(&id),
         };
-        let aws = wire::open(Arc::clone(&self.faults), aws).await;
+        let aws = Wire::open(&self.faults, aws).await;
         let sandbox = Sandbox::start(PATIENCE).await.unwrap();
-        let endpoint = format!("http://{aws}");
+        let endpoint = format!("http://{}", aws.address);
         // No signature is verified here.
         let key = AccessKey {
             id: "key".to_owned(),
@@ -111,7 +109,10 @@ impl Cloud {
             .arg(function)
             .env_clear()
             .envs(sandbox.environment(function, &self.relay.sqs, &key, &endpoint))
-            .env("LINEAR_API_URL", format!("http://{}/graphql", self.linear))
+            .env(
+                "LINEAR_API_URL",
+                format!("http://{}/graphql", self.linear.address),
+            )
             .env("SSL_CERT_FILE", self.authorities.path().join("ca.pem"))
             .env("WORKSPACES", WORKSPACE)
             .env("REGISTRATIONS_PER_MINUTE", "1000")
@@ -127,6 +128,7 @@ impl Cloud {
         id.set(pid.unwrap()).unwrap();
         Process {
             function,
+            _aws: aws,
             sandbox,
             stdin: child.stdin.take().unwrap(),
             child,

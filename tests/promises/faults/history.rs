@@ -5,16 +5,16 @@
 //! Linear and the agents do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use local::samples::Webhook;
-use reqwest::Url;
 use serde_json::{Value, json};
 
 use super::cloud::Cloud;
-use super::wire::{self, Faults, Place, Plan, To};
-use crate::harness::{Answer, Receiver, SECRET, TOKEN, issue, large_issue, linear, number};
+use super::wire::{Faults, Place, Plan, To, Wire};
+use crate::harness::{Answer, Receiver, SECRET, TOKEN, issue, large_issue, number};
 
 /// More than a fault persists.
 const ATTEMPTS: usize = 20;
@@ -27,6 +27,7 @@ const REJECTED: usize = 6;
 struct Worker {
     name: &'static str,
     receiver: Receiver,
+    _wire: Wire,
     path: String,
     token: String,
     /// The ids and bodies of the events that it got, in their order; of the deliveries, the first `delivered`.
@@ -49,11 +50,9 @@ pub(super) struct History {
 
 /// Runs a history with this plan, or with no fault. Returns the places that were seen, and how many times of the plan have not
 /// come.
-pub(super) async fn run(plan: Option<Plan>) -> (BTreeSet<Place>, u32) {
-    let (_, linear) = linear().await;
-    let linear = Url::parse(&linear).unwrap().socket_addrs(|| None).unwrap();
+pub(super) async fn run(linear: SocketAddr, plan: Option<Plan>) -> (BTreeSet<Place>, u32) {
     let faults = Arc::new(Faults::new(plan));
-    let cloud = Cloud::start(Arc::clone(&faults), linear[0]).await;
+    let cloud = Cloud::start(Arc::clone(&faults), linear).await;
     let mut history = History {
         cloud,
         workers: BTreeMap::new(),
@@ -127,9 +126,9 @@ impl History {
     async fn register(&mut self, name: &'static str, more: Value) {
         let receiver = Receiver::start().await;
         let to = To::Address("a worker", receiver.address, self.cloud.client.clone());
-        let address = wire::open(Arc::clone(&self.cloud.faults), to).await;
+        let wire = Wire::open(&self.cloud.faults, to).await;
         let mut request = json!({
-            "name": name, "linearToken": TOKEN, "webhookUrl": format!("http://{address}/hook"),
+            "name": name, "linearToken": TOKEN, "webhookUrl": format!("http://{}/hook", wire.address),
             "replace": true,
         });
         (request.as_object_mut().unwrap()).extend(more.as_object().unwrap().clone());
@@ -140,6 +139,7 @@ impl History {
         let worker = Worker {
             name,
             receiver,
+            _wire: wire,
             path: text("worker"),
             token: text("token"),
             events: Vec::new(),
@@ -219,6 +219,12 @@ impl History {
             assert!(self.workers["ann"].path.ends_with(attribute("worker")));
             assert!(attribute("reason").starts_with("rejected"));
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.receiver.close();
     }
 }
 

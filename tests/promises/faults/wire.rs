@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 /// Where a call or a request comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,25 +103,38 @@ pub(super) enum To {
     Address(&'static str, SocketAddr, reqwest::Client),
 }
 
-/// Listens on a port of loopback, and passes requests on until the runtime ends.
-pub(super) async fn open(faults: Arc<Faults>, to: To) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let wire = Arc::new((faults, to));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let wire = Arc::clone(&wire);
-            tokio::spawn(async move {
-                // It is reset when it is closed.
-                stream.set_zero_linger().unwrap();
-                let answer = service_fn(|request| answer(&wire, request));
-                let _ = http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), answer)
-                    .await;
-            });
+/// Listens on a port of loopback, and passes requests on until this is dropped.
+pub(super) struct Wire {
+    pub(super) address: SocketAddr,
+    _serving: JoinSet<()>,
+}
+
+impl Wire {
+    pub(super) async fn open(faults: &Arc<Faults>, to: To) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, Arc::new((Arc::clone(faults), to))));
+        Self {
+            address,
+            _serving: serving,
         }
-    });
-    address
+    }
+}
+
+async fn serve(listener: TcpListener, wire: Arc<(Arc<Faults>, To)>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let wire = Arc::clone(&wire);
+        connections.spawn(async move {
+            // It is reset when it is closed.
+            stream.set_zero_linger().unwrap();
+            let answer = service_fn(|request| answer(&wire, request));
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+        });
+    }
 }
 
 async fn answer(
