@@ -151,6 +151,7 @@ async fn start(adapter: &Adapter, workers: usize, body: usize) -> anyhow::Result
         arrivals,
         workers,
         body,
+        workspaces: 1,
     };
     Ok(Running {
         load,

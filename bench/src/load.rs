@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::payload::{body, delivery_id};
+use crate::payload::{body_of, delivery_id, workspace};
 use crate::receiver::Arrival;
 
 pub(crate) const SECRET: &str = "the bench's secret";
@@ -31,8 +31,11 @@ pub(crate) struct Load {
     /// Where webhooks go.
     pub(crate) url: String,
     pub(crate) arrivals: mpsc::UnboundedReceiver<Arrival>,
+    /// How many get each event.
     pub(crate) workers: usize,
     pub(crate) body: usize,
+    /// Events come from so many workspaces in turn.
+    pub(crate) workspaces: usize,
 }
 
 /// Of sorted latencies, in ms.
@@ -62,8 +65,9 @@ fn percentile(sorted: &[f64], percent: f64) -> f64 {
 }
 
 /// The webhook of an event. The body contains its delivery id, too, for receivers that get no headers.
-fn webhook(number: usize, size: usize) -> anyhow::Result<Webhook> {
-    let webhook = Webhook::signed(SECRET, body(number, size));
+fn webhook(number: usize, size: usize, workspaces: usize) -> anyhow::Result<Webhook> {
+    let body = body_of(&workspace(number % workspaces), number, size);
+    let webhook = Webhook::signed(SECRET, body);
     let delivery = delivery_id(&webhook.body).context("the payload has no delivery id")?;
     Ok(Webhook {
         delivery,
@@ -81,7 +85,7 @@ impl Load {
 
     /// Posts an event, and waits until every worker has it. Returns after how long it was answered.
     pub(crate) async fn one(&mut self, number: usize) -> anyhow::Result<Duration> {
-        let webhook = webhook(number, self.body)?;
+        let webhook = webhook(number, self.body, self.workspaces)?;
         let began = Instant::now();
         post(&self.client, &self.url, webhook).await?;
         let answered = began.elapsed();
@@ -98,7 +102,7 @@ impl Load {
         events: usize,
     ) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
         let webhooks = (0..events)
-            .map(|number| webhook(number, self.body))
+            .map(|number| webhook(number, self.body, self.workspaces))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let began = Instant::now() + Duration::from_millis(50);
         let due: HashMap<_, _> = (webhooks.iter().enumerate())
@@ -149,14 +153,15 @@ impl Load {
         let began = Instant::now();
         let free = Arc::new(Semaphore::new(outstanding));
         let mut posting = {
-            let (client, url, body_size) = (self.client.clone(), self.url.clone(), self.body);
+            let (client, url) = (self.client.clone(), self.url.clone());
+            let (body_size, workspaces) = (self.body, self.workspaces);
             let free = Arc::clone(&free);
             tokio::spawn(async move {
                 let mut posts = JoinSet::new();
                 let mut events = 0;
                 while began.elapsed() < during {
                     free.acquire().await?.forget();
-                    let webhook = webhook(events, body_size)?;
+                    let webhook = webhook(events, body_size, workspaces)?;
                     let (client, url) = (client.clone(), url.clone());
                     posts.spawn(async move { post(&client, &url, webhook).await });
                     events += 1;

@@ -11,13 +11,13 @@
 
 mod adapter;
 mod agent;
-mod bad_workers;
 mod calls;
 mod cold_start;
 mod compare;
 mod counts;
 mod fan_out;
 mod function;
+mod heavy;
 mod load;
 mod logs;
 mod money;
@@ -100,8 +100,8 @@ enum Command {
     ColdStart,
     /// The agent: its start, its deliveries a second on one core, its memory
     Agent,
-    /// What a fifth of 20 workers costs the others if it misbehaves
-    BadWorkers(bad_workers::Plan),
+    /// What a fifth of 20 workers costs the others if it misbehaves; 1,000 workers of one workspace; 10,000 workspaces
+    Heavy(heavy::Plan),
     /// Peak memory of `edge-relay serve` over many events
     Memory {
         /// How many
@@ -190,10 +190,10 @@ async fn main() -> anyhow::Result<()> {
                 "peak memory of `edge-relay serve --data`: {before:.0} MB before, {after:.0} MB after {events} events"
             );
         }
-        Command::BadWorkers(plan) => {
+        Command::Heavy(plan) => {
             programs::build(&MACHINE).await?;
-            let bar = bar("bad workers");
-            bad_workers::measure(&plan, &bar).await?;
+            let bar = bar("heavy");
+            heavy::measure(&plan, &bar).await?;
             bar.finish_and_clear();
         }
         Command::Timeline { workers, in_files } => run.timeline(workers, in_files).await?,

@@ -9,7 +9,7 @@ use protocol::messages::{Register, Registered};
 use tokio::process::Command;
 
 use crate::load::{Load, SECRET};
-use crate::payload::WORKSPACE;
+use crate::payload::{WORKSPACE, workspace};
 use crate::programs::{self, Program};
 use crate::receiver::Receiver;
 
@@ -17,17 +17,27 @@ pub(crate) const TOKEN: &str = "lin_api_bench";
 
 /// Starts a relay as a separate process; answers with its address too.
 pub(crate) async fn serve(in_files: bool) -> anyhow::Result<(Program, String)> {
+    serve_workspaces(in_files, 1).await
+}
+
+/// With so many workspaces, each of which has a user with the token that [`token`] says.
+pub(crate) async fn serve_workspaces(
+    in_files: bool,
+    workspaces: usize,
+) -> anyhow::Result<(Program, String)> {
     let mut command = Command::new(programs::path("edge-relay")?);
     command.args("serve --allow-private-workers --listen 127.0.0.1:0".split(' '));
     let data = in_files.then(tempfile::tempdir).transpose()?;
+    let names: Vec<_> = (0..workspaces).map(workspace).collect();
+    let linear = linear(workspaces).await?;
     match &data {
         Some(data) => command.arg("--data").arg(data.path()),
         None => command.arg("--in-memory"),
     };
     command
         .env("LINEAR_WEBHOOK_SECRETS", SECRET)
-        .env("WORKSPACES", WORKSPACE)
-        .env("LINEAR_API_URL", format!("http://{}/", linear().await?))
+        .env("WORKSPACES", names.join(","))
+        .env("LINEAR_API_URL", format!("http://{linear}/"))
         .env("REGISTRATIONS_PER_MINUTE", "100000")
         .env("WORKERS_PER_USER", "100000")
         .env("WORKERS_PER_WORKSPACE", "100000")
@@ -77,6 +87,7 @@ impl Busy {
                 arrivals,
                 workers: workers.len(),
                 body,
+                workspaces: 1,
             },
             local,
             workers,
@@ -87,7 +98,7 @@ impl Busy {
 
 /// Options for a relay in this process, in memory, whose users Linear knows.
 pub(crate) async fn options() -> anyhow::Result<Options> {
-    options_with(linear().await?)
+    options_with(linear(1).await?)
 }
 
 /// With another stand-in for Linear's API, or none.
@@ -103,10 +114,20 @@ pub(crate) fn options_with(linear: SocketAddr) -> anyhow::Result<Options> {
     })?)
 }
 
-/// A stand-in for Linear's API that knows one user of one workspace.
-async fn linear() -> anyhow::Result<SocketAddr> {
+/// The token of the user of one of many workspaces, of which the first is [`TOKEN`].
+pub(crate) fn token(number: usize) -> String {
+    match number {
+        0 => TOKEN.to_owned(),
+        _ => format!("{TOKEN}-{number}"),
+    }
+}
+
+/// A stand-in for Linear's API that knows one user of each of so many workspaces.
+async fn linear(workspaces: usize) -> anyhow::Result<SocketAddr> {
     let (linear, address) = LinearApi::start().await?;
-    linear.admit(TOKEN, "user", WORKSPACE);
+    for number in 0..workspaces {
+        linear.admit(&token(number), "user", &workspace(number));
+    }
     Ok(address)
 }
 

@@ -16,16 +16,33 @@ const WORDS: &str = "the consumer exits before final flush only rows arrive when
     last week logs show timeout between service calls but metrics stay green so alert never fired we should keep old \
     behaviour behind setting until next release is out thanks for your patience here";
 
+/// The name of one of many workspaces, of which the first is [`WORKSPACE`].
+pub(crate) fn workspace(number: usize) -> String {
+    match number {
+        0 => WORKSPACE.to_owned(),
+        _ => format!("{WORKSPACE}-{number}"),
+    }
+}
+
 /// A payload of about `bytes`, of now; one of [`ISSUES`], so that there is an order to keep.
 pub(crate) fn body(number: usize, bytes: usize) -> String {
-    body_at(Clock::system().millis(), number, bytes)
+    body_of(WORKSPACE, number, bytes)
+}
+
+/// A payload from another workspace.
+pub(crate) fn body_of(workspace: &str, number: usize, bytes: usize) -> String {
+    payload(workspace, Clock::system().millis(), number, bytes)
 }
 
 /// A payload of about `bytes`, of a time.
 pub(crate) fn body_at(timestamp: UnixMillis, number: usize, bytes: usize) -> String {
+    payload(WORKSPACE, timestamp, number, bytes)
+}
+
+fn payload(workspace: &str, timestamp: UnixMillis, number: usize, bytes: usize) -> String {
     let issue = number % ISSUES;
     let mut body = format!(
-        r#"{{"action":"update","type":"Issue","organizationId":"{WORKSPACE}","webhookTimestamp":{timestamp},"data":{{"id":"issue-{issue}","number":{number},"description":""#
+        r#"{{"action":"update","type":"Issue","organizationId":"{workspace}","webhookTimestamp":{timestamp},"data":{{"id":"issue-{issue}","number":{number},"description":""#
     );
     let end = "\"}}";
     let text = bytes.saturating_sub(end.len());

@@ -192,6 +192,7 @@ pub(crate) async fn start(system: System, workers: usize, body: usize) -> anyhow
         arrivals,
         workers,
         body,
+        workspaces: 1,
     };
     Ok(Running {
         load,

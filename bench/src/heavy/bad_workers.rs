@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 use protocol::messages::{ChallengeResponse, Control};
 use tokio::net::TcpListener;
 
+use crate::heavy::Plan;
 use crate::load::{Load, Percentiles};
 use crate::one_machine::{self, register_each, worker_at};
 use crate::receiver::Receiver;
@@ -22,22 +23,8 @@ const BAD: usize = 4;
 /// Connections and caches are there after so many events.
 const WARM_UP: usize = 20;
 
-/// How much is posted.
-#[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Plan {
-    /// Events with each kind of workers
-    #[arg(long, default_value_t = 100_000)]
-    events: usize,
-    /// Events a second
-    #[arg(long, default_value_t = 50.0)]
-    per_second: f64,
-    /// Keep the queues and the table in files
-    #[arg(long)]
-    in_files: bool,
-}
-
 /// Prints what was measured.
-pub(crate) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<()> {
+pub(super) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<()> {
     let (alone, alone_mb) = with(plan, false, progress).await?;
     let (beside, beside_mb) = with(plan, true, progress).await?;
     let Plan {
@@ -81,6 +68,7 @@ async fn with(
         arrivals,
         workers: HEALTHY,
         body: BODY,
+        workspaces: 1,
     };
     load.paced(plan.per_second, WARM_UP).await?;
     progress.set_message(if misbehave {
