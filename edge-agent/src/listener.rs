@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -89,15 +90,22 @@ where
         let waits = waiting.add(accepted_connections, closed.clone());
         let service = Watched {
             service: service(peer),
-            waits,
+            waits: Arc::clone(&waits),
         };
         let connection = ending.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    log(error.into());
-                },
-                () = closed.cancelled() => {}
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                // First, because a request may have come that was not read yet. It is answered.
+                biased;
+                ended = &mut connection => ended,
+                () = closed.cancelled() => match waits.has_request() {
+                    true => connection.await,
+                    false => Ok(()),
+                }
+            };
+            if let Err(error) = ended {
+                log(error.into());
             }
             drop(place);
         });
@@ -140,7 +148,8 @@ impl Waiting {
         let waits = Waits {
             all: self.clone(),
             closed,
-            since: Mutex::new((Instant::now(), number)),
+            number,
+            since: Mutex::new(None),
         };
         waits.begin();
         Arc::new(waits)
@@ -162,18 +171,25 @@ impl Waiting {
 struct Waits {
     all: Waiting,
     closed: CancellationToken,
-    since: Mutex<Since>,
+    number: u64,
+    /// None while it has a request.
+    since: Mutex<Option<Instant>>,
 }
 
 impl Waits {
     fn begin(&self) {
-        let mut since = self.since.lock();
-        since.0 = Instant::now();
-        self.all.0.lock().insert(*since, self.closed.clone());
+        let since = *self.since.lock().insert(Instant::now());
+        (self.all.0.lock()).insert((since, self.number), self.closed.clone());
     }
 
     fn end(&self) {
-        self.all.0.lock().remove(&*self.since.lock());
+        if let Some(since) = self.since.lock().take() {
+            self.all.0.lock().remove(&(since, self.number));
+        }
+    }
+
+    fn has_request(&self) -> bool {
+        self.since.lock().is_none()
     }
 }
 
@@ -202,9 +218,65 @@ where
         self.waits.end();
         let (answering, waits) = (self.service.call(request), Arc::clone(&self.waits));
         Box::pin(async move {
-            let answered = answering.await;
+            let mut answered = answering.await;
             waits.begin();
+            if let (Ok(answer), true) = (&mut answered, waits.closed.is_cancelled()) {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
             answered
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn ask(stream: &mut TcpStream) -> String {
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        answer(stream).await
+    }
+
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut answer = vec![0; 1024];
+        let length = stream.read(&mut answer).await.unwrap();
+        String::from_utf8(answer[..length].to_vec()).unwrap()
+    }
+
+    /// On a busy machine a request may be there for a while before it is read.
+    #[tokio::test]
+    async fn a_request_that_is_there_is_answered_although_its_connection_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let service = |_| service_fn(async |_| Ok(Response::new(Body::from("done"))));
+        tokio::spawn(serve(listener, 1, stop.clone(), service, |_| ()));
+        for _ in 0..3 {
+            let mut first = TcpStream::connect(address).await.unwrap();
+            assert!(ask(&mut first).await.contains("200 OK"));
+            let second = std::net::TcpStream::connect(address).unwrap();
+            second.set_nonblocking(true).unwrap();
+            first
+                .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                .await
+                .unwrap();
+            let mut second = TcpStream::from_std(second).unwrap();
+            // Nothing runs on this thread meanwhile.
+            std::thread::sleep(PATIENCE);
+            let last = answer(&mut first).await;
+            assert!(last.contains("200 OK"), "{last}");
+            assert_eq!(answer(&mut first).await, "");
+            assert!(ask(&mut second).await.contains("200 OK"));
+        }
+        stop.cancel();
     }
 }
