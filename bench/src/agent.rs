@@ -76,6 +76,7 @@ pub(crate) struct AgentFigures {
     pub(crate) listening_ms: f64,
     pub(crate) ready_ms: f64,
     pub(crate) events: usize,
+    pub(crate) side_by_side: usize,
     pub(crate) printed: Flood,
     pub(crate) handled: Flood,
     /// Until the handler had taken all, s.
@@ -147,6 +148,7 @@ pub(crate) async fn measure(
         listening_ms: listening.as_secs_f64() * 1e3,
         ready_ms: ready.as_secs_f64() * 1e3,
         events,
+        side_by_side: SIDE_BY_SIDE,
         printed,
         handled,
         all_handled_seconds,

@@ -11,13 +11,13 @@ use crate::receiver::Receiver;
 
 const BODY: usize = 2_048;
 
-/// How much is posted. With 1,000 workers an event has a thousand deliveries, and there are fewer events.
+/// How much is posted.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Plan {
-    /// Events with each kind of workers
+    /// Events with 20 workers; a 500th of them with 1,000 workers, a fifth with 10,000 workspaces
     #[arg(long, default_value_t = 100_000)]
     events: usize,
-    /// Events a second
+    /// Events a second; a 25th with 1,000 workers
     #[arg(long, default_value_t = 50.0)]
     per_second: f64,
     /// Keep the queues and the table in files

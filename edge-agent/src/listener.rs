@@ -21,7 +21,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long the header of a request may take, and how long a connection may be idle before it.
@@ -31,6 +31,8 @@ const HEADER_BYTES: usize = 64 * 1024;
 /// How long a connection may be without a request while another one wants its place. Whoever uses it again and again does not lose
 /// it.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a connection may go on that was to be closed when it had just got a request.
+const LAST_REQUEST: Duration = Duration::from_secs(60);
 /// How long nothing is accepted after a failure. Its cause, such as too many open files, may pass.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -94,21 +96,31 @@ where
         };
         let connection = ending.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            let mut connection = pin!(connection);
-            let ended = tokio::select! {
-                // First, because a request may have come that was not read yet. It is answered.
-                biased;
-                ended = &mut connection => ended,
-                () = closed.cancelled() => match waits.has_request() {
-                    true => connection.await,
-                    false => Ok(()),
-                }
-            };
-            if let Err(error) = ended {
+            if let Err(error) = serve_one(connection, &closed, &waits).await {
                 log(error.into());
             }
+            drop(waits);
             drop(place);
         });
+    }
+}
+
+/// Serves a connection until it ends, or until it is closed for another one.
+async fn serve_one(
+    connection: impl Future<Output = hyper::Result<()>>,
+    closed: &CancellationToken,
+    waits: &Waits,
+) -> hyper::Result<()> {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A request that has come is read before anything is closed.
+        biased;
+        ended = &mut connection => ended,
+        () = closed.cancelled() => match waits.has_request() {
+            // Its answer ends the connection.
+            true => timeout(LAST_REQUEST, connection).await.unwrap_or(Ok(())),
+            false => Ok(()),
+        }
     }
 }
 
@@ -130,7 +142,11 @@ async fn make_room(
             place = Arc::clone(places).acquire_owned() => return place,
             // It may have got a request meanwhile, and is not the oldest then.
             () = is_due => if oldest.is_some_and(|oldest| waiting.close(oldest)) {
-                return Arc::clone(places).acquire_owned().await;
+                // It gives up its place at once, unless it has just got a request.
+                let place = timeout(PATIENCE, Arc::clone(places).acquire_owned());
+                if let Ok(place) = place.await {
+                    return place;
+                }
             },
         }
     }
@@ -219,8 +235,9 @@ where
         let (answering, waits) = (self.service.call(request), Arc::clone(&self.waits));
         Box::pin(async move {
             let mut answered = answering.await;
-            waits.begin();
-            if let (Ok(answer), true) = (&mut answered, waits.closed.is_cancelled()) {
+            if !waits.closed.is_cancelled() {
+                waits.begin();
+            } else if let Ok(answer) = &mut answered {
                 let close = HeaderValue::from_static("close");
                 answer.headers_mut().insert(CONNECTION, close);
             }
@@ -260,7 +277,8 @@ mod tests {
         let stop = CancellationToken::new();
         let service = |_| service_fn(async |_| Ok(Response::new(Body::from("done"))));
         tokio::spawn(serve(listener, 1, stop.clone(), service, |_| ()));
-        for _ in 0..3 {
+        let mut was_last = false;
+        for _ in 0..5 {
             let mut first = TcpStream::connect(address).await.unwrap();
             assert!(ask(&mut first).await.contains("200 OK"));
             let second = std::net::TcpStream::connect(address).unwrap();
@@ -271,12 +289,17 @@ mod tests {
                 .unwrap();
             let mut second = TcpStream::from_std(second).unwrap();
             // Nothing runs on this thread meanwhile.
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(PATIENCE + Duration::from_millis(50));
             let last = answer(&mut first).await;
             assert!(last.contains("200 OK"), "{last}");
+            was_last |= last.contains("connection: close");
             assert_eq!(answer(&mut first).await, "");
             assert!(ask(&mut second).await.contains("200 OK"));
         }
+        assert!(
+            was_last,
+            "the request came before the connection was to be closed"
+        );
         stop.cancel();
     }
 }

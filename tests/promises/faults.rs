@@ -1,5 +1,5 @@
-//! Faults between programs, on sockets: each place where a function calls AWS, Linear or a worker, with each fault there, once and
-//! for longer than the AWS SDK tries. The functions are processes with the HTTP client, time limits and retries that they have on
+//! Faults between programs, on sockets: each place where a function calls AWS, Linear or a worker, with each fault there, the first
+//! time and the first four times, which is more often than the AWS SDK tries. The functions are processes with the HTTP client, time limits and retries that they have on
 //! Lambda. The policy alone is in the simulation, with many more histories.
 
 mod cloud;
@@ -34,7 +34,7 @@ async fn nothing_is_lost_by_hundreds_of_faults_on_the_wire() {
     campaign(1).await;
 }
 
-/// Runs each so many-th of the histories with one fault.
+/// Runs one of `every` histories with one fault.
 async fn campaign(every: usize) {
     let (_, linear) = linear().await;
     let linear = Url::parse(&linear).unwrap();
@@ -69,7 +69,7 @@ async fn campaign(every: usize) {
     assert!(absent.len() * 10 <= run, "did not come: {absent:#?}");
 }
 
-/// What may become of a place.
+/// Each fault at a place, once and persisting.
 fn plans(place: Place) -> Vec<Plan> {
     let refused = |status, code| What::Fault(Fault::Refused(status, code));
     let mut faults = vec![

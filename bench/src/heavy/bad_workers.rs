@@ -12,12 +12,11 @@ use indicatif::ProgressBar;
 use protocol::messages::{ChallengeResponse, Control};
 use tokio::net::TcpListener;
 
-use crate::heavy::Plan;
+use super::{BODY, Plan};
 use crate::load::{Load, Percentiles};
 use crate::one_machine::{self, register_each, worker_at};
 use crate::receiver::Receiver;
 
-const BODY: usize = 2_048;
 const HEALTHY: usize = 16;
 const BAD: usize = 4;
 /// Connections and caches are there after so many events.

@@ -1,5 +1,5 @@
 //! What Lambda, API Gateway, the event source mapping and the schedule are to the functions, each of which is a process: it is
-//! started when none is idle, handles one event at a time, and is gone when it has failed.
+//! started when none is idle, and handles one event at a time.
 //!
 //! Time is moved when nothing is going on and messages wait.
 
@@ -158,11 +158,16 @@ impl Cloud {
             sandbox.asked().await?;
             sandbox.invoke(event.to_string()).await
         };
-        let answer = tokio::select! {
-            answered = answered => answered.ok()?.1,
-            _ = child.wait() => return None,
+        let answered = tokio::select! {
+            answered = answered => answered,
+            ended = child.wait() => {
+                assert_ne!(ended.unwrap().code(), Some(101), "`{function}` panicked");
+                return None;
+            }
         };
+        // After an error, too, as on Lambda.
         self.idle.lock().push(process);
+        let (_, answer) = answered.ok()?;
         serde_json::from_slice(&answer).ok()
     }
 
@@ -222,13 +227,13 @@ impl Cloud {
                     assert!(waiting.is_empty(), "messages are stuck: {waiting:?}");
                     return;
                 };
-                self.wait(elapsed(self.clock.millis(), due)).await;
+                self.advance(elapsed(self.clock.millis(), due));
             }
         }
     }
 
     /// Moves the clock, by a second more than this.
-    pub(super) async fn wait(&self, time: Duration) {
+    pub(super) fn advance(&self, time: Duration) {
         let seconds = time.as_secs() + 1;
         self.clock.advance(Duration::from_secs(seconds));
         self.moved.fetch_add(seconds, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! What lies between two programs, on sockets: HTTP servers that pass on what they are asked, and do to a request what is planned
 //! for the place that it comes from.
 //!
-//! Invariant: nobody lists the places. They are what a history without faults does, so that a new one is among them.
+//! Invariant: the places are those of a history without faults, and no list of them exists, so that a new one is among them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -44,6 +44,16 @@ pub(super) enum What {
     KilledBefore,
     /// The process is killed when the call has been carried out.
     KilledAfter,
+}
+
+impl What {
+    /// Whether a delivery may be made that has been made already, because what became of it is not known.
+    pub(super) fn may_repeat(self) -> bool {
+        !matches!(
+            self,
+            Self::Fault(Fault::Refused(..) | Fault::Unsent | Fault::Partly)
+        )
+    }
 }
 
 /// What is planned for a place: the first so many times.
@@ -99,7 +109,7 @@ pub(super) enum To {
         function: &'static str,
         process: Arc<OnceLock<Pid>>,
     },
-    /// To what listens there, which is called so.
+    /// To a program that listens there. The name is for its places.
     Address(&'static str, SocketAddr, reqwest::Client),
 }
 

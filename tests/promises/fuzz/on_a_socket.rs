@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
-use crate::harness::agent::{Agent, Home, run};
+use crate::harness::agent::{Agent, Home, run, worker};
 use crate::harness::{Receiver, Relay, SECRET, TOKEN, relay};
 
 /// Longer than any of them lets a connection be idle that sends nothing.
@@ -36,7 +36,7 @@ impl Listening {
         let exchange = async {
             // It may close the connection before it has read everything.
             let _ = stream.write_all(bytes).await;
-            // Whoever has closed its side is not answered, but most inputs are no whole request.
+            // A client that has closed its side is not answered, but most inputs are no whole request.
             let _ = tokio::time::timeout(patience, stream.readable()).await;
             let _ = stream.shutdown().await;
             let _ = stream.read_to_end(&mut answer).await;
@@ -136,6 +136,12 @@ fn agent(runtime: &Runtime, relay: &Relay, home: &Home) -> Agent {
     })
 }
 
+/// What an agent has that gives access.
+fn secrets(home: &Home) -> Vec<String> {
+    let worker = worker(home);
+    vec![TOKEN.to_owned(), worker.token, worker.secret]
+}
+
 #[test]
 fn fuzz_agent_listener() {
     let ((runtime, relay), home) = (world(), Home::new());
@@ -144,7 +150,7 @@ fn fuzz_agent_listener() {
         address: socket(&agent.address).0,
         path: String::new(),
         key: String::new(),
-        secrets: vec![TOKEN.to_owned()],
+        secrets: secrets(&home),
         runtime,
     };
     listening.fuzz();
@@ -161,7 +167,7 @@ fn fuzz_inspector() {
         address,
         path,
         key: key.to_owned(),
-        secrets: vec![TOKEN.to_owned()],
+        secrets: secrets(&home),
         runtime,
     };
     listening.fuzz();
