@@ -43,7 +43,10 @@ const list = {
   events: [], more: false, filter: { text: '', type: '', state: '' }, load: null, isLoadingOlder: false,
   arrivedDuringLoad: [], problem: 'Loading…', selected: null, unseen: 0, rowsAbove: 0, isDue: false, elements: new Map(),
 };
-const pane = { id: null, event: null, load: null, tree: null, matches: [], match: -1, earlierBefore: 0 };
+const pane = {
+  id: null, event: null, load: null, loading: null, changedDuringLoad: false, refresh: null, tree: null, matches: [], match: -1,
+  earlierBefore: 0,
+};
 const stream = { delayMs: 1_000, isReachable: true, source: null };
 let agent = null;
 
@@ -374,6 +377,7 @@ function applyEvent(event) {
   else if (isListed) splice(index, 1);
   else if (isWanted && (index < list.events.length || !list.more)) splice(index, 0, event);
   if (event.id === pane.id) refreshPane();
+  if (event.id === pane.loading) pane.changedDuringLoad = true;
   renderSoon();
 }
 
@@ -507,8 +511,11 @@ const openSelectedSoon = debounced(() => { if (selectedEvent()) openEvent(select
 async function openEvent(id, isFocused = false) {
   pane.load?.abort();
   pane.load = new AbortController();
+  pane.loading = id;
+  pane.changedDuringLoad = false;
   await act(async () => {
     const event = await api(pathOf(id), { signal: pane.load.signal });
+    pane.loading = null;
     const isOther = pane.event?.id !== event.id;
     pane.id = event.id;
     pane.event = event;
@@ -517,13 +524,16 @@ async function openEvent(id, isFocused = false) {
     renderEvent(event, isOther);
     writeFragment();
     if (isFocused) byId('event-title').focus();
+    if (pane.changedDuringLoad) refreshPane();
   });
 }
 
 // Shows the new attempts of the open event. What is open in its body stays open.
 const refreshPane = debounced(() => act(async () => {
   if (pane.id === null) return;
-  const event = await api(pathOf(pane.id));
+  pane.refresh?.abort();
+  pane.refresh = new AbortController();
+  const event = await api(pathOf(pane.id), { signal: pane.refresh.signal });
   if (pane.id !== event.id) return;
   pane.event = event;
   renderEvent(event, false);

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::harness::agent::{Home, in_time, run};
-use crate::harness::until;
+use crate::harness::{eventually, until};
 
 /// Chromium with an empty profile. It ends with the test.
 pub(super) struct Browser {
@@ -46,24 +46,31 @@ impl Drop for Browser {
     }
 }
 
+/// Starts chromedriver, and returns its port. None if it has ended: it listens on one port of IPv4 and IPv6, which may be taken on one of
+/// them.
+async fn start_driver() -> Option<(Child, String)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("chromedriver starts: install Debian's `chromium` and `chromium-driver`");
+    let mut said = BufReader::new(driver.stdout.take().unwrap()).lines();
+    let port = loop {
+        let line = in_time(said.next_line()).await.unwrap()?;
+        if let Some((_, port)) = line.split_once("successfully on port ") {
+            break port.trim_end_matches('.').to_owned();
+        }
+    };
+    tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+    Some((driver, port))
+}
+
 impl Browser {
     pub(super) async fn start() -> Self {
         let profile = Home::new();
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("chromedriver starts: install Debian's `chromium` and `chromium-driver`");
-        let mut said = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = loop {
-            let line = in_time(said.next_line()).await.unwrap().expect("it ended");
-            if let Some((_, port)) = line.split_once("successfully on port ") {
-                break port.trim_end_matches('.').to_owned();
-            }
-        };
-        tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+        let (driver, port) = eventually("chromedriver listens", start_driver).await;
         let client = Client::builder().no_proxy().build().unwrap();
         let sessions = format!("http://127.0.0.1:{port}/session");
         let wanted = json!({"capabilities": {"alwaysMatch": capabilities(&profile)}});
