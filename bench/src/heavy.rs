@@ -10,6 +10,8 @@ use crate::one_machine::{self, register_each, token, worker_at};
 use crate::receiver::Receiver;
 
 const BODY: usize = 2_048;
+/// Connections and caches are there after so many events.
+const WARM_UP: usize = 20;
 
 /// How much is posted.
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -85,6 +87,7 @@ impl Crowd {
             body: BODY,
             workspaces,
         };
+        load.paced(per_second, WARM_UP).await?;
         let (each, _) = load.paced(per_second, events).await?;
         let (ms, peak_mb) = (Percentiles::of(each), program.peak_memory()?);
         program.end().await?;

@@ -12,15 +12,13 @@ use indicatif::ProgressBar;
 use protocol::messages::{ChallengeResponse, Control};
 use tokio::net::TcpListener;
 
-use super::{BODY, Plan};
+use super::{BODY, Plan, WARM_UP};
 use crate::load::{Load, Percentiles};
 use crate::one_machine::{self, register_each, worker_at};
 use crate::receiver::Receiver;
 
 const HEALTHY: usize = 16;
 const BAD: usize = 4;
-/// Connections and caches are there after so many events.
-const WARM_UP: usize = 20;
 
 /// Prints what was measured.
 pub(super) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<()> {
