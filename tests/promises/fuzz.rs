@@ -83,6 +83,8 @@ impl Webhook {
         let head = std::str::from_utf8(&input[..at]).ok()?;
         let headers = (head.lines().filter_map(|line| line.split_once(": ")))
             .map(|(name, value)| {
+                // White space around a value is no part of it (RFC 9110, section 5.5): the gateway has removed it.
+                let value = value.trim_matches([' ', '\t']);
                 (
                     name.to_lowercase(),
                     value.replace("SIGNED", &sign(SECRET, &body)),
@@ -109,7 +111,7 @@ impl Webhook {
     fn only(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(other, _)| other == name);
         let (_, value) = values.next()?;
-        values.next().is_none().then_some(value.trim())
+        values.next().is_none().then_some(value.as_str())
     }
 
     /// The status that it has to be answered with.
