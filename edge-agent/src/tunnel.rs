@@ -4,6 +4,8 @@
 //! ends with the agent, however the agent ends (see [`supervisor`]).
 
 mod cloudflared;
+#[cfg(test)]
+mod fuzz;
 mod ngrok;
 mod running;
 mod tailscale;
@@ -39,6 +41,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const PROBE_TRIES: u32 = 3;
 const PROBE_RETRY: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer of a program, or to a probe.
+const ANSWER_LIMIT: usize = 1024 * 1024;
 
 /// A program that opens tunnels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,13 +108,33 @@ impl AddressSource {
 }
 
 /// The address of a host. Only that of a stand-in is on this machine.
-fn address(host: &str) -> Option<Url> {
-    let url = Url::parse(&format!("https://{host}/")).ok()?;
-    if is_on_loopback(&url) {
-        Url::parse(&format!("http://{host}/")).ok()
+fn address_of(host: &str) -> Option<Url> {
+    usable(&format!("https://{host}/")).or_else(|| usable(&format!("http://{host}/")))
+}
+
+/// An address that the relay can send to: a host by https, or one on this machine by http, without anything else.
+fn usable(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let scheme = if is_on_loopback(&url) {
+        "http"
     } else {
-        Some(url)
+        "https"
+    };
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    let has_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
+    (url.scheme() == scheme && !has_user && !has_more).then_some(url)
+}
+
+/// The body of a program's answer, unless it is longer than any of theirs.
+async fn body(mut answer: reqwest::Response) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.ok()? {
+        body.extend_from_slice(&chunk);
+        if body.len() > ANSWER_LIMIT {
+            return None;
+        }
     }
+    Some(body)
 }
 
 /// The client for probes and for the programs' APIs. Each request has a new connection, because an old one may outlive
@@ -280,7 +304,7 @@ async fn round_trip(client: &Client, state: &AgentState, address: &Url) -> bool 
         });
     let is_answered = async {
         let answer = request.send().await.ok()?;
-        let answer: ChallengeResponse = answer.json().await.ok()?;
+        let answer: ChallengeResponse = serde_json::from_slice(&body(answer).await?).ok()?;
         Some(answer.challenge == challenge)
     };
     is_answered.await.unwrap_or(false)

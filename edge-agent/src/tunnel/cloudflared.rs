@@ -41,7 +41,12 @@ impl Metrics {
             answer.ok().filter(|answer| answer.status().is_success())
         };
         get("/ready").await?;
-        let tunnel: QuickTunnel = get("/quicktunnel").await?.json().await.ok()?;
-        super::address(&tunnel.hostname)
+        address(&super::body(get("/quicktunnel").await?).await?)
     }
+}
+
+/// The address in an answer to `/quicktunnel`.
+pub(super) fn address(answer: &[u8]) -> Option<Url> {
+    let tunnel: QuickTunnel = serde_json::from_slice(answer).ok()?;
+    super::address_of(&tunnel.hostname)
 }

@@ -20,7 +20,7 @@ struct Tunnels {
 
 #[derive(Deserialize)]
 struct ListedTunnel {
-    public_url: Url,
+    public_url: String,
 }
 
 /// `{"addr":"127.0.0.1:4040","lvl":"info","msg":"starting web service","obj":"web",…}`
@@ -47,14 +47,24 @@ impl Api {
     /// The address, once there is one.
     pub(super) async fn address(&self, client: &Client, printed: &Printed) -> Option<Url> {
         if self.0.get().is_none() {
-            let logged = (printed.lines().iter())
-                .filter_map(|line| serde_json::from_str::<Logged>(line).ok())
-                .find(|line| line.obj == "web" && !line.addr.is_empty())?;
-            let _ = self.0.set(logged.addr);
+            let _ = self.0.set(api(&printed.lines())?);
         }
         let url = format!("http://{}/api/tunnels", self.0.get()?);
-        let tunnels: Tunnels = client.get(url).send().await.ok()?.json().await.ok()?;
-        let urls = tunnels.tunnels.into_iter().map(|tunnel| tunnel.public_url);
-        urls.min_by_key(|url| url.scheme() != "https")
+        address(&super::body(client.get(url).send().await.ok()?).await?)
     }
+}
+
+/// The address of the local API in a log.
+pub(super) fn api(log: &[String]) -> Option<String> {
+    let web = (log.iter())
+        .filter_map(|line| serde_json::from_str::<Logged>(line).ok())
+        .find(|line| line.obj == "web" && !line.addr.is_empty());
+    web.map(|line| line.addr)
+}
+
+/// The address in an answer to `/api/tunnels`.
+pub(super) fn address(answer: &[u8]) -> Option<Url> {
+    let tunnels: Tunnels = serde_json::from_slice(answer).ok()?;
+    let urls = (tunnels.tunnels.iter()).filter_map(|tunnel| super::usable(&tunnel.public_url));
+    urls.min_by_key(|url| url.scheme() != "https")
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
@@ -16,6 +16,8 @@ pub(super) struct Printed(Arc<Mutex<Vec<String>>>);
 
 impl Printed {
     const LINES: usize = 50;
+    /// A longer line is taken for several.
+    const LINE_BYTES: u64 = 4_096;
 
     pub(super) fn lines(&self) -> Vec<String> {
         self.0.lock().clone()
@@ -32,9 +34,14 @@ impl Printed {
             let Some(output) = output else {
                 return;
             };
-            let mut lines = BufReader::new(output).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                let line: String = line.chars().take(1000).collect();
+            let mut output = BufReader::new(output);
+            loop {
+                let mut line = Vec::new();
+                let mut part = (&mut output).take(Self::LINE_BYTES);
+                if !matches!(part.read_until(b'\n', &mut line).await, Ok(1..)) {
+                    return;
+                }
+                let line = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
                 verbose(format_args!("tunnel: {line}"));
                 let mut kept = kept.lock();
                 kept.push(line);
@@ -106,5 +113,17 @@ mod tests {
         }
         let why = running.ended("sh").await;
         assert_eq!(why, "`sh` has ended (exit status: 1): no tunnels left");
+    }
+
+    #[tokio::test]
+    async fn output_that_is_no_text_or_has_no_lines_is_read_to_its_end() {
+        let mut command = Command::new("sh");
+        let script = r"printf '\377\n'; head -c 1000000 /dev/zero | tr '\0' x; echo; echo last";
+        command.args(["-c", script]).stdout(Stdio::piped());
+        let mut running = Running::start(&mut command).unwrap();
+        let why = running.ended("sh").await;
+        assert_eq!(why, "`sh` has ended (exit status: 0): last");
+        let longest = running.printed.lines().iter().map(String::len).max();
+        assert_eq!(longest, Some(4_096));
     }
 }

@@ -39,10 +39,15 @@ impl StatusCommand {
             .kill_on_drop(true)
             .output();
         let output = tokio::time::timeout(super::PROBE_TIMEOUT, asked).await;
-        let answer: StatusOutput = serde_json::from_slice(&output.ok()?.ok()?.stdout).ok()?;
-        if answer.backend_state != "Running" {
-            return None;
-        }
-        super::address(answer.own.dns_name.trim_end_matches('.'))
+        address(&output.ok()?.ok()?.stdout)
     }
+}
+
+/// The address in the output of `status --json`.
+pub(super) fn address(output: &[u8]) -> Option<Url> {
+    let status: StatusOutput = serde_json::from_slice(output).ok()?;
+    if status.backend_state != "Running" {
+        return None;
+    }
+    super::address_of(status.own.dns_name.trim_end_matches('.'))
 }
