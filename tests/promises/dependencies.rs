@@ -51,6 +51,20 @@ fn is_aws(name: &str) -> bool {
 }
 
 #[test]
+fn every_week_and_with_each_change_dependencies_are_looked_up_among_the_vulnerable_ones() {
+    let audit = include_str!("../../.github/workflows/audit.yml");
+    for part in [
+        "    - cron: ",
+        "paths: [Cargo.lock, deny.toml]",
+        "- run: cargo deny --workspace check\n",
+    ] {
+        assert!(audit.contains(part), "audit.yml lacks {part}");
+    }
+    let rules = include_str!("../../deny.toml");
+    assert!(rules.contains("[advisories]"), "{rules}");
+}
+
+#[test]
 fn only_the_relay_and_the_one_machine_name_the_aws_sdk() {
     let metadata = metadata();
     for package in metadata.workspace_packages() {

@@ -1,17 +1,15 @@
 //! Who listens at a port of this machine. While a developer's server is down, another user of the machine can take its port, and
 //! would get the events.
 
-/// Whether only other users' processes listen at this port of loopback. Root is no other user: it can read everything anyway, and
-/// publishes the ports of containers.
+/// Whether another user's process listens at this port of loopback, perhaps beside one of this user, as at 127.0.0.1 and at ::1. Root
+/// is no other user: it can read everything anyway, and publishes the ports of containers.
 #[cfg(target_os = "linux")]
 pub(super) fn is_another_users(port: u16) -> bool {
     let user = rustix::process::geteuid().as_raw();
-    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
-    let owners = listeners(&read("/proc/net/tcp"), port)
-        .into_iter()
-        .chain(listeners(&read("/proc/net/tcp6"), port))
-        .collect::<Vec<_>>();
-    !owners.is_empty() && owners.iter().all(|owner| ![user, 0].contains(owner))
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|file| {
+        let table = std::fs::read_to_string(file).unwrap_or_default();
+        (listeners(&table, port).iter()).any(|owner| ![user, 0].contains(owner))
+    })
 }
 
 /// Other systems do not say.

@@ -1,12 +1,14 @@
 //! Targets: how they are written, what is between the agent and the user's code, and what is said of it.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use edge_agent::signal::Signal;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use super::complaints::serve_tls;
@@ -35,6 +37,47 @@ async fn a_target_can_be_a_unix_socket() {
     let got = in_time(received.recv()).await.unwrap();
     assert_eq!(got, ("/hook".to_owned(), 7));
     agent.says(&format!("{target} 200 in")).await;
+    agent.stop().await;
+}
+
+/// Listens at a port of `::1` as nobody, until its input ends.
+const NOBODY: &str = "
+import os, socket, sys
+os.seteuid(65534)
+listener = socket.socket(socket.AF_INET6)
+listener.bind(('::1', int(sys.argv[1])))
+listener.listen()
+print('listening', flush=True)
+sys.stdin.read()
+";
+
+#[tokio::test]
+#[ignore = "needs Python, and root or a sudo that asks for no password"]
+async fn a_port_at_which_another_user_listens_too_gets_no_event() {
+    let (relay, home, handler) = with_handler().await;
+    let mut agent = Agent::start(Agent::up(&relay, &home).arg(handler.port())).await;
+    let mut listening = if rustix::process::geteuid().is_root() {
+        Command::new("python3")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "python3"]);
+        sudo
+    };
+    let mut nobody = (listening.args(["-c", NOBODY, &handler.port()]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(nobody.stdout.take().unwrap()).lines();
+    assert!(in_time(lines.next_line()).await.unwrap().is_some());
+    relay.post(&issue("i", 1)).await;
+    let refused = "another user of this machine listens there, who gets no events";
+    agent.says(refused).await;
+    assert!(handler.received().is_empty());
+    drop(nobody.stdin.take());
+    nobody.wait().await.unwrap();
+    handler.wait_for(1).await;
     agent.stop().await;
 }
 
