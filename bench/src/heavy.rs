@@ -1,6 +1,8 @@
-//! What is heavy: workers that misbehave, many workers of one workspace, and many workspaces. It prints latencies and memory.
+//! What is heavy: workers that misbehave, many workers of one workspace, many workspaces, and many events that wait at a start. It
+//! prints latencies, memory and times.
 
 mod bad_workers;
+mod start;
 
 use indicatif::ProgressBar;
 use protocol::messages::Register;
@@ -54,7 +56,7 @@ pub(crate) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Resu
     for crowd in [one_workspace, many_workspaces] {
         crowd.measure(plan.in_files, progress).await?;
     }
-    Ok(())
+    start::measure(plan, progress).await
 }
 
 impl Crowd {

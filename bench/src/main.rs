@@ -100,7 +100,8 @@ enum Command {
     ColdStart,
     /// The agent: its start, its deliveries a second on one core, its memory
     Agent,
-    /// What a fifth of 20 workers costs the others if it misbehaves; 1,000 workers of one workspace; 10,000 workspaces
+    /// What a fifth of 20 workers costs the others if it misbehaves; 1,000 workers of one workspace; 10,000 workspaces; a start with many
+    /// events
     Heavy(heavy::Plan),
     /// Peak memory of `edge-relay serve` over many events
     Memory {

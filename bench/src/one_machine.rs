@@ -1,11 +1,13 @@
 //! The relay on one machine, as a process or in this one, and workers registered with it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::ensure;
 use local::linear_api::LinearApi;
 use local::local_relay::{LocalRelay, Options};
 use protocol::messages::{Register, Registered};
+use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::load::{Load, SECRET};
@@ -25,13 +27,22 @@ pub(crate) async fn serve_workspaces(
     in_files: bool,
     workspaces: usize,
 ) -> anyhow::Result<(Program, String)> {
+    let data = in_files.then(tempfile::tempdir).transpose()?;
+    let (program, url) = serve_from(data.as_ref().map(TempDir::path), workspaces).await?;
+    Ok((program.with_data(data), url))
+}
+
+/// With its files in a directory, or in memory.
+pub(crate) async fn serve_from(
+    data: Option<&Path>,
+    workspaces: usize,
+) -> anyhow::Result<(Program, String)> {
     let mut command = Command::new(programs::path("edge-relay")?);
     command.args("serve --allow-private-workers --listen 127.0.0.1:0".split(' '));
-    let data = in_files.then(tempfile::tempdir).transpose()?;
     let names: Vec<_> = (0..workspaces).map(workspace).collect();
     let linear = linear(workspaces).await?;
-    match &data {
-        Some(data) => command.arg("--data").arg(data.path()),
+    match data {
+        Some(data) => command.arg("--data").arg(data),
         None => command.arg("--in-memory"),
     };
     command
@@ -42,7 +53,7 @@ pub(crate) async fn serve_workspaces(
         .env("WORKERS_PER_USER", "100000")
         .env("WORKERS_PER_WORKSPACE", "100000")
         .env("RUST_LOG", "warn,dynoxide=error");
-    let mut program = Program::start(command)?.with_data(data);
+    let mut program = Program::start(command)?;
     let url = program.says("  agents ").await?;
     program.says("  kept ").await?;
     program.pass_on(true);
