@@ -1,5 +1,7 @@
 //! The relay is no weapon: one answer for every address that is not allowed, also where it hides, and not a packet to it.
 
+mod name_server;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 

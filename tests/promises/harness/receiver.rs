@@ -91,10 +91,11 @@ struct Orders {
 }
 
 /// The handler; clones are the same one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Receiver {
     orders: Arc<Mutex<Orders>>,
     pub(crate) address: SocketAddr,
+    tls: Option<TlsAcceptor>,
     serving: Arc<AbortHandle>,
 }
 
@@ -120,10 +121,11 @@ impl Receiver {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let orders = Arc::default();
-        let serving = tokio::spawn(serve(listener, router(&orders), tls));
+        let serving = tokio::spawn(serve(listener, router(&orders), tls.clone()));
         Self {
             orders,
             address,
+            tls,
             serving: Arc::new(serving.abort_handle()),
         }
     }
@@ -138,7 +140,11 @@ impl Receiver {
         let listener = eventually("its port is free", || async {
             TcpListener::bind(self.address).await.ok()
         });
-        let serving = tokio::spawn(serve(listener.await, router(&self.orders), None));
+        let serving = tokio::spawn(serve(
+            listener.await,
+            router(&self.orders),
+            self.tls.clone(),
+        ));
         self.serving = Arc::new(serving.abort_handle());
     }
 

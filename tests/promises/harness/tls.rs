@@ -18,7 +18,12 @@ impl Certificate {
     }
 
     pub(crate) fn for_name(name: &str) -> Self {
-        Self(rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap())
+        Self::for_names(&[name])
+    }
+
+    pub(crate) fn for_names(names: &[&str]) -> Self {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        Self(rcgen::generate_simple_self_signed(names).unwrap())
     }
 
     /// For `localhost`, until 2020.
