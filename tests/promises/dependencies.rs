@@ -50,6 +50,35 @@ fn is_aws(name: &str) -> bool {
         .any(|prefix| name.starts_with(prefix))
 }
 
+/// Each dependency with its features, when these are built.
+fn with_features(built: &[&str]) -> BTreeSet<String> {
+    let tree = Command::new("cargo")
+        .args(["tree", "--locked", "--offline", "--prefix", "none"])
+        .args(["--format", "{p} {f}"])
+        .args(built)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{tree:?}");
+    let lines = String::from_utf8(tree.stdout).unwrap();
+    (lines.lines())
+        .map(|line| line.trim_end_matches(" (*)").to_owned())
+        .collect()
+}
+
+/// Who has seen the demo has compiled most of what the tests need.
+#[test]
+fn a_dependency_is_compiled_once_for_the_demo_and_for_the_tests() {
+    let demo = with_features(&["--package", "local", "--edges", "normal,build"]);
+    let tests = with_features(&["--workspace", "--edges", "normal,build,dev"]);
+    assert!(demo.len() > 200, "{demo:?}");
+    let twice: Vec<_> = demo.difference(&tests).collect();
+    assert!(
+        twice.is_empty(),
+        "the tests have more features of these, which local/Cargo.toml has to name: {twice:?}"
+    );
+}
+
 #[test]
 fn every_week_and_with_each_change_dependencies_are_looked_up_among_the_vulnerable_ones() {
     let audit = include_str!("../../.github/workflows/audit.yml");
