@@ -32,8 +32,8 @@ use super::wire::{Faults, To, Wire};
 use crate::harness::tls::Certificate;
 use crate::harness::{SECRET, client};
 
-/// Longer than an invocation takes in which calls are not answered.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than an invocation takes in which calls are not answered. Lambda ends a process that takes as long as its limit.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// How long messages may take to be settled.
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 
@@ -98,7 +98,7 @@ impl Cloud {
             process: Arc::clone(&id),
         };
         let aws = Wire::open(&self.faults, aws).await;
-        let sandbox = Sandbox::start(PATIENCE).await.unwrap();
+        let sandbox = Sandbox::start(2 * TIME_LIMIT).await.unwrap();
         let endpoint = format!("http://{}", aws.address);
         // No signature is verified here.
         let key = AccessKey {
@@ -164,6 +164,7 @@ impl Cloud {
                 assert_ne!(ended.unwrap().code(), Some(101), "`{function}` panicked");
                 return None;
             }
+            () = tokio::time::sleep(TIME_LIMIT) => return None,
         };
         // After an error, too, as on Lambda.
         self.idle.lock().push(process);
