@@ -21,27 +21,26 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
+use crate::load::SECRET;
+use crate::one_machine;
 use crate::programs::{self, FUNCTIONS, Program};
 
-const SECRET: &str = "the bench's webhook secret";
 /// Where Debian and its like keep the authorities that the system trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The embedded AWS, in plain and behind TLS.
-struct Aws {
-    local: LocalRelay,
+pub(crate) struct Aws {
+    pub(crate) local: LocalRelay,
     key: AccessKey,
     plain: String,
-    tls: String,
+    pub(crate) tls: String,
     authority: tempfile::NamedTempFile,
 }
 
 impl Aws {
-    async fn start() -> anyhow::Result<Self> {
-        let mut options =
-            Options::read(&|name| (name == "LINEAR_WEBHOOK_SECRETS").then(|| SECRET.to_owned()))?;
-        options.aws_listen = Some(FREE_PORT);
+    /// With an endpoint, which the options have to ask for.
+    pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
         let local = LocalRelay::start(options).await?;
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         let authority = tempfile::NamedTempFile::new()?;
@@ -110,6 +109,48 @@ fn event(function: &str, aws: &Aws) -> Value {
     }
 }
 
+/// A process of a function, and its Runtime API.
+pub(crate) struct Bootstrap {
+    pub(crate) program: Program,
+    sandbox: Sandbox,
+    began: Instant,
+}
+
+impl Bootstrap {
+    pub(crate) fn start(
+        path: &Path,
+        function: &str,
+        aws: &Aws,
+        endpoint: &str,
+        sandbox: Sandbox,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(path);
+        command
+            .env_clear()
+            .envs(sandbox.environment(function, &aws.local.sqs, &aws.key, endpoint))
+            .env("SSL_CERT_FILE", aws.authority.path());
+        let began = Instant::now();
+        Ok(Self {
+            program: Program::start(command)?,
+            sandbox,
+            began,
+        })
+    }
+
+    /// Waits until it asks for an event. Returns how long after its start that was.
+    pub(crate) async fn ready(&mut self) -> anyhow::Result<Duration> {
+        Ok(self.sandbox.asked().await? - self.began)
+    }
+
+    /// Has it handle an event, and waits until it asks for the next one. Returns how long it took to its answer.
+    pub(crate) async fn handle(&mut self, event: String) -> anyhow::Result<Duration> {
+        let sent = Instant::now();
+        let (at, _) = self.sandbox.invoke(event).await?;
+        self.sandbox.asked().await?;
+        Ok(at - sent)
+    }
+}
+
 /// One cold start: spawn to the first `next`, the first event to its answer, and the peak memory after it.
 struct Start {
     next: Duration,
@@ -117,29 +158,23 @@ struct Start {
     memory: f64,
 }
 
-async fn start(program: &Path, function: &str, aws: &Aws, endpoint: &str) -> anyhow::Result<Start> {
-    let mut sandbox = Sandbox::start(PATIENCE).await?;
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .envs(sandbox.environment(function, &aws.local.sqs, &aws.key, endpoint))
-        .env("SSL_CERT_FILE", aws.authority.path());
+async fn start(path: &Path, function: &str, aws: &Aws, endpoint: &str) -> anyhow::Result<Start> {
     let event = event(function, aws).to_string();
-    let began = Instant::now();
-    let program = Program::start(command)?;
-    let asked = (sandbox.asked().await).with_context(|| format!("`{function}` did not start"))?;
-    let sent = Instant::now();
-    let (at, _) = (sandbox.invoke(event).await).with_context(|| format!("`{function}`"))?;
-    let memory = program.peak_memory()?;
-    program.end().await?;
+    let sandbox = Sandbox::start(PATIENCE).await?;
+    let mut bootstrap = Bootstrap::start(path, function, aws, endpoint, sandbox)?;
+    let which = || format!("`{function}`");
+    let next = bootstrap.ready().await.with_context(which)?;
+    let first = bootstrap.handle(event).await.with_context(which)?;
+    let memory = bootstrap.program.peak_memory()?;
+    bootstrap.program.end().await?;
     Ok(Start {
-        next: asked - began,
-        first: at - sent,
+        next,
+        first,
         memory,
     })
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
+pub(crate) fn median(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64() * 1e3
 }
@@ -161,7 +196,11 @@ pub(crate) async fn measure(
     times: usize,
     progress: &ProgressBar,
 ) -> anyhow::Result<Vec<ColdStart>> {
-    let aws = Aws::start().await?;
+    let options = Options {
+        aws_listen: Some(FREE_PORT),
+        ..one_machine::options().await?
+    };
+    let aws = Aws::start(options).await?;
     progress.set_length((FUNCTIONS.len() * 2 * times) as u64);
     let mut rows = Vec::new();
     for function in FUNCTIONS {

@@ -18,7 +18,7 @@ const WARM_UP: usize = 20;
 /// How much is posted.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Plan {
-    /// Events with 20 workers; a 500th of them with 1,000 workers, a fifth with 10,000 workspaces
+    /// Events with 20 workers; a fifth of them if none misbehaves, a 500th with 1,000 workers, a fifth with 10,000 workspaces
     #[arg(long, default_value_t = 100_000)]
     events: usize,
     /// Events a second; a 25th with 1,000 workers

@@ -65,7 +65,7 @@ fn percentile(sorted: &[f64], percent: f64) -> f64 {
 }
 
 /// The webhook of an event. The body contains its delivery id, too, for receivers that get no headers.
-fn webhook(number: usize, size: usize, workspaces: usize) -> anyhow::Result<Webhook> {
+pub(crate) fn webhook(number: usize, size: usize, workspaces: usize) -> anyhow::Result<Webhook> {
     let body = body_of(&workspace(number % workspaces), number, size);
     let webhook = Webhook::signed(SECRET, body);
     let delivery = delivery_id(&webhook.body).context("the payload has no delivery id")?;

@@ -20,6 +20,7 @@ mod function;
 mod heavy;
 mod load;
 mod logs;
+mod memory_sizes;
 mod money;
 mod one_machine;
 mod pages;
@@ -109,6 +110,9 @@ enum Command {
         #[arg(long, default_value_t = 100_000)]
         events: usize,
     },
+    /// What 128, 256 and 512 MB of memory, with their share of a CPU, mean for ingest and deliver: needs root, and version 1 of
+    /// control groups
+    MemorySizes,
     /// Only writes again what is made from results.json
     Render,
     /// Only hands a function the same event again and again, for a profiler
@@ -195,6 +199,11 @@ async fn main() -> anyhow::Result<()> {
             programs::build(&MACHINE).await?;
             let bar = bar("heavy");
             heavy::measure(&plan, &bar).await?;
+            bar.finish_and_clear();
+        }
+        Command::MemorySizes => {
+            let bar = bar("memory sizes");
+            memory_sizes::measure(cli.quick, &bar).await?;
             bar.finish_and_clear();
         }
         Command::Timeline { workers, in_files } => run.timeline(workers, in_files).await?,

@@ -47,7 +47,7 @@ pub(crate) const MEMORY: f64 = 128.0;
 /// Those that are compared.
 const MEMORIES: [f64; 4] = [128.0, 256.0, 512.0, 1_024.0];
 /// A function has a whole CPU at this many MB, and a share of one below (Lambda Developer Guide, "Memory").
-const WHOLE_CPU: f64 = 1_769.0;
+pub(crate) const WHOLE_CPU: f64 = 1_769.0;
 /// Stated, not measured: one round of calls to DynamoDB or SQS, seconds.
 pub(crate) const ROUND_SECONDS: f64 = 0.008;
 /// Stated, not measured: a POST to a worker and its answer over the internet, on an open connection, seconds.

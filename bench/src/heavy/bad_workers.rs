@@ -1,13 +1,16 @@
 //! What workers that misbehave cost the others: the latencies of healthy workers where a fifth of all workers is healthy, too,
 //! and where that fifth misbehaves.
 
-use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
-use futures::stream;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use futures::{Stream, StreamExt as _, stream};
 use indicatif::ProgressBar;
 use protocol::messages::{ChallengeResponse, Control};
 use tokio::net::TcpListener;
@@ -22,30 +25,25 @@ const BAD: usize = 4;
 
 /// Prints what was measured.
 pub(super) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<()> {
-    let (alone, alone_mb) = with(plan, false, progress).await?;
-    let (beside, beside_mb) = with(plan, true, progress).await?;
     let Plan {
         events, per_second, ..
     } = plan;
-    println!("{events} events, {per_second} a second, to {HEALTHY} healthy workers");
-    for (others, ms, peak_mb) in [
-        ("healthy", alone, alone_mb),
-        ("misbehaving", beside, beside_mb),
-    ] {
+    let mut p99 = Vec::new();
+    for (others, events) in [("healthy", events.div_ceil(5)), ("misbehaving", *events)] {
+        progress.set_message(format!("beside {BAD} {others} workers"));
+        let (ms, peak_mb) = with(plan, events, others != "healthy").await?;
         println!(
-            "beside {BAD} {others}: p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, peak memory {peak_mb:.0} MB",
+            "{events} events, {per_second} a second, to {HEALTHY} workers beside {BAD} {others}: p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, \
+             peak memory {peak_mb:.0} MB",
             ms.p50, ms.p95, ms.p99
         );
+        p99.push(ms.p99);
     }
-    println!("p99: {:.2} times", beside.p99 / alone.p99);
+    println!("p99: {:.2} times", p99[1] / p99[0]);
     Ok(())
 }
 
-async fn with(
-    plan: &Plan,
-    misbehave: bool,
-    progress: &ProgressBar,
-) -> anyhow::Result<(Percentiles, f64)> {
+async fn with(plan: &Plan, events: usize, misbehave: bool) -> anyhow::Result<(Percentiles, f64)> {
     let (program, url) = one_machine::serve(plan.in_files).await?;
     let client = reqwest::Client::builder().no_proxy().build()?;
     let (receiver, arrivals) = Receiver::start().await?;
@@ -68,40 +66,54 @@ async fn with(
         workspaces: 1,
     };
     load.paced(plan.per_second, WARM_UP).await?;
-    progress.set_message(if misbehave {
-        "some misbehave"
-    } else {
-        "all are healthy"
-    });
-    let (each, _) = load.paced(plan.per_second, plan.events).await?;
+    let (each, _) = load.paced(plan.per_second, events).await?;
     let peak_mb = program.peak_memory()?;
     program.end().await?;
     Ok((Percentiles::of(each), peak_mb))
 }
 
-/// Handlers that answer challenges, and each delivery in one of four bad ways, by their path.
+/// Handlers that answer challenges, and deliveries in one bad way after another.
 async fn bad() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
-    let router = axum::Router::new().fallback(misbehave);
+    let count = Arc::new(AtomicUsize::new(0));
+    let router = axum::Router::new().fallback(move |body| {
+        let count = Arc::clone(&count);
+        async move { misbehave(&count, body).await }
+    });
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(address)
 }
 
-async fn misbehave(uri: Uri, body: Bytes) -> Response {
+async fn misbehave(count: &AtomicUsize, body: Bytes) -> Response {
     if let Ok(Control::Challenge { challenge, .. }) = serde_json::from_slice(&body) {
         return axum::Json(ChallengeResponse { challenge }).into_response();
     }
-    let worker: usize = uri.path().trim_matches('/').parse().unwrap_or_default();
-    match worker % BAD {
+    let chunk = || Ok(Bytes::from_static(&[b' '; 1024]));
+    match count.fetch_add(1, Ordering::Relaxed) % 7 {
         0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         1 => std::future::pending().await,
         2 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
-        // A body without end.
-        _ => {
-            let chunk = || Ok::<_, Infallible>(Bytes::from_static(&[b' '; 1024]));
-            let endless = stream::repeat_with(chunk);
-            (StatusCode::BAD_REQUEST, Body::from_stream(endless)).into_response()
-        }
+        3 => Redirect::temporary("/").into_response(),
+        // Bodies without end, slow, and broken off.
+        4 => answer(StatusCode::BAD_REQUEST, stream::repeat_with(chunk)),
+        5 => answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            stream::repeat(()).then(async |()| {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(Bytes::from_static(b" "))
+            }),
+        ),
+        _ => answer(
+            StatusCode::BAD_GATEWAY,
+            stream::iter([chunk(), Err(io::ErrorKind::ConnectionReset.into())]),
+        ),
     }
+}
+
+fn answer(
+    status: StatusCode,
+    body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response {
+    (status, Body::from_stream(body)).into_response()
 }
