@@ -1,16 +1,18 @@
 //! DynamoDB for one machine: `dynoxide`, with SQLite inside, and the relay's one table in it.
 
 mod recent;
+mod tokens;
 mod writer;
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use dynoxide::actions::scan::ScanRequest;
+use dynoxide::actions::transact_write_items::TransactWriteItemsRequest;
 use dynoxide::storage_backend::Clock as DynoxideClock;
 use dynoxide::{Database, DynoxideError};
 use protocol::clock::Clock;
@@ -21,12 +23,15 @@ use serde_json::{Value, json};
 
 use crate::stored;
 use recent::Recent;
+use tokens::Tokens;
 use writer::Writer;
 
 /// The one table's name.
 pub const TABLE: &str = "edge-relay";
 
 pub(crate) const TARGET: &str = "DynamoDB_20120810.";
+/// How many items are read at once when all are.
+const AT_ONCE: usize = 256;
 /// How often expired items are deleted.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -45,13 +50,21 @@ impl DynoxideClock for Time {
 /// The database. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct DynamoDb {
-    writes: Database,
+    changes: Changes,
     /// In a file a second connection, so that reads do not wait for commits. SQLite shows a read all that was committed
     /// before it began, which makes it consistent as DynamoDB defines that.
     reads: Database,
     /// In a file, the one that writes it.
     writer: Option<Writer>,
+}
+
+/// What changes the table. Clones change the same one.
+#[derive(Clone)]
+struct Changes {
+    database: Database,
+    /// What was read, until it changes.
     recent: Recent,
+    tokens: Tokens,
 }
 
 impl DynamoDb {
@@ -63,9 +76,8 @@ impl DynamoDb {
             create(&database)?;
             return Ok(Self {
                 reads: database.clone(),
-                writes: database,
+                changes: Changes::of(database),
                 writer: None,
-                recent: Recent::default(),
             });
         };
         let path = file
@@ -81,14 +93,12 @@ impl DynamoDb {
         // Commits do not wait for the disk: the writer does.
         writes.disable_bulk_loading()?;
         let log = File::open(format!("{path}-wal")).context("the table's file has no log")?;
-        let recent = Recent::default();
-        let table = (writes.clone(), recent.clone());
-        let writer = Writer::start(table, move || log.sync_data(), tidied)?;
+        let changes = Changes::of(writes);
+        let writer = Writer::start(changes.clone(), move || log.sync_data(), tidied)?;
         Ok(Self {
             reads: open()?,
-            writes,
+            changes,
             writer: Some(writer),
-            recent,
         })
     }
 
@@ -103,7 +113,7 @@ impl DynamoDb {
             return answer;
         }
         let Some(writer) = &self.writer else {
-            return change(&self.writes, &self.recent, action, body);
+            return self.changes.carry_out(action, body);
         };
         (writer.call(action, body).await).expect("the embedded DynamoDB does not panic")
     }
@@ -119,32 +129,32 @@ impl DynamoDb {
     }
 
     fn read_stored(&self, action: &str, body: &[u8]) -> (Response<Vec<u8>>, u64) {
-        let answer = answer(&self.reads, action, body);
+        let answer = answered(act(&self.reads, action, body));
         (answer, self.writer.as_ref().map_or(0, Writer::begun))
     }
 
     /// Answers a `Query` as it was answered last. None if only DynamoDB can answer it.
     fn read_partition(&self, body: &[u8]) -> Option<(Response<Vec<u8>>, u64)> {
-        let querying = self.recent.query(body)?;
+        let querying = self.changes.recent.query(body)?;
         if let Some((answer, begun)) = querying.answer() {
             return Some((response(StatusCode::OK, answer), begun));
         }
         let (answer, begun) = self.read_stored("Query", body);
         if answer.status() == StatusCode::OK {
-            querying.keep(&self.recent, answer.body(), begun);
+            querying.keep(&self.changes.recent, answer.body(), begun);
         }
         Some((answer, begun))
     }
 
     /// Answers a `BatchGetItem` from the items that were read last, as far as they are there. None if only DynamoDB can answer it.
     fn read_batch(&self, body: &[u8]) -> Option<(Response<Vec<u8>>, u64)> {
-        let mut reading = self.recent.read(body)?;
+        let mut reading = self.changes.recent.read(body)?;
         if let Some(rest) = reading.rest() {
             let (answer, begun) = self.read_stored("BatchGetItem", &rest);
             if answer.status() != StatusCode::OK {
                 return Some((answer, begun));
             }
-            reading.add(&self.recent, answer.body(), begun)?;
+            reading.add(&self.changes.recent, answer.body(), begun)?;
         }
         let (answer, begun) = reading.answer();
         Some((response(StatusCode::OK, answer), begun))
@@ -158,16 +168,46 @@ impl DynamoDb {
                 writer.sweep();
                 continue;
             }
-            let (database, recent) = (self.writes.clone(), self.recent.clone());
-            let _ = tokio::task::spawn_blocking(move || sweep(&database, &recent)).await;
+            let changes = self.changes.clone();
+            let _ = tokio::task::spawn_blocking(move || changes.sweep()).await;
         }
     }
 }
 
-fn sweep(database: &Database, recent: &Recent) {
-    let _changing = recent.changing_all();
-    if let Err(error) = database.sweep_ttl() {
-        tracing::warn!(%error, "expired items could not be deleted");
+impl Changes {
+    fn of(database: Database) -> Self {
+        Self {
+            database,
+            recent: Recent::default(),
+            tokens: Tokens::default(),
+        }
+    }
+
+    /// Answers a call that may change the table.
+    fn carry_out(&self, action: &str, body: &[u8]) -> Response<Vec<u8>> {
+        let _changing = self.recent.changing(body);
+        answered(match action {
+            "TransactWriteItems" => self.transact(body),
+            _ => act(&self.database, action, body),
+        })
+    }
+
+    fn transact(&self, body: &[u8]) -> Result<Vec<u8>, DynoxideError> {
+        let mut request: TransactWriteItemsRequest = read(body)?;
+        let token = request.client_request_token.take();
+        let carry_out = || write(&self.database.transact_write_items(request)?);
+        match token {
+            Some(token) => self.tokens.once(token, body, Instant::now(), carry_out),
+            None => carry_out(),
+        }
+    }
+
+    /// Deletes expired items.
+    fn sweep(&self) {
+        let _changing = self.recent.changing_all();
+        if let Err(error) = self.database.sweep_ttl() {
+            tracing::warn!(%error, "expired items could not be deleted");
+        }
     }
 }
 
@@ -178,6 +218,8 @@ fn read_all(database: &Database) -> anyhow::Result<()> {
         let page = ScanRequest {
             table_name: TABLE.to_owned(),
             exclusive_start_key: last,
+            // Without it, dynoxide reads all that is left for each page.
+            limit: Some(AT_ONCE),
             ..ScanRequest::default()
         };
         last = database.scan(page)?.last_evaluated_key;
@@ -247,14 +289,8 @@ fn add_index(database: &Database, index: &Value) -> anyhow::Result<()> {
         .context("cannot add the table's index")
 }
 
-/// Answers a call that may change the table.
-fn change(database: &Database, recent: &Recent, action: &str, body: &[u8]) -> Response<Vec<u8>> {
-    let _changing = recent.changing(body);
-    answer(database, action, body)
-}
-
-fn answer(database: &Database, action: &str, body: &[u8]) -> Response<Vec<u8>> {
-    match act(database, action, body) {
+fn answered(result: Result<Vec<u8>, DynoxideError>) -> Response<Vec<u8>> {
+    match result {
         Ok(body) => response(StatusCode::OK, body),
         Err(error) => {
             let status = StatusCode::from_u16(error.status_code());
@@ -284,7 +320,6 @@ fn act(database: &Database, action: &str, body: &[u8]) -> Result<Vec<u8>, Dynoxi
         "Scan" => write(&database.scan(read(body)?)?),
         "BatchGetItem" => write(&database.batch_get_item(read(body)?)?),
         "BatchWriteItem" => write(&database.batch_write_item(read(body)?)?),
-        "TransactWriteItems" => write(&database.transact_write_items(read(body)?)?),
         _ => Err(DynoxideError::ValidationException(format!(
             "the action `{action}` is not supported here"
         ))),
@@ -309,7 +344,10 @@ mod tests {
 
     #[test]
     fn all_pages_of_a_table_are_read() {
-        let database = DynamoDb::open(None, Clock::system()).unwrap().writes;
+        let database = DynamoDb::open(None, Clock::system())
+            .unwrap()
+            .changes
+            .database;
         let text = "x".repeat(300_000);
         // A page of a scan has at most 1 MB.
         for at in 0..5 {

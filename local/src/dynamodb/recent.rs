@@ -345,7 +345,7 @@ mod tests {
     use protocol::clock::Clock;
     use serde_json::Value;
 
-    use super::super::{DynamoDb, TARGET, answer};
+    use super::super::{DynamoDb, TARGET, act, answered};
     use super::*;
 
     fn key(at: usize) -> Value {
@@ -430,13 +430,17 @@ mod tests {
             let changed = call(&database, action, &change.to_string()).await;
             assert_eq!(changed.status(), 200, "{action} {change}");
             let asked = batch((0..4).filter(|_| random.bool()).chain([4]));
-            let stored = answer(&database.writes, "BatchGetItem", asked.as_bytes());
+            let stored = answered(act(
+                &database.changes.database,
+                "BatchGetItem",
+                asked.as_bytes(),
+            ));
             let first = call(&database, "BatchGetItem", &asked).await;
             let second = call(&database, "BatchGetItem", &asked).await;
             assert_eq!(items(&first), items(&stored), "{action} {change}");
             assert_eq!(items(&second), items(&stored), "{action} {change}");
             let asked = query(random.usize(..4));
-            let stored = answer(&database.writes, "Query", asked.as_bytes());
+            let stored = answered(act(&database.changes.database, "Query", asked.as_bytes()));
             for _ in 0..2 {
                 let queried = call(&database, "Query", &asked).await;
                 assert_eq!(parsed(&queried), parsed(&stored), "{action} {change}");
@@ -453,7 +457,7 @@ mod tests {
         let queried = call(&database, "Query", &query(0)).await;
         // Behind its back.
         let delete = json!({"TableName": TABLE, "Key": key(0)}).to_string();
-        answer(&database.writes, "DeleteItem", delete.as_bytes());
+        act(&database.changes.database, "DeleteItem", delete.as_bytes()).unwrap();
         let second = call(&database, "BatchGetItem", &batch([0, 1])).await;
         assert_eq!(items(&first).len(), 1);
         assert_eq!(items(&first), items(&second));
@@ -480,7 +484,11 @@ mod tests {
             table(json!({"Keys": [key(0)], "ProjectionExpression": "n"})),
         ] {
             let asked = asked.to_string();
-            let stored = answer(&database.writes, "BatchGetItem", asked.as_bytes());
+            let stored = answered(act(
+                &database.changes.database,
+                "BatchGetItem",
+                asked.as_bytes(),
+            ));
             let answered = call(&database, "BatchGetItem", &asked).await;
             assert_eq!(answered.status(), stored.status(), "{asked}");
             assert_eq!(answered.body(), stored.body(), "{asked}");

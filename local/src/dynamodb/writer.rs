@@ -11,12 +11,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 
 use anyhow::Context as _;
 use axum::http::Response;
-use dynoxide::Database;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::recent::Recent;
-use super::{change, sweep};
+use super::Changes;
 use crate::stored::{IDLE, tidy};
 
 /// How many calls wait for the disk together.
@@ -52,7 +50,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the writer. `sync` returns once all commits are on the disk; `tidied` is another connection to the file.
     pub(super) fn start(
-        (database, recent): (Database, Recent),
+        changes: Changes,
         sync: impl FnMut() -> io::Result<()> + Send + 'static,
         tidied: Connection,
     ) -> anyhow::Result<Self> {
@@ -60,8 +58,7 @@ impl Writer {
         let (synced, is_synced) = watch::channel(0);
         let begun = Arc::new(AtomicU64::new(0));
         let thread = Thread {
-            database,
-            recent,
+            changes,
             jobs: received,
             sync,
             tidied,
@@ -115,8 +112,7 @@ impl Writer {
 }
 
 struct Thread<S> {
-    database: Database,
-    recent: Recent,
+    changes: Changes,
     jobs: mpsc::Receiver<Job>,
     sync: S,
     tidied: Connection,
@@ -145,10 +141,10 @@ impl<S: FnMut() -> io::Result<()>> Thread<S> {
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
-                Job::Sweep => sweep(&self.database, &self.recent),
+                Job::Sweep => self.changes.sweep(),
                 Job::Call(call) => {
                     self.begun.fetch_add(1, Ordering::SeqCst);
-                    let answer = change(&self.database, &self.recent, &call.action, &call.body);
+                    let answer = self.changes.carry_out(&call.action, &call.body);
                     carried_out.push((call.answered, answer));
                 }
             }
@@ -189,7 +185,9 @@ mod tests {
     async fn calls_that_wait_for_a_slow_disk_wait_together_and_reads_wait_for_what_they_saw() {
         let file = tempfile::tempdir().unwrap();
         let path = file.path().join("table.db");
-        let database = DynamoDb::open(Some(&path), Clock::system()).unwrap().writes;
+        let changes = DynamoDb::open(Some(&path), Clock::system())
+            .unwrap()
+            .changes;
         let (disk, is_free) = mpsc::channel::<()>();
         let syncs = Arc::new(AtomicU64::new(0));
         let sync = {
@@ -201,7 +199,7 @@ mod tests {
             }
         };
         let tidied = Connection::open(&path).unwrap();
-        let writer = Writer::start((database, Recent::default()), sync, tidied).unwrap();
+        let writer = Writer::start(changes, sync, tidied).unwrap();
         let calls: Vec<_> = (0..100)
             .map(|at| {
                 let writer = writer.clone();
