@@ -208,7 +208,7 @@ codes! {
         "`webhookTimestamp` is older than `ACCEPTED_AGE_SECONDS`.",
         "None: the webhook is a replay, or Linear's last retry came too late.";
     TooManyRegistrations = "too_many_registrations", TOO_MANY_REQUESTS, Relay,
-        "The user has made too many registrations or challenges in this minute or has two challenges under way, or too many from this address have failed.",
+        "The user has made too many registrations, membership checks or challenges in this minute or has two challenges under way, or too many from this address have failed.",
         "Try again after `Retry-After`.";
     TooManyWorkers = "too_many_workers", FORBIDDEN, Relay,
         "The user, or the workspace, has as many workers as it may have.",

@@ -137,15 +137,11 @@ impl Register {
             .map(|url| parse_webhook_url(url, self.config.egress))
             .transpose()?;
         let member = self.member(&request.linear_token, caller).await?;
-        let Member {
-            user, workspace, ..
-        } = &member;
-        self.verify_served(workspace).await?;
-        let user_key = format!("{}-{}", workspace.id, user.id);
-        self.limit(&format!("registrations-{user_key}")).await?;
+        self.verify_served(&member.workspace).await?;
         let subscription = access::subscription(&member, &request)?;
         if let Some(url) = &url {
-            self.challenge(&user_key, caller, url, request.nonce.as_deref())
+            let user = limits::user_key(&member.workspace.id, &member.user.id);
+            self.challenge(&user, caller, url, request.nonce.as_deref())
                 .await?;
         }
         for _ in 0..TRIES {
@@ -413,7 +409,7 @@ impl Register {
         let moves = match &url {
             Some(Some(url)) if worker.url.as_deref() != Some(url) => {
                 let user = match &worker.subscription.user {
-                    Some(user) => format!("{}-{}", worker.workspace, user.id),
+                    Some(user) => limits::user_key(&worker.workspace, &user.id),
                     None => worker.id.clone(),
                 };
                 self.challenge(&user, caller, url, request.nonce.as_deref())

@@ -161,14 +161,22 @@ async fn a_user_is_limited_however_the_token_is_written() {
     let bare = TOKEN.trim_start_matches("Bearer ");
     let spelled = |at: usize| ["", "Bearer ", "bearer  ", " BEARER "][at].to_owned() + bare;
     let request = |at: usize| json!({"name": format!("{at}"), "linearToken": spelled(at)});
-    for at in 0..3 {
+    let first = relay.register_as(request(0)).await;
+    for at in 1..3 {
         relay.register_as(request(at)).await;
     }
+    let asked = relay.linear.calls();
     let last = request(3);
     let answer = relay.call(Method::POST, "/edge/register", None, &last);
     assert!(answer.await.headers().contains_key("retry-after"));
     let expected = (429, "too_many_registrations");
     relay.refuses_registration(&last, expected).await;
+    // A membership check counts, too.
+    let check = json!({"linearToken": TOKEN});
+    let token = Some(first.token.as_str());
+    let answer = relay.call(Method::PUT, &first.path, token, &check);
+    assert_eq!(answer.await.status(), 429);
+    assert_eq!(relay.linear.calls(), asked);
     // Another user at the same address is not held up.
     relay.linear.admit("lin_oauth_bo", "bo", WORKSPACE);
     let bos = json!({"name": "one", "linearToken": "lin_oauth_bo"});
@@ -180,14 +188,19 @@ async fn a_user_is_limited_however_the_token_is_written() {
 #[tokio::test]
 async fn junk_is_refused_before_linear_is_asked_and_does_not_lock_out_who_is_known() {
     let relay = relay().set("REGISTRATIONS_PER_MINUTE", 3).start().await;
-    // Linear being down is nobody's junk.
+    // While Linear is down, it is asked no more often, either.
     relay.linear.fail(Some((503, "")));
-    for _ in 0..5 {
-        let request = json!({"name": "one", "linearToken": TOKEN});
+    let request = json!({"name": "one", "linearToken": TOKEN});
+    for _ in 0..3 {
         let expected = (503, "linear_unavailable");
         relay.refuses_registration(&request, expected).await;
     }
+    let asked = relay.linear.calls();
+    let expected = (429, "too_many_registrations");
+    relay.refuses_registration(&request, expected).await;
+    assert_eq!(relay.linear.calls(), asked);
     relay.linear.fail(None);
+    relay.clock.advance(Duration::from_secs(60));
     relay.register_pull("one").await;
     let junk = |at: usize| json!({"name": "junk", "linearToken": format!("lin_oauth_junk{at}")});
     for at in 0..3 {

@@ -1,7 +1,8 @@
 //! The limits on what one caller can make the relay do: registrations, failed ones, and challenges.
 //!
 //! Before Linear has answered, nothing is known of a caller but its address, which a whole office may share. So only failures
-//! count against an address, and a token that Linear has accepted before is not held up by them. After that, the user counts.
+//! count against an address, and a token that Linear has accepted before is not held up by them: there the user counts, before
+//! Linear is asked again.
 
 use std::time::Duration;
 
@@ -18,27 +19,33 @@ use crate::table::Counted;
 /// writes around it.
 const CHALLENGE_ENDS_AFTER: Duration = Duration::from_secs(CHALLENGE_TIMEOUT.as_secs() + 5);
 
+/// What a user's registrations and challenges are counted by.
+pub(super) fn user_key(workspace: &str, user: &str) -> String {
+    format!("{workspace}-{user}")
+}
+
 impl Register {
-    /// Asks Linear whose token this is, unless too many tokens from this address were refused in this minute.
+    /// Asks Linear whose token this is, if the user has not shown too many in this minute, and too many from this address have not
+    /// been in vain.
     pub(super) async fn member(&self, token: &str, caller: &str) -> Result<Member, Error> {
         // However the token is written, it is the same one.
         let token = bare_token(token);
         let digest = digest(token.as_bytes());
-        if self.table.is_known_token(&digest).await? {
+        if let Some(user) = self.table.user_of_token(&digest).await? {
+            self.limit(&format!("registrations-{user}")).await?;
             let asked = self.linear.member(token).await;
             if let Err(LinearError::TokenInvalid) = asked {
                 self.table.forget_token(&digest).await?;
             }
             return Ok(asked?);
         }
+        // Also while Linear is down: a flood must not reach it then, either.
         let counted = self.limit(&format!("failed-{caller}")).await?;
-        let asked = self.linear.member(token).await;
-        // Linear being down says nothing of the caller.
-        if matches!(asked, Ok(_) | Err(LinearError::Unavailable { .. })) {
-            self.table.uncount_call(counted).await?;
-        }
-        let member = asked?;
-        self.table.remember_token(&digest).await?;
+        let member = self.linear.member(token).await?;
+        self.table.uncount_call(counted).await?;
+        let user = user_key(&member.workspace.id, &member.user.id);
+        self.table.remember_token(&digest, &user).await?;
+        self.limit(&format!("registrations-{user}")).await?;
         Ok(member)
     }
 

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use protocol::clock::{UnixSeconds, millis};
 
 use super::workers::conditional;
-use super::{Item, Table, TableError, item_key, n, number};
+use super::{Item, Table, TableError, item_key, n, number, s, text};
 
 const WINDOW_SECONDS: i64 = 60;
 
@@ -85,15 +85,16 @@ impl Table {
             .ok_or(TableError::Malformed { operation })
     }
 
-    /// Whether Linear has accepted the token with this SHA-256 before.
-    pub(crate) async fn is_known_token(&self, digest: &str) -> Result<bool, TableError> {
+    /// The user of the token with this SHA-256, if Linear has accepted it before.
+    pub(crate) async fn user_of_token(&self, digest: &str) -> Result<Option<String>, TableError> {
         let known = self.get(token_key(digest), "look for the token").await?;
-        Ok(known.is_some())
+        Ok(known.and_then(|item| text(&item, "user").map(str::to_owned)))
     }
 
-    /// Records that Linear accepted a token.
-    pub(crate) async fn remember_token(&self, digest: &str) -> Result<(), TableError> {
-        let item = token_key(digest);
+    /// Records that Linear accepted a token of a user.
+    pub(crate) async fn remember_token(&self, digest: &str, user: &str) -> Result<(), TableError> {
+        let mut item = token_key(digest);
+        item.insert("user".to_owned(), s(user));
         self.put(item, TOKEN_KNOWN_FOR, "remember the token").await
     }
 
