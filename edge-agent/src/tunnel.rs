@@ -125,7 +125,7 @@ fn usable(text: &str) -> Option<Url> {
     (url.scheme() == scheme && !has_user && !has_more).then_some(url)
 }
 
-/// The body of a program's answer, unless it is longer than any of theirs.
+/// The body of an answer, unless it is longer than [`ANSWER_LIMIT`].
 async fn body(mut answer: reqwest::Response) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.ok()? {

@@ -122,7 +122,7 @@ fn every_decision_has_its_status_its_date_and_its_alternatives() {
 fn every_test_that_the_security_policy_names_exists() {
     let mut count = 0;
     for row in include_str!("../../SECURITY.md").lines() {
-        assert!(!row.ends_with(" none |"), "{row} names no test");
+        let before = count;
         let mut text = String::new();
         for name in row.split('`').skip(1).step_by(2) {
             let path = root().join(name);
@@ -133,6 +133,8 @@ fn every_test_that_the_security_policy_names_exists() {
                 count += 1;
             }
         }
+        let is_threat = row.matches(" | ").count() == 3 && !row.starts_with("| attacker");
+        assert!(!is_threat || count > before, "{row} names no test");
     }
     assert!(count > 50, "{count}");
 }

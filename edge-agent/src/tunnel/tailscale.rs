@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde::Deserialize;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use url::Url;
 
@@ -33,13 +34,20 @@ pub(super) fn arguments(listen: SocketAddr) -> Vec<String> {
 impl StatusCommand {
     /// The address, once the machine is in its tailnet.
     pub(super) async fn address(&self) -> Option<Url> {
-        let asked = Command::new(&self.0)
-            .args(["status", "--json"])
+        let mut asked = Command::new(&self.0)
+            .args(["status", "--json", "--peers=false"])
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(super::PROBE_TIMEOUT, asked).await;
-        address(&output.ok()?.ok()?.stdout)
+            .spawn()
+            .ok()?;
+        let mut output = Vec::new();
+        let mut printed = asked.stdout.take()?.take(super::ANSWER_LIMIT as u64);
+        let reading = printed.read_to_end(&mut output);
+        let read = tokio::time::timeout(super::PROBE_TIMEOUT, reading).await;
+        read.ok()?.ok()?;
+        address(&output)
     }
 }
 
