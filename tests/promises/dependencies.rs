@@ -83,7 +83,7 @@ fn a_dependency_is_compiled_once_for_the_demo_and_for_the_tests() {
 fn every_week_and_with_each_change_dependencies_are_looked_up_among_the_vulnerable_ones() {
     let audit = include_str!("../../.github/workflows/audit.yml");
     for part in [
-        "    - cron: ",
+        "    - cron: \"17 5 * * 1\"\n",
         "paths: [Cargo.lock, deny.toml]",
         "- run: cargo deny --workspace check\n",
     ] {

@@ -18,6 +18,9 @@ const WORKER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
+/// The test below.
+const TEST: &str = "addresses::name_server::a_name_server_that_mixes_or_changes_its_answers_leads_to_allowed_addresses_alone";
+
 /// Names the directory of the files that the namespace's side of the test uses.
 const DIRECTORY: &str = "NAME_SERVER_TEST";
 
@@ -50,6 +53,7 @@ fn in_a_namespace_of_its_own() {
     let write = |file, text| std::fs::write(directory.path().join(file), text).unwrap();
     write("resolv.conf", "nameserver 127.0.0.1\n");
     write("nsswitch.conf", "hosts: dns\n");
+    let authority = directory.path().join("ca.pem");
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         command.args(["--user", "--map-root-user"]);
@@ -57,14 +61,19 @@ fn in_a_namespace_of_its_own() {
     let status = command
         .args(["--net", "--mount", "sh", "-c", SCRIPT, "sh"])
         .arg(directory.path())
-        .arg([WORKER, PRIVATE, METADATA].map(|ip| ip.to_string()).join(" "))
+        .arg(
+            [WORKER, PRIVATE, METADATA]
+                .map(|ip| ip.to_string())
+                .join(" "),
+        )
         .arg(std::env::current_exe().unwrap())
-        .arg("addresses::name_server::a_name_server_that_mixes_or_changes_its_answers_leads_to_allowed_addresses_alone")
+        .arg(TEST)
         .env(DIRECTORY, directory.path())
-        .env("SSL_CERT_FILE", directory.path().join("ca.pem"))
+        .env("SSL_CERT_FILE", &authority)
         .status()
         .unwrap();
     assert!(status.success(), "{status}");
+    assert!(authority.exists(), "there is no test {TEST}");
 }
 
 async fn in_namespace(directory: &Path) {

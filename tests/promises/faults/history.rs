@@ -1,7 +1,7 @@
 //! What happens in each history, and what has to be true at its end.
 //!
 //! Seven events about two issues, to a worker whose mailbox the relay delivers (Ann), to one that pulls it (Bob), and to a group of
-//! two. Ann and Bob are away in between; Ann rejects an event; Bob leaves. A request that gets no answer or an error is repeated, as
+//! two. Ann and Bob are away in between; Ann's membership is checked, and Ann rejects an event; Bob leaves. A request that gets no answer or an error is repeated, as
 //! Linear and the agents do.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,6 +87,8 @@ impl History {
         self.pull("bob").await;
         self.cloud.settle().await;
 
+        // A membership check.
+        self.renew("ann", json!({"linearToken": TOKEN})).await;
         let rejects = Answer::To("\"number\":6", 400);
         self.workers["ann"].receiver.answer([rejects]);
         self.post(&issue("i", REJECTED)).await;
