@@ -142,12 +142,12 @@ impl Bootstrap {
         Ok(self.sandbox.asked().await? - self.began)
     }
 
-    /// Has it handle an event, and waits until it asks for the next one. Returns how long it took to its answer.
-    pub(crate) async fn handle(&mut self, event: String) -> anyhow::Result<Duration> {
+    /// Has it handle an event, and waits until it asks for the next one. Returns how long it took to its answer, and that.
+    pub(crate) async fn handle(&mut self, event: String) -> anyhow::Result<(Duration, Value)> {
         let sent = Instant::now();
-        let (at, _) = self.sandbox.invoke(event).await?;
+        let (at, answer) = self.sandbox.invoke(event).await?;
         self.sandbox.asked().await?;
-        Ok(at - sent)
+        Ok((at - sent, serde_json::from_slice(&answer)?))
     }
 }
 
@@ -164,7 +164,7 @@ async fn start(path: &Path, function: &str, aws: &Aws, endpoint: &str) -> anyhow
     let mut bootstrap = Bootstrap::start(path, function, aws, endpoint, sandbox)?;
     let which = || format!("`{function}`");
     let next = bootstrap.ready().await.with_context(which)?;
-    let first = bootstrap.handle(event).await.with_context(which)?;
+    let (first, _) = bootstrap.handle(event).await.with_context(which)?;
     let memory = bootstrap.program.peak_memory()?;
     bootstrap.program.end().await?;
     Ok(Start {

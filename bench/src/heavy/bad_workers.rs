@@ -25,25 +25,17 @@ const BAD: usize = 4;
 
 /// Prints what was measured.
 pub(super) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<()> {
-    let Plan {
-        events, per_second, ..
-    } = plan;
-    let mut p99 = Vec::new();
-    for (others, events) in [("healthy", events.div_ceil(5)), ("misbehaving", *events)] {
-        progress.set_message(format!("beside {BAD} {others} workers"));
-        let (ms, peak_mb) = with(plan, events, others != "healthy").await?;
-        println!(
-            "{events} events, {per_second} a second, to {HEALTHY} workers beside {BAD} {others}: p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, \
-             peak memory {peak_mb:.0} MB",
-            ms.p50, ms.p95, ms.p99
-        );
-        p99.push(ms.p99);
-    }
-    println!("p99: {:.2} times", p99[1] / p99[0]);
+    let Plan { events, .. } = plan;
+    progress.set_message("all are healthy");
+    let alone = with(plan, events.div_ceil(5), false).await?;
+    progress.set_message("some misbehave");
+    let beside = with(plan, *events, true).await?;
+    println!("p99: {:.2} times", beside.p99 / alone.p99);
     Ok(())
 }
 
-async fn with(plan: &Plan, events: usize, misbehave: bool) -> anyhow::Result<(Percentiles, f64)> {
+/// Prints the latencies of the healthy workers beside others.
+async fn with(plan: &Plan, events: usize, misbehave: bool) -> anyhow::Result<Percentiles> {
     let (program, url) = one_machine::serve(plan.in_files).await?;
     let client = reqwest::Client::builder().no_proxy().build()?;
     let (receiver, arrivals) = Receiver::start().await?;
@@ -67,9 +59,18 @@ async fn with(plan: &Plan, events: usize, misbehave: bool) -> anyhow::Result<(Pe
     };
     load.paced(plan.per_second, WARM_UP).await?;
     let (each, _) = load.paced(plan.per_second, events).await?;
-    let peak_mb = program.peak_memory()?;
+    let (ms, peak_mb) = (Percentiles::of(each), program.peak_memory()?);
     program.end().await?;
-    Ok((Percentiles::of(each), peak_mb))
+    let (per_second, others) = (
+        plan.per_second,
+        if misbehave { "misbehaving" } else { "healthy" },
+    );
+    println!(
+        "{events} events, {per_second} a second, to {HEALTHY} workers beside {BAD} {others}: p50 {:.1} ms, p95 {:.1} ms, p99 {:.1} ms, \
+         peak memory {peak_mb:.0} MB",
+        ms.p50, ms.p95, ms.p99
+    );
+    Ok(ms)
 }
 
 /// Handlers that answer challenges, and deliveries in one bad way after another.

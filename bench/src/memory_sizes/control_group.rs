@@ -11,7 +11,7 @@ const CONTROLLERS: [&str; 2] = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory"];
 /// CPU time is given out anew after so many microseconds. AWS does not say how Lambda does it.
 const PERIOD_US: f64 = 20_000.0;
 
-/// It is removed when this is dropped, after its processes have ended.
+/// It is removed when this is dropped, unless a process is left in it, as after an error.
 pub(super) struct ControlGroup {
     cpu: PathBuf,
     memory: PathBuf,
