@@ -186,15 +186,7 @@ async fn main() -> anyhow::Result<()> {
         Command::FanOut => run.fan_out(&mut results).await?,
         Command::ColdStart => run.cold_start(&mut results).await?,
         Command::Agent => run.agent(&mut results).await?,
-        Command::Memory { events } => {
-            programs::build(&MACHINE).await?;
-            let bar = bar("memory");
-            let (before, after) = whole_way::memory(events, &bar).await?;
-            bar.finish_and_clear();
-            println!(
-                "peak memory of `edge-relay serve --data`: {before:.0} MB before, {after:.0} MB after {events} events"
-            );
-        }
+        Command::Memory { events } => memory(events).await?,
         Command::Heavy(plan) => {
             programs::build(&MACHINE).await?;
             let bar = bar("heavy");
@@ -219,6 +211,18 @@ async fn main() -> anyhow::Result<()> {
         }
         Command::Compare(_) | Command::Peer(_) => {}
     }
+    Ok(())
+}
+
+/// Prints it.
+async fn memory(events: usize) -> anyhow::Result<()> {
+    programs::build(&MACHINE).await?;
+    let bar = bar("memory");
+    let (before, after) = whole_way::memory(events, &bar).await?;
+    bar.finish_and_clear();
+    println!(
+        "peak memory of `edge-relay serve --data`: {before:.0} MB before, {after:.0} MB after {events} events"
+    );
     Ok(())
 }
 
