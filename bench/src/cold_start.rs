@@ -39,9 +39,8 @@ pub(crate) struct Aws {
 }
 
 impl Aws {
-    /// With an endpoint, which the options have to ask for.
-    pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
-        let local = LocalRelay::start(options).await?;
+    /// That of a relay, which has to have an endpoint.
+    pub(crate) async fn of(local: LocalRelay) -> anyhow::Result<Self> {
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         let authority = tempfile::NamedTempFile::new()?;
         // Beside the system's own, which a function on Lambda has to read too.
@@ -200,7 +199,7 @@ pub(crate) async fn measure(
         aws_listen: Some(FREE_PORT),
         ..one_machine::options().await?
     };
-    let aws = Aws::start(options).await?;
+    let aws = Aws::of(LocalRelay::start(options).await?).await?;
     progress.set_length((FUNCTIONS.len() * 2 * times) as u64);
     let mut rows = Vec::new();
     for function in FUNCTIONS {

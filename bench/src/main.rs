@@ -214,7 +214,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints it.
+/// Prints the peak memory of a relay with files over many events.
 async fn memory(events: usize) -> anyhow::Result<()> {
     programs::build(&MACHINE).await?;
     let bar = bar("memory");

@@ -3,25 +3,22 @@
 
 mod control_group;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
-use local::local_relay::{FREE_PORT, Options, QUEUE};
-use local::testing::calls::Calls;
+use local::local_relay::QUEUE;
 use local::testing::lambda_events;
 use local::testing::sandbox::Sandbox;
-use parking_lot::Mutex;
 use protocol::clock::Clock;
+use relay::queue::BATCH_SIZE;
 use serde_json::Value;
 
 use self::control_group::ControlGroup;
 use crate::cold_start::{Aws, Bootstrap, median};
 use crate::load::{Load, Percentiles, webhook};
-use crate::one_machine::{self, register_each, worker_at};
+use crate::one_machine::{self, Busy, Sent};
 use crate::programs::deployed;
-use crate::receiver::Receiver;
 
 /// In MB.
 const SIZES: [u64; 3] = [128, 256, 512];
@@ -30,14 +27,10 @@ const EVENTS: usize = 100;
 /// Between events: what CPU time one has used up does not delay the next.
 const PAUSE: Duration = Duration::from_millis(200);
 const BODY: usize = 2_048;
-/// As many as the template has a batch contain, of the longest bodies.
-const BATCH: usize = 10;
+/// As long as a body may be, nearly.
 const LARGE_BODY: usize = 5_900_000;
 /// More than the time limit of a function.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// What ingest has put on the queue, an entry for each message.
-type Sent = Arc<Mutex<Vec<Value>>>;
 
 /// An embedded AWS with a worker, to which events are delivered.
 struct Stage {
@@ -51,9 +44,9 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
     let (starts, events) = if quick { (1, 3) } else { (STARTS, EVENTS) };
     let mut stage = Stage::start().await?;
     let webhooks = stage.batch(BODY, 1).await?;
-    let large = stage.batch(LARGE_BODY, BATCH).await?;
+    let large = stage.batch(LARGE_BODY, BATCH_SIZE).await?;
     println!(
-        "| MB | function | start ms | first event | event p50 | p99 | peak MB | {BATCH} bodies of 5.9 MB: ms | peak MB |"
+        "| MB | function | start ms | first event | event p50 | p99 | peak MB | {BATCH_SIZE} bodies of 5.9 MB: ms | peak MB |"
     );
     println!("|---:|---|---:|---:|---:|---:|---:|---:|---:|");
     for size in SIZES {
@@ -81,32 +74,9 @@ pub(crate) async fn measure(quick: bool, progress: &ProgressBar) -> anyhow::Resu
 
 impl Stage {
     async fn start() -> anyhow::Result<Self> {
-        let sent = Sent::default();
-        let seen = Arc::clone(&sent);
-        let observe = move |_: &'static str, target: &str, body: &[u8]| {
-            if target == "AmazonSQS.SendMessageBatch" {
-                let entries = lambda_events::entries(body).unwrap_or_default();
-                seen.lock().extend(entries);
-            }
-        };
-        let options = Options {
-            aws_listen: Some(FREE_PORT),
-            calls: Calls::observed(Arc::new(observe)),
-            ..one_machine::options().await?
-        };
-        let aws = Aws::start(options).await?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let (receiver, arrivals) = Receiver::start().await?;
-        let url = aws.local.url();
-        register_each(&client, &url, [worker_at(receiver.address, 0)].into_iter()).await?;
-        let load = Load {
-            client,
-            url: format!("{url}/webhooks/linear"),
-            arrivals,
-            workers: 1,
-            body: BODY,
-            workspaces: 1,
-        };
+        let (options, sent) = one_machine::options_with_endpoint().await?;
+        let Busy { local, load, .. } = Busy::start(options, 1, BODY).await?;
+        let aws = Aws::of(local).await?;
         Ok(Self { aws, load, sent })
     }
 
@@ -191,8 +161,8 @@ impl Stage {
         let left = answer["batchItemFailures"].as_array().map_or(0, Vec::len);
         let peak = bootstrap.program.peak_memory()?;
         bootstrap.program.end().await?;
-        let (done, ms) = (BATCH - left, took.as_secs_f64() * 1e3);
-        Ok(format!("{ms:.0}, {done} delivered | {peak:.0}"))
+        let (delivered, ms) = (BATCH_SIZE - left, took.as_secs_f64() * 1e3);
+        Ok(format!("{ms:.0}, {delivered} delivered | {peak:.0}"))
     }
 }
 

@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::ensure;
 use local::linear_api::LinearApi;
-use local::local_relay::{LocalRelay, Options};
+use local::local_relay::{FREE_PORT, LocalRelay, Options};
+use local::testing::calls::Calls;
+use local::testing::lambda_events;
+use parking_lot::Mutex;
 use protocol::messages::{Register, Registered};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -110,6 +115,26 @@ impl Busy {
 /// Options for a relay in this process, in memory, whose users Linear knows.
 pub(crate) async fn options() -> anyhow::Result<Options> {
     options_with(linear(1).await?)
+}
+
+/// What `ingest` has put on the queue, an entry for each message.
+pub(crate) type Sent = Arc<Mutex<Vec<Value>>>;
+
+/// With an endpoint for functions in other processes. Also returns what the relay's own `ingest` puts on the queue.
+pub(crate) async fn options_with_endpoint() -> anyhow::Result<(Options, Sent)> {
+    let sent = Sent::default();
+    let seen = Arc::clone(&sent);
+    let observe = move |_: &'static str, target: &str, body: &[u8]| {
+        if target == "AmazonSQS.SendMessageBatch" {
+            (seen.lock()).extend(lambda_events::entries(body).unwrap_or_default());
+        }
+    };
+    let options = Options {
+        aws_listen: Some(FREE_PORT),
+        calls: Calls::observed(Arc::new(observe)),
+        ..options().await?
+    };
+    Ok((options, sent))
 }
 
 /// With another stand-in for Linear's API, or none.

@@ -7,17 +7,14 @@
 //! ends that.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use indicatif::ProgressBar;
-use local::local_relay::{FREE_PORT, LocalRelay, Options, QUEUE};
+use local::local_relay::{LocalRelay, QUEUE};
 use local::samples::Webhook;
-use local::testing::calls::Calls;
 use local::testing::lambda_events;
 use local::testing::sandbox::Sandbox;
-use parking_lot::Mutex;
 use protocol::clock::Clock;
 use relay::config::environment;
 use relay::queue::BATCH_SIZE;
@@ -124,20 +121,7 @@ struct Relay {
 
 impl Relay {
     async fn start() -> anyhow::Result<Self> {
-        let sent: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let watcher = {
-            let sent = Arc::clone(&sent);
-            move |_: &'static str, target: &str, body: &[u8]| {
-                if target == "AmazonSQS.SendMessageBatch" {
-                    (sent.lock()).extend(lambda_events::entries(body).unwrap_or_default());
-                }
-            }
-        };
-        let options = Options {
-            calls: Calls::observed(Arc::new(watcher)),
-            aws_listen: Some(FREE_PORT),
-            ..one_machine::options().await?
-        };
+        let (options, sent) = one_machine::options_with_endpoint().await?;
         let Busy {
             local,
             receiver,
