@@ -6,6 +6,7 @@ pub mod calls;
 mod copies;
 pub mod lambda_events;
 pub mod partly;
+pub mod place;
 pub mod prepared;
 pub mod sandbox;
 

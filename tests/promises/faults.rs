@@ -1,11 +1,13 @@
 //! Faults between programs, on sockets: each place where a function calls AWS, Linear or a worker, with each fault there, the first
-//! time and the first four times, which is more often than the AWS SDK tries. The functions are processes with the HTTP client, time limits and retries that they have on
-//! Lambda. The policy alone is in the simulation, with many more histories.
+//! time and the first four times, which is more often than the AWS SDK tries. The functions are processes with the HTTP client, time
+//! limits and retries that they have on Lambda. The policy alone is in the simulation, with many more histories.
 
 mod cloud;
 mod history;
 mod wire;
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,6 +15,7 @@ use local::testing::calls::Fault;
 use reqwest::Url;
 
 use crate::harness::linear;
+use crate::harness::used::{USED, noted};
 
 use wire::{Place, Plan, What};
 
@@ -34,11 +37,28 @@ async fn nothing_is_lost_by_hundreds_of_faults_on_the_wire() {
     campaign(1).await;
 }
 
-/// Runs one of `every` histories with one fault.
-async fn campaign(every: usize) {
+/// No place may be without faults because no history here comes there.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs what the other promises note: .ci/run"]
+async fn each_place_that_any_promise_has_seen_is_tried() {
+    let (tried, _) = history::run(linear_address().await, None).await;
+    let is_untried = |place: &String| !tried.contains(&Place::Call(place.clone()));
+    let untried: BTreeSet<_> = (noted(USED).iter())
+        .filter_map(|entry| entry["place"].as_str().map(str::to_owned))
+        .filter(is_untried)
+        .collect();
+    assert!(untried.is_empty(), "{untried:#?}");
+}
+
+async fn linear_address() -> SocketAddr {
     let (_, linear) = linear().await;
     let linear = Url::parse(&linear).unwrap();
-    let linear = linear.socket_addrs(|| None).unwrap()[0];
+    linear.socket_addrs(|| None).unwrap()[0]
+}
+
+/// Runs one of `every` histories with one fault.
+async fn campaign(every: usize) {
+    let linear = linear_address().await;
     let (places, _) = history::run(linear, None).await;
     let calls = places
         .iter()

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use local::dynamodb::TABLE;
@@ -22,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::harness::filter::{Filter, Sample};
 use crate::harness::template::{Template, arn, as_text, resource, route_key};
-use crate::harness::used::{self, LOGGED, USED};
+use crate::harness::used::{LOGGED, USED, noted};
 
 const FUNCTIONS: [&str; 4] = ["ingest", "register", "deliver", "health"];
 
@@ -299,48 +298,6 @@ fn allowed(template: &Template, role: &str) -> BTreeSet<(String, String)> {
         }
     }
     found
-}
-
-/// The promises that together make every function use and log all that it can.
-const COVERING: [&str; 16] = [
-    "bad_input",
-    "bodies_are_bytes",
-    "calls",
-    "drain",
-    "durability",
-    "gone",
-    "groups",
-    "health",
-    "no_duplicate_effect",
-    "nothing_is_lost",
-    "registration",
-    "rejecting_workers",
-    "signatures",
-    "sleeping_laptops",
-    "tokens",
-    "who_gets_what",
-];
-
-/// What the functions used or logged while the promises were tested: just before, if the environment says so, or those that are
-/// covering, in a process that is started once for it.
-fn noted(name: &str) -> Vec<Value> {
-    static RUN: LazyLock<()> = LazyLock::new(|| {
-        if relay::config::environment("SEEN_BEFORE").is_some() {
-            return;
-        }
-        let _ = std::fs::remove_dir_all(used::directory());
-        let tested = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(COVERING.map(|promise| format!("{promise}::")))
-            .output()
-            .unwrap();
-        let output = String::from_utf8_lossy(&tested.stdout);
-        assert!(tested.status.success(), "{output}");
-    });
-    LazyLock::force(&RUN);
-    let text = std::fs::read_to_string(used::directory().join(name)).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
 
 #[test]

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use local::testing::calls::{self, Fault};
+use local::testing::calls::Fault;
+use local::testing::place::place;
 use parking_lot::Mutex;
 
 use crate::history::{AtSite, CallFault, History, Loss, SiteFault};
@@ -39,7 +40,7 @@ impl Sites {
 
     /// What becomes of a call.
     pub(crate) fn call(&self, function: &str, target: &str, body: &[u8]) -> Option<CallFault> {
-        let site = calls::place(function, target, body);
+        let site = place(function, target, body);
         match self.at(&site) {
             Some(SiteFault::Call(fault)) => Some(fault),
             _ => {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::Value;
 
 /// Called for each call with the function, the SDK's target (`DynamoDB_20120810.GetItem`) and the request's body.
 pub type Observer = Arc<dyn Fn(&'static str, &str, &[u8]) + Send + Sync>;
@@ -179,34 +178,4 @@ impl Calls {
             observer(function, target, body);
         }
     }
-}
-
-/// Names the place of the code that makes a call: by the function, the action, and what the call does.
-pub fn place(function: &str, target: &str, body: &[u8]) -> String {
-    let action = target.rsplit('.').next().unwrap_or(target);
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let mut place = format!("{function}: {action}");
-    for name in [
-        "KeyConditionExpression",
-        "UpdateExpression",
-        "ConditionExpression",
-        "ProjectionExpression",
-        "IndexName",
-    ] {
-        if let Some(expression) = body[name].as_str() {
-            place.push_str(", ");
-            place.push_str(expression);
-        }
-    }
-    // What kind of item it is about: the beginning of its sort key.
-    let key = [&body["Key"]["sk"]["S"], &body["Item"]["sk"]["S"]];
-    if let Some(kind) = key
-        .iter()
-        .find_map(|key| key.as_str()?.split(['#', '_']).next())
-        && kind.bytes().all(|b| b.is_ascii_uppercase())
-    {
-        place.push_str(" of ");
-        place.push_str(kind);
-    }
-    place
 }

@@ -17,8 +17,9 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use local::testing::bare::BareRelay;
-use local::testing::calls::{self, Fault};
+use local::testing::calls::Fault;
 use local::testing::partly::Part;
+use local::testing::place::place;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -197,7 +198,7 @@ fn target(parts: &Parts) -> &str {
 impl To {
     fn place(&self, parts: &Parts, body: &[u8]) -> Place {
         match self {
-            Self::Aws { function, .. } => Place::Call(calls::place(function, target(parts), body)),
+            Self::Aws { function, .. } => Place::Call(place(function, target(parts), body)),
             Self::Address(name, ..) => {
                 let body: Value = serde_json::from_slice(body).unwrap_or_default();
                 let kind = body["type"]

@@ -1,5 +1,5 @@
-//! What the functions used and logged while the tests ran, written down for the tests of the template: which action on which
-//! resource, and a log line of each kind, from which CloudWatch takes the metrics.
+//! What the functions used and logged while the tests ran, written down for other tests: which action on which resource, from
+//! which place of the code, and a log line of each kind, from which CloudWatch takes the metrics.
 //!
 //! One JSON object a line, in `USED` and `LOGGED`, each once.
 
@@ -7,22 +7,66 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Once};
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex, Once};
 
 use local::testing::calls::Observer;
+use local::testing::place::place;
 use relay::{logging, metrics};
 use serde_json::{Value, json};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// What was used, by function: an IAM action, and what it was used on.
+/// What was used, by function: an IAM action and what it was used on, a partition, an attribute, and a place of the code.
 pub(crate) const USED: &str = "used.jsonl";
 /// What was logged: a line of each kind, as it was written.
 pub(crate) const LOGGED: &str = "logged.jsonl";
 
 /// Where both are.
-pub(crate) fn directory() -> PathBuf {
+fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("seen")
+}
+
+/// The promises that together make every function use and log all that it can.
+const COVERING: [&str; 16] = [
+    "bad_input",
+    "bodies_are_bytes",
+    "calls",
+    "drain",
+    "durability",
+    "gone",
+    "groups",
+    "health",
+    "no_duplicate_effect",
+    "nothing_is_lost",
+    "registration",
+    "rejecting_workers",
+    "signatures",
+    "sleeping_laptops",
+    "tokens",
+    "who_gets_what",
+];
+
+/// What the functions used or logged while the promises were tested: just before, if the environment says so, or those that are
+/// covering, in a process that is started once for it.
+pub(crate) fn noted(name: &str) -> Vec<Value> {
+    static RUN: LazyLock<()> = LazyLock::new(|| {
+        if relay::config::environment("SEEN_BEFORE").is_some() {
+            return;
+        }
+        let _ = fs::remove_dir_all(directory());
+        let tested = Command::new(std::env::current_exe().unwrap())
+            .args(COVERING.map(|promise| format!("{promise}::")))
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&tested.stdout);
+        assert!(tested.status.success(), "{output}");
+    });
+    LazyLock::force(&RUN);
+    let text = fs::read_to_string(directory().join(name)).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// Appends an entry of a kind that is not there yet.
@@ -56,10 +100,12 @@ impl Book {
     }
 }
 
-/// Writes down each action, on each resource, by each function.
+/// Writes down each action, on each resource, by each function, and its place.
 pub(crate) fn watcher() -> Observer {
-    static SHARED: std::sync::LazyLock<Book> = std::sync::LazyLock::new(|| Book::new(USED));
+    static SHARED: LazyLock<Book> = LazyLock::new(|| Book::new(USED));
     Arc::new(|function, target, body| {
+        let place = place(function, target, body);
+        SHARED.note(&json!({"function": function, "place": place}));
         let request: Value = serde_json::from_slice(body).unwrap_or_default();
         let (service, action) = target.split_once('.').unwrap_or_default();
         for (action, resource) in permissions(service, action, &request) {
