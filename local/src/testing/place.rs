@@ -25,7 +25,7 @@ pub fn place(function: &str, target: &str, body: &[u8]) -> String {
             .flatten()
             .map(|(verb, part)| spaced(verb, &what(part, &["ConditionExpression"])))
             .collect(),
-        "BatchGetItem" | "BatchWriteItem" => entries(&request).collect(),
+        "BatchGetItem" | "BatchWriteItem" => entries(&request),
         "SendMessage" => message(&request).into_iter().collect(),
         _ => BTreeSet::from([what(&request, &EXPRESSIONS)]),
     };
@@ -56,12 +56,13 @@ fn what(request: &Value, expressions: &[&str]) -> String {
     spaced(&expressions.join(", "), &kind.unwrap_or_default())
 }
 
-/// What is read or written of which kind, in a batch.
-fn entries(request: &Value) -> impl Iterator<Item = String> {
+/// What a batch does to which kind of items. What a removal finds is of several.
+fn entries(request: &Value) -> BTreeSet<String> {
     let tables = request["RequestItems"].as_object().into_iter();
     let tables = tables.flat_map(serde_json::Map::values);
     let entries = tables.flat_map(|table| table.as_array().or_else(|| table["Keys"].as_array()));
-    entries.flatten().map(|entry| {
+    let (mut verbs, mut kinds) = (BTreeSet::new(), BTreeSet::new());
+    for entry in entries.flatten() {
         let (put, delete) = (&entry["PutRequest"]["Item"], &entry["DeleteRequest"]["Key"]);
         let (verb, item) = if !put.is_null() {
             ("Put", put)
@@ -70,8 +71,16 @@ fn entries(request: &Value) -> impl Iterator<Item = String> {
         } else {
             ("Get", entry)
         };
-        format!("{verb} of {}", kind(item).unwrap_or("another"))
-    })
+        verbs.insert(verb);
+        kinds.insert(kind(item));
+    }
+    let kind = match kinds.into_iter().collect::<Vec<_>>()[..] {
+        [Some(kind)] => kind,
+        _ => "several",
+    };
+    (verbs.into_iter())
+        .map(|verb| format!("{verb} of {kind}"))
+        .collect()
 }
 
 /// The kind of an item: the word with which its sort key begins, or the last one of its partition key.

@@ -18,7 +18,7 @@ use local::testing::bare::BareRelay;
 use local::testing::lambda_events;
 use local::testing::sandbox::Sandbox;
 use parking_lot::Mutex;
-use protocol::clock::{Clock, elapsed, rfc3339};
+use protocol::clock::{Clock, UnixMillis, elapsed, millis, rfc3339};
 use relay::outbound::Network;
 use reqwest::Client;
 use rustix::process::Pid;
@@ -118,6 +118,8 @@ impl Cloud {
             .env("REGISTRATIONS_PER_MINUTE", "1000")
             .env("GIVE_UP_4XX_SECONDS", "1")
             .env("DELIVERY_TIMEOUT_SECONDS", "2")
+            .env("LEASE_SECONDS", "86400")
+            .env("MAILBOX_SECONDS", "172800")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -205,6 +207,20 @@ impl Cloud {
 
     /// Has all messages delivered, also those that wait for their next attempt.
     pub(super) async fn settle(self: &Arc<Self>) {
+        self.run(UnixMillis::MAX).await;
+    }
+
+    /// Lets so much time pass, and has the messages delivered that are due in it.
+    pub(super) async fn pass(self: &Arc<Self>, time: Duration) {
+        let until = self.clock.millis() + millis(time);
+        self.run(until).await;
+        if self.clock.millis() < until {
+            self.advance(elapsed(self.clock.millis(), until));
+        }
+    }
+
+    /// Has messages delivered until none is due before then.
+    async fn run(self: &Arc<Self>, until: UnixMillis) {
         let deadline = Instant::now() + SETTLED_WITHIN;
         let mut invocations = JoinSet::new();
         loop {
@@ -228,6 +244,9 @@ impl Cloud {
                     assert!(waiting.is_empty(), "messages are stuck: {waiting:?}");
                     return;
                 };
+                if due > until {
+                    return;
+                }
                 self.advance(elapsed(self.clock.millis(), due));
             }
         }

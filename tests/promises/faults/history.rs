@@ -1,34 +1,38 @@
-//! What happens in each history, and what has to be true at its end.
+//! What is done in a history, and what has to be true at its end. What is done when is in the scripts.
 //!
-//! Seven events about two issues, to a worker whose mailbox the relay delivers (Ann), to one that pulls it (Bob), and to a group of
-//! two. Ann and Bob are away in between; Ann's membership is checked, and Ann rejects an event; Bob leaves. A request that gets no answer or an error is repeated, as
-//! Linear and the agents do.
+//! A request that gets no answer or an error is repeated, as Linear and the agents do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use local::linear_api::LinearApi;
 use local::samples::Webhook;
+use relay::policy::PROBE_INTERVAL;
 use serde_json::{Value, json};
 
 use super::cloud::Cloud;
+use super::scripts::Script;
 use super::wire::{Faults, Place, Plan, To, Wire};
-use crate::harness::{Answer, Receiver, SECRET, TOKEN, issue, large_issue, number};
+use crate::harness::{Receiver, SECRET, TOKEN, number};
 
 /// More than a fault persists.
 const ATTEMPTS: usize = 20;
-/// Does not fit into a message, compressed or not.
-const LARGE: usize = 250_000;
-/// What Ann rejects.
-const REJECTED: usize = 6;
+
+/// A stand-in for Linear that all histories have.
+#[derive(Debug, Clone)]
+pub(super) struct Linear {
+    pub(super) api: LinearApi,
+    pub(super) address: SocketAddr,
+}
 
 /// A registered worker.
-struct Worker {
+pub(super) struct Worker {
     name: &'static str,
-    receiver: Receiver,
-    _wire: Wire,
-    path: String,
+    pub(super) receiver: Receiver,
+    wire: Wire,
+    pub(super) path: String,
     token: String,
     /// The ids and bodies of the events that it got, in their order; of the deliveries, the first `delivered`.
     events: Vec<(String, Vec<u8>)>,
@@ -36,79 +40,49 @@ struct Worker {
 }
 
 /// An event that was accepted.
-struct Accepted {
+pub(super) struct Accepted {
     id: String,
     body: Vec<u8>,
     number: usize,
 }
 
-struct History {
-    cloud: Arc<Cloud>,
-    workers: BTreeMap<&'static str, Worker>,
-    accepted: Vec<Accepted>,
+pub(super) struct History {
+    pub(super) cloud: Arc<Cloud>,
+    pub(super) linear: LinearApi,
+    pub(super) workers: BTreeMap<&'static str, Worker>,
+    pub(super) accepted: Vec<Accepted>,
+    /// Whether a delivery may be made that has been made already.
+    pub(super) repeats: bool,
 }
 
 /// Runs a history with this plan, or with no fault. Returns the places that were seen, and how many times of the plan have not
 /// come.
-pub(super) async fn run(linear: SocketAddr, plan: Option<Plan>) -> (BTreeSet<Place>, u32) {
+pub(super) async fn run(
+    script: Script,
+    linear: Linear,
+    plan: Option<Plan>,
+) -> (BTreeSet<Place>, u32) {
     let repeats = plan.as_ref().is_some_and(|plan| plan.what.may_repeat());
     let faults = Arc::new(Faults::new(plan));
-    let cloud = Cloud::start(Arc::clone(&faults), linear).await;
+    let cloud = Cloud::start(Arc::clone(&faults), linear.address).await;
     let mut history = History {
         cloud,
+        linear: linear.api,
         workers: BTreeMap::new(),
         accepted: Vec::new(),
+        repeats,
     };
-    history.happen().await;
-    history.check(repeats);
+    match script {
+        Script::Mailboxes => history.mailboxes().await,
+        Script::Members => history.members().await,
+        Script::Silence => history.silence().await,
+    }
     (faults.seen(), faults.left())
 }
 
 impl History {
-    async fn happen(&mut self) {
-        self.register("ann", json!({})).await;
-        self.register("bob", json!({"pulls": true})).await;
-        self.register("cy", json!({"group": "g"})).await;
-        self.register("di", json!({"group": "g"})).await;
-        self.post(&issue("i", 1)).await;
-        self.post(&issue("j", 2)).await;
-        self.post(&large_issue("i", 3, LARGE)).await;
-        self.cloud.settle().await;
-
-        self.renew("ann", json!({"state": "away"})).await;
-        self.renew("bob", json!({"state": "away"})).await;
-        self.post(&issue("i", 4)).await;
-        self.post(&large_issue("j", 5, LARGE)).await;
-        self.cloud.settle().await;
-        // What does not run is run again by the next minute's schedule.
-        let _ = self.cloud.health().await;
-        let _ = self.cloud.health().await;
-        self.renew("ann", json!({})).await;
-        self.pull("bob").await;
-        self.cloud.settle().await;
-
-        // A membership check.
-        self.renew("ann", json!({"linearToken": TOKEN})).await;
-        let rejects = Answer::To("\"number\":6", 400);
-        self.workers["ann"].receiver.answer([rejects]);
-        self.post(&issue("i", REJECTED)).await;
-        self.cloud.settle().await;
-        self.pull("bob").await;
-        let bob = &self.workers["bob"];
-        let (path, token) = (bob.path.clone(), bob.token.clone());
-        self.ask("DELETE", &path, Some(&token), &json!({}), &[204, 401])
-            .await;
-        self.post(&issue("i", 7)).await;
-        self.cloud.settle().await;
-        // What a fault has put into a mailbox is delivered, or pulled.
-        self.renew("ann", json!({})).await;
-        self.cloud.settle().await;
-        self.pull("cy").await;
-        self.pull("di").await;
-    }
-
     /// Asks until one of these statuses is answered.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         method: &str,
         path: &str,
@@ -128,12 +102,25 @@ impl History {
         panic!("{method} {path} was answered {answers:?}");
     }
 
-    async fn register(&mut self, name: &'static str, more: Value) {
-        let receiver = Receiver::start().await;
-        let to = To::Address(name, receiver.address, self.cloud.client.clone());
-        let wire = Wire::open(&self.cloud.faults, to).await;
+    /// Registers a worker, perhaps again.
+    pub(super) async fn register(&mut self, name: &'static str, more: Value) {
+        if !self.workers.contains_key(name) {
+            let receiver = Receiver::start().await;
+            let to = To::Address(name, receiver.address, self.cloud.client.clone());
+            let worker = Worker {
+                name,
+                receiver,
+                wire: Wire::open(&self.cloud.faults, to).await,
+                path: String::new(),
+                token: String::new(),
+                events: Vec::new(),
+                delivered: 0,
+            };
+            self.workers.insert(name, worker);
+        }
+        let address = self.workers[name].wire.address;
         let mut request = json!({
-            "name": name, "linearToken": TOKEN, "webhookUrl": format!("http://{}/hook", wire.address),
+            "name": name, "linearToken": TOKEN, "webhookUrl": format!("http://{address}/hook"),
             "replace": true,
         });
         (request.as_object_mut().unwrap()).extend(more.as_object().unwrap().clone());
@@ -141,20 +128,13 @@ impl History {
             .ask("POST", "/edge/register", None, &request, &[201])
             .await;
         let text = |name: &str| registered[name].as_str().unwrap().to_owned();
-        let worker = Worker {
-            name,
-            receiver,
-            _wire: wire,
-            path: text("worker"),
-            token: text("token"),
-            events: Vec::new(),
-            delivered: 0,
-        };
-        self.workers.insert(name, worker);
+        let worker = self.workers.get_mut(name).unwrap();
+        worker.path = text("worker");
+        worker.token = text("token");
     }
 
     /// Posts a webhook until it is accepted.
-    async fn post(&mut self, payload: &str) {
+    pub(super) async fn post(&mut self, payload: &str) {
         let webhook = Webhook::sample(SECRET, payload, self.cloud.clock.millis());
         for _ in 0..ATTEMPTS {
             let (status, _) = self.cloud.post(&webhook).await;
@@ -170,7 +150,7 @@ impl History {
         panic!("a webhook is not accepted");
     }
 
-    async fn renew(&self, name: &str, renewal: Value) {
+    pub(super) async fn renew(&self, name: &str, renewal: Value) {
         let worker = &self.workers[name];
         self.ask("PUT", &worker.path, Some(&worker.token), &renewal, &[200])
             .await;
@@ -178,8 +158,38 @@ impl History {
             .await;
     }
 
+    /// Asks for the worker, until it is not registered any more.
+    pub(super) async fn is_removed(&self, name: &str) {
+        let worker = &self.workers[name];
+        self.ask("GET", &worker.path, Some(&worker.token), &json!({}), &[401])
+            .await;
+    }
+
+    pub(super) async fn remove(&self, name: &str) {
+        let worker = &self.workers[name];
+        let (path, token) = (&worker.path, Some(&*worker.token));
+        // 401 if the answer of an earlier request was lost.
+        self.ask("DELETE", path, token, &json!({}), &[204, 401])
+            .await;
+    }
+
+    /// Lets so much time pass, in which `health` does not run.
+    pub(super) async fn pass(&self, time: Duration) {
+        self.cloud.pass(time).await;
+    }
+
+    /// Lets time pass for so many runs of `health`. What does not run is run again by the next schedule.
+    pub(super) async fn watch(&self, runs: usize) {
+        for _ in 0..runs {
+            self.cloud
+                .pass(PROBE_INTERVAL.saturating_sub(Duration::from_secs(2)))
+                .await;
+            let _ = self.cloud.health().await;
+        }
+    }
+
     /// Pulls until the mailbox is empty.
-    async fn pull(&mut self, name: &str) {
+    pub(super) async fn pull(&mut self, name: &str) {
         let (path, token) = {
             let worker = &self.workers[name];
             (format!("{}/mailbox", worker.path), worker.token.clone())
@@ -204,26 +214,20 @@ impl History {
         }
     }
 
-    /// Each accepted event has come to each worker that was there, once but for repetitions under the same id, byte for byte, in
-    /// its order, and nothing else has. What was rejected is a dead letter, and two if its delivery `repeats`.
-    fn check(&mut self, repeats: bool) {
-        self.workers.values_mut().for_each(Worker::take_delivered);
-        let numbers = |range: std::ops::RangeInclusive<usize>| range.collect::<BTreeSet<_>>();
-        self.workers["ann"].check(&self.accepted, &numbers(1..=7));
-        self.workers["bob"].check(&self.accepted, &numbers(1..=6));
-        let [cy, di] = ["cy", "di"].map(|name| self.workers[name].effects(&self.accepted));
-        let both: Vec<_> = cy.iter().chain(&di).copied().collect();
-        let once: BTreeSet<_> = both.iter().copied().collect();
-        assert_eq!((both.len(), once), (7, numbers(1..=7)), "of the group");
-        let letters = self.cloud.dead_letters();
-        let most = if repeats { 2 } else { 1 };
-        assert!((1..=most).contains(&letters.len()), "{letters:?}");
-        for letter in letters {
-            let attribute = |name: &str| letter.attributes[name].string_value.as_deref().unwrap();
-            assert_eq!(number(letter.body.as_bytes()), REJECTED);
-            assert!(self.workers["ann"].path.ends_with(attribute("worker")));
-            assert!(attribute("reason").starts_with("rejected"));
-        }
+    /// These accepted events, and no others, have come to a worker, once but for repetitions under the same id, byte for byte,
+    /// and in their order.
+    pub(super) fn check(&mut self, name: &str, expected: impl IntoIterator<Item = usize>) {
+        let effects = self.effects(name);
+        let once: BTreeSet<_> = effects.iter().copied().collect();
+        let expected: BTreeSet<_> = expected.into_iter().collect();
+        assert_eq!((effects.len(), once), (expected.len(), expected), "{name}");
+    }
+
+    /// The numbers of the events that a worker was given, without repetitions, in their order.
+    pub(super) fn effects(&mut self, name: &str) -> Vec<usize> {
+        let worker = self.workers.get_mut(name).unwrap();
+        worker.take_delivered();
+        worker.effects(&self.accepted)
     }
 }
 
@@ -243,10 +247,16 @@ impl Worker {
         self.delivered = received.len();
     }
 
-    /// The numbers of the events that it was given, without repetitions, in their order.
+    /// How often it was given an event.
+    pub(super) fn times(&self, event: usize) -> usize {
+        let given = self.events.iter().filter(|(_, body)| number(body) == event);
+        given.count()
+    }
+
     fn effects(&self, accepted: &[Accepted]) -> Vec<usize> {
         let mut seen = BTreeSet::new();
         let mut effects = Vec::new();
+        let mut by_issue: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (id, body) in &self.events {
             let event = accepted.iter().find(|event| event.id == *id);
             let event =
@@ -254,23 +264,14 @@ impl Worker {
             assert!(*body == event.body, "{} got other bytes", self.name);
             if seen.insert(id) {
                 effects.push(event.number);
+                let payload: Value = serde_json::from_slice(body).unwrap();
+                let issue = payload["data"]["id"].to_string();
+                by_issue.entry(issue).or_default().push(event.number);
             }
         }
-        for issue in [&[1, 3, 4, 6, 7][..], &[2, 5]] {
-            let of: Vec<_> = effects.iter().filter(|n| issue.contains(n)).collect();
-            assert!(of.is_sorted(), "{}: {effects:?}", self.name);
+        for events in by_issue.values() {
+            assert!(events.is_sorted(), "{}: {effects:?}", self.name);
         }
         effects
-    }
-
-    fn check(&self, accepted: &[Accepted], expected: &BTreeSet<usize>) {
-        let effects = self.effects(accepted);
-        let once: BTreeSet<_> = effects.iter().copied().collect();
-        assert_eq!(
-            (&once, effects.len()),
-            (expected, expected.len()),
-            "{}",
-            self.name
-        );
     }
 }

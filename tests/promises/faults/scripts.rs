@@ -1,0 +1,363 @@
+//! What happens in the histories, one of which comes to each place.
+
+use std::time::Duration;
+
+use local::linear_api::{Account, LinearApi};
+use local::samples::WORKSPACE;
+use protocol::clock::{elapsed, millis};
+use serde_json::{Value, json};
+
+use super::history::History;
+use crate::harness::{Answer, TOKEN, issue, large_issue, number};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Does not fit into a message, compressed or not.
+const LARGE: usize = 250_000;
+/// Fits into a message, and not into an item of a mailbox.
+const MIDDLE: usize = 100_000;
+/// Quotation marks that fit into an event, and not, as text in the JSON of an answer, into the answer to a pull.
+const QUOTES: usize = 1_600_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    /// Seven events about two issues, to a worker whose mailbox the relay delivers (Ann), to one that pulls it (Bob), and to a
+    /// group of two. Ann and Bob are away in between; Ann's membership is checked, and Ann rejects an event; Bob leaves.
+    Mailboxes,
+    /// Workers whose users see one team more, or no other one, or lose their access.
+    Members,
+    /// Workers that are not there, are probed, come back, or let their lease or their mailbox end.
+    Silence,
+}
+
+impl Script {
+    pub(super) const ALL: [Self; 3] = [Self::Mailboxes, Self::Members, Self::Silence];
+}
+
+impl History {
+    pub(super) async fn mailboxes(&mut self) {
+        const REJECTED: usize = 6;
+        self.register("ann", json!({})).await;
+        self.register("bob", json!({"pulls": true})).await;
+        self.register("cy", json!({"group": "g"})).await;
+        self.register("di", json!({"group": "g"})).await;
+        self.post(&issue("i", 1)).await;
+        self.post(&issue("j", 2)).await;
+        self.post(&large_issue("i", 3, LARGE)).await;
+        self.cloud.settle().await;
+
+        self.renew("ann", json!({"state": "away"})).await;
+        self.renew("bob", json!({"state": "away"})).await;
+        self.post(&issue("i", 4)).await;
+        self.post(&large_issue("j", 5, LARGE)).await;
+        self.cloud.settle().await;
+        self.watch(2).await;
+        self.renew("ann", json!({})).await;
+        self.pull("bob").await;
+        self.cloud.settle().await;
+
+        // A membership check.
+        self.renew("ann", json!({"linearToken": TOKEN})).await;
+        let rejects = Answer::To("\"number\":6", 400);
+        self.workers["ann"].receiver.answer([rejects]);
+        self.post(&issue("i", REJECTED)).await;
+        self.cloud.settle().await;
+        self.pull("bob").await;
+        self.remove("bob").await;
+        self.post(&issue("i", 7)).await;
+        self.cloud.settle().await;
+        self.end().await;
+
+        self.check("ann", 1..=7);
+        self.check("bob", 1..=6);
+        self.check_group(1..=7);
+        let letters = self.cloud.dead_letters();
+        let most = if self.repeats { 2 } else { 1 };
+        assert!((1..=most).contains(&letters.len()), "{letters:?}");
+        for letter in letters {
+            let attribute = |name: &str| letter.attributes[name].string_value.as_deref().unwrap();
+            assert_eq!(number(letter.body.as_bytes()), REJECTED);
+            assert!(self.workers["ann"].path.ends_with(attribute("worker")));
+            assert!(attribute("reason").starts_with("rejected"));
+        }
+    }
+
+    /// What a fault has put into a mailbox is delivered, or pulled.
+    async fn end(&mut self) {
+        self.renew("ann", json!({})).await;
+        self.watch(3).await;
+        self.cloud.settle().await;
+        for name in ["cy", "di"] {
+            self.pull(name).await;
+        }
+    }
+
+    /// Each of these events has come to one of the group.
+    fn check_group(&mut self, expected: impl IntoIterator<Item = usize>) {
+        let mut both: Vec<_> = ["cy", "di"]
+            .into_iter()
+            .flat_map(|name| self.effects(name))
+            .collect();
+        both.sort_unstable();
+        let expected: Vec<_> = expected.into_iter().collect();
+        assert_eq!(both, expected, "of the group");
+    }
+
+    pub(super) async fn members(&mut self) {
+        admit_members(&self.linear);
+        self.register("ann", json!({"linearToken": "lin_oauth_ann"}))
+            .await;
+        self.register("bob", pulling("lin_oauth_bob")).await;
+        self.register("app", pulling("lin_oauth_app")).await;
+        self.register("hal", pulling("lin_api_hal")).await;
+        self.register("ivy", pulling("lin_oauth_ivy")).await;
+        self.post(&issue("i", 1)).await;
+        let ops = issue("i", 2).replace("\"number\"", "\"teamId\":\"team-ops\",\"number\"");
+        self.post(&ops).await;
+        let own = json!({"appUserId": "app", "oauthClientId": "client"});
+        self.post(&payload(3, ("AppUserNotification", "issueMention"), own))
+            .await;
+        self.cloud.settle().await;
+        // Ann has joined a team.
+        self.renew("ann", json!({"linearToken": "lin_oauth_ann_later"}))
+            .await;
+        self.post(&issue("i", 4)).await;
+        self.renew("bob", json!({"linearToken": "lin_oauth_bob"}))
+            .await;
+        self.watch(3).await;
+        self.cloud.settle().await;
+        for name in ["bob", "app", "ivy"] {
+            self.pull(name).await;
+        }
+        self.forgotten_token().await;
+        // Their access ends.
+        for (number, user) in [(5, "ann"), (6, "bob")] {
+            let revoked =
+                json!({"userId": user, "oauthClientId": "other", "activeTokensForUser": 0});
+            self.post(&payload(number, ("OAuthAuthorization", "revoked"), revoked))
+                .await;
+            self.cloud.settle().await;
+            self.is_removed(user).await;
+            if user == "ann" {
+                self.pull("bob").await;
+            }
+        }
+        self.pull("app").await;
+        let revoked = json!({"oauthClientId": "client"});
+        self.post(&payload(7, ("OAuthApp", "revoked"), revoked))
+            .await;
+        self.cloud.settle().await;
+        self.is_removed("app").await;
+        self.remove("hal").await;
+        self.post(&issue("i", 8)).await;
+        self.cloud.settle().await;
+        self.pull("ivy").await;
+
+        self.check("ann", 1..=4);
+        self.check("bob", [1, 3, 4, 5]);
+        self.check("app", [3]);
+        self.check("hal", []);
+        self.check("ivy", 1..=8);
+        assert!(self.cloud.dead_letters().is_empty());
+    }
+
+    /// Linear accepts a token, and later does not.
+    async fn forgotten_token(&mut self) {
+        // No other history has it.
+        let token = format!("lin_oauth_{:016x}", fastrand::u64(..));
+        self.linear.admit(&token, "kim", WORKSPACE);
+        self.register("kim", pulling(&token)).await;
+        self.linear.revoke(&token);
+        let request = json!({"name": "kim", "linearToken": token});
+        self.ask("POST", "/edge/register", None, &request, &[401])
+            .await;
+    }
+
+    pub(super) async fn silence(&mut self) {
+        let pulls = json!({"pulls": true});
+        self.register("ann", json!({})).await;
+        self.register("ann", json!({})).await;
+        self.register("bob", pulling(TOKEN)).await;
+        for name in ["cy", "di"] {
+            self.register(name, json!({"group": "g", "pulls": true}))
+                .await;
+        }
+        self.post(&issue("i", 1)).await;
+        self.cloud.settle().await;
+        let owner = if self.effects("cy").is_empty() {
+            "di"
+        } else {
+            "cy"
+        };
+        self.renew(owner, json!({"state": "away"})).await;
+        self.post(&issue("i", 2)).await;
+        self.cloud.settle().await;
+        self.pull(owner).await;
+
+        self.silent_and_probed().await;
+        self.away_and_back().await;
+        self.lease_ends().await;
+        self.mailbox_ends().await;
+
+        // It does not fit into the answer to a pull.
+        let quotes = format!("\"text\":\"{}\",\"number\"", "\\\"".repeat(QUOTES));
+        self.post(&issue("i", 7).replace("\"number\"", &quotes))
+            .await;
+        self.cloud.settle().await;
+        self.pull("bob").await;
+        self.register("bob", pulling(TOKEN)).await;
+        // Gone, with something in the mailbox.
+        self.register("eve", pulls).await;
+        self.renew("eve", json!({"state": "away"})).await;
+        self.post(&issue("i", 8)).await;
+        self.cloud.settle().await;
+        self.workers["eve"]
+            .receiver
+            .answer_ping(Answer::Status(410));
+        self.watch(3).await;
+        // Removed, with a delivery in backoff.
+        self.register("fay", json!({})).await;
+        self.workers["fay"].receiver.close();
+        self.post(&issue("i", 9)).await;
+        self.pass(Duration::from_secs(2)).await;
+        self.remove("fay").await;
+        self.remove(owner).await;
+        self.post(&issue("i", 10)).await;
+        self.cloud.settle().await;
+        self.pull("bob").await;
+        self.remove("bob").await;
+        let other = if owner == "cy" { "di" } else { "cy" };
+        self.renew("ann", json!({})).await;
+        self.watch(3).await;
+        self.cloud.settle().await;
+        self.pull(other).await;
+
+        self.check("ann", 1..=10);
+        assert!(self.workers["ann"].times(4) > 1, "it was refused once");
+        // The sixth has expired, and the seventh is set aside.
+        self.check("bob", [1, 2, 3, 4, 5, 8, 9, 10]);
+        self.check_group(1..=10);
+        self.check("eve", []);
+        self.check("fay", []);
+        assert!(self.cloud.dead_letters().is_empty());
+    }
+
+    /// Ann gets nothing for hours, and is probed: she rejects a probe, does not answer one, answers one, and then none until she is
+    /// away.
+    async fn silent_and_probed(&mut self) {
+        let ann = self.workers["ann"].receiver.clone();
+        let since = self.cloud.clock.millis();
+        for (hours, status) in [(1, 400), (2, 503), (4, 200), (8, 503), (12, 503), (16, 503)] {
+            ann.answer_ping(Answer::Status(status));
+            let before = since + millis(hours * HOUR - Duration::from_secs(420));
+            self.pass(elapsed(self.cloud.clock.millis(), before)).await;
+            self.watch(3).await;
+        }
+        ann.answer_ping(Answer::Status(200));
+        self.watch(3).await;
+        self.stay().await;
+    }
+
+    /// Ann cannot be reached, comes back for one event, refuses the next one, and takes it at last.
+    async fn away_and_back(&mut self) {
+        self.close("ann");
+        self.post(&issue("i", 3)).await;
+        self.pass(Duration::from_secs(120)).await;
+        self.post(&issue("i", 4)).await;
+        self.pass(Duration::from_secs(5)).await;
+        let ann = self.workers["ann"].receiver.clone();
+        ann.answer([Answer::To("\"number\":4", 503)]);
+        self.reopen("ann").await;
+        self.pass(Duration::from_secs(120)).await;
+        ann.answer([Answer::To("\"number\":4", 409)]);
+        self.pass(Duration::from_secs(120)).await;
+        ann.answer([Answer::Status(200)]);
+        self.cloud.settle().await;
+        self.stay().await;
+    }
+
+    /// Ann's lease ends while something is in her mailbox.
+    async fn lease_ends(&mut self) {
+        self.close("ann");
+        self.post(&large_issue("i", 5, MIDDLE)).await;
+        self.pass(13 * HOUR).await;
+        self.stay().await;
+        self.pass(12 * HOUR).await;
+        self.watch(1).await;
+        self.reopen("ann").await;
+        self.register("ann", json!({})).await;
+        self.watch(3).await;
+        self.cloud.settle().await;
+        self.stay().await;
+        self.renew("ann", json!({})).await;
+    }
+
+    /// What Bob does not pull for two days is gone.
+    async fn mailbox_ends(&mut self) {
+        self.post(&issue("i", 6)).await;
+        for _ in 0..3 {
+            self.pass(17 * HOUR).await;
+            self.renew("ann", json!({})).await;
+            for name in ["bob", "cy", "di"] {
+                self.renew(name, json!({})).await;
+            }
+        }
+        self.stay().await;
+    }
+
+    /// Bob and the group are there.
+    async fn stay(&mut self) {
+        for name in ["bob", "cy", "di"] {
+            self.renew(name, json!({})).await;
+            self.pull(name).await;
+        }
+    }
+
+    fn close(&self, name: &str) {
+        self.workers[name].receiver.close();
+    }
+
+    async fn reopen(&mut self, name: &str) {
+        let worker = self.workers.get_mut(name).unwrap();
+        worker.receiver.reopen().await;
+    }
+}
+
+/// Makes Linear know the members. Each stays as it is, since all histories have one Linear.
+fn admit_members(linear: &LinearApi) {
+    const ENG: (&str, &str) = ("team-eng", "ENG");
+    const OPS: (&str, &str) = ("team-ops", "OPS");
+    for (token, user, teams) in [
+        ("lin_oauth_ann", "ann", &[ENG][..]),
+        ("lin_oauth_ann_later", "ann", &[ENG, OPS]),
+        ("lin_oauth_bob", "bob", &[ENG]),
+        ("lin_oauth_app", "app", &[ENG]),
+        ("lin_api_hal", "hal", &[ENG]),
+        ("lin_oauth_ivy", "ivy", &[ENG, OPS]),
+    ] {
+        let teams = teams
+            .iter()
+            .map(|(id, key)| ((*id).to_owned(), (*key).to_owned()));
+        let account = Account {
+            teams: teams.collect(),
+            is_app: user == "app",
+            ..Account::member(user, WORKSPACE)
+        };
+        linear.admit_as(token, account);
+    }
+}
+
+/// A registration without an address.
+fn pulling(token: &str) -> Value {
+    json!({"linearToken": token, "webhookUrl": null})
+}
+
+/// A payload of this type and action.
+fn payload(number: usize, (kind, action): (&str, &str), more: Value) -> String {
+    let mut payload = json!({
+        "type": kind, "action": action, "organizationId": WORKSPACE, "webhookTimestamp": 0,
+        "data": {"id": "other", "number": number},
+    });
+    (payload.as_object_mut().unwrap()).extend(more.as_object().unwrap().clone());
+    payload.to_string()
+}
