@@ -31,7 +31,7 @@ const SLOW: Duration = Duration::from_millis(2_500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_by_a_fault_on_the_wire() {
-    LocalSet::new().run_until(campaign(31)).await;
+    LocalSet::new().run_until(campaign(101)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +104,13 @@ async fn campaign(every: usize) {
         match ended {
             Ok((_, left)) if left < plan.times => {}
             Ok(_) => absent.push(plan),
-            Err(error) => wrong.push(format!("{plan:?}: {error}")),
+            Err(error) => {
+                eprintln!("{plan:?}: {error}");
+                wrong.push(plan);
+            }
+        }
+        if run % 100 == 0 {
+            eprintln!("{run} histories");
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");

@@ -34,6 +34,10 @@ use crate::harness::{SECRET, client};
 
 /// Longer than an invocation takes in which calls are not answered. Lambda ends a process that takes as long as its limit.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// More than the longest time between two probes of a live worker, after each of which it renews.
+pub(super) const LEASE: Duration = Duration::from_secs(5 * 3600);
+/// More than a lease, so that a mailbox outlives one.
+pub(super) const MAILBOX: Duration = Duration::from_secs(8 * 3600);
 /// How long messages may take to be settled.
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 
@@ -118,8 +122,8 @@ impl Cloud {
             .env("REGISTRATIONS_PER_MINUTE", "1000")
             .env("GIVE_UP_4XX_SECONDS", "1")
             .env("DELIVERY_TIMEOUT_SECONDS", "2")
-            .env("LEASE_SECONDS", "86400")
-            .env("MAILBOX_SECONDS", "172800")
+            .env("LEASE_SECONDS", LEASE.as_secs().to_string())
+            .env("MAILBOX_SECONDS", MAILBOX.as_secs().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -7,6 +7,7 @@ use local::samples::WORKSPACE;
 use protocol::clock::{elapsed, millis};
 use serde_json::{Value, json};
 
+use super::cloud::{LEASE, MAILBOX};
 use super::history::History;
 use crate::harness::{Answer, TOKEN, issue, large_issue, number};
 
@@ -85,7 +86,6 @@ impl History {
     /// What a fault has put into a mailbox is delivered, or pulled.
     async fn end(&mut self) {
         self.renew("ann", json!({})).await;
-        self.watch(3).await;
         self.cloud.settle().await;
         for name in ["cy", "di"] {
             self.pull(name).await;
@@ -252,10 +252,10 @@ impl History {
             let before = since + millis(hours * HOUR - Duration::from_secs(420));
             self.pass(elapsed(self.cloud.clock.millis(), before)).await;
             self.watch(3).await;
+            self.stay(&["ann", "bob", "cy", "di"]).await;
         }
         ann.answer_ping(Answer::Status(200));
         self.watch(3).await;
-        self.stay().await;
     }
 
     /// Ann cannot be reached, comes back for one event, refuses the next one, and takes it at last.
@@ -273,43 +273,44 @@ impl History {
         self.pass(Duration::from_secs(120)).await;
         ann.answer([Answer::Status(200)]);
         self.cloud.settle().await;
-        self.stay().await;
+        self.stay(&["bob", "cy", "di"]).await;
     }
 
     /// Ann's lease ends while something is in her mailbox.
     async fn lease_ends(&mut self) {
         self.close("ann");
         self.post(&large_issue("i", 5, MIDDLE)).await;
-        self.pass(13 * HOUR).await;
-        self.stay().await;
-        self.pass(12 * HOUR).await;
+        for _ in 0..2 {
+            self.pass(LEASE / 2).await;
+            self.stay(&["bob", "cy", "di"]).await;
+        }
         self.watch(1).await;
         self.reopen("ann").await;
         self.register("ann", json!({})).await;
         self.watch(3).await;
         self.cloud.settle().await;
-        self.stay().await;
-        self.renew("ann", json!({})).await;
+        self.pull("bob").await;
     }
 
-    /// What Bob does not pull for two days is gone.
+    /// What Bob does not pull for so long is gone.
     async fn mailbox_ends(&mut self) {
         self.post(&issue("i", 6)).await;
         for _ in 0..3 {
-            self.pass(17 * HOUR).await;
-            self.renew("ann", json!({})).await;
-            for name in ["bob", "cy", "di"] {
+            self.pass(MAILBOX / 2).await;
+            for name in ["ann", "bob", "cy", "di"] {
                 self.renew(name, json!({})).await;
             }
         }
-        self.stay().await;
+        self.pull("bob").await;
     }
 
-    /// Bob and the group are there.
-    async fn stay(&mut self) {
-        for name in ["bob", "cy", "di"] {
+    /// These workers are there: they renew, and pull.
+    async fn stay(&mut self, names: &[&str]) {
+        for name in names {
             self.renew(name, json!({})).await;
-            self.pull(name).await;
+            if *name != "ann" {
+                self.pull(name).await;
+            }
         }
     }
 
