@@ -7,6 +7,8 @@ use relay::logging::{Json, filter};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::steps;
+
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 
 struct Counter;
@@ -22,7 +24,7 @@ impl Write for Counter {
     }
 }
 
-/// From now on lines are counted.
+/// From now on lines are counted, and steps can be watched.
 pub(crate) fn count() {
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Json)
@@ -30,6 +32,7 @@ pub(crate) fn count() {
     // A second time it is counted already.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(filter("info")))
+        .with(steps::layer())
         .try_init();
 }
 

@@ -32,6 +32,7 @@ mod ratios;
 mod receiver;
 mod results;
 mod scale;
+mod steps;
 mod streams;
 mod taken;
 mod timeline;

@@ -1,5 +1,5 @@
-//! Where the time of one event goes, from its POST to the last worker's handler: each call to AWS with its beginning and end,
-//! and the arrivals at the workers, in one process.
+//! Where the time of one event goes, from its POST to the last worker's handler: each step of the functions and each call to AWS with
+//! its beginning and end, and the arrivals at the workers, in one process.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,10 @@ use parking_lot::Mutex;
 use plotters::prelude::*;
 
 use crate::load::{Load, SECRET};
+use crate::logs;
 use crate::one_machine::{self, Busy};
 use crate::payload::body;
+use crate::steps;
 
 const BODY: usize = 2_048;
 
@@ -37,6 +39,7 @@ pub(crate) async fn draw(
     directory: &Path,
     progress: &ProgressBar,
 ) -> anyhow::Result<()> {
+    logs::count();
     let noted: Noted = Arc::default();
     let note = {
         let noted = Arc::clone(&noted);
@@ -61,8 +64,10 @@ pub(crate) async fn draw(
         progress.inc(1);
     }
     let mut drawn = Vec::new();
+    steps::watch();
     for number in events..2 * events {
         noted.lock().clear();
+        steps::take();
         drawn.push(one(&mut load, number, &noted).await?);
         progress.inc(1);
     }
@@ -108,7 +113,9 @@ async fn one(load: &mut Load, number: usize, noted: &Noted) -> anyhow::Result<Ve
         from: 0.0,
         to: ms(answered),
     });
-    for (what, from, to) in noted.lock().drain(..) {
+    let steps = steps::take().into_iter();
+    let steps = steps.map(|step| (step.what, step.began, step.ended));
+    for (what, from, to) in noted.lock().drain(..).chain(steps) {
         // A poll begins before the event.
         spans.push(Span {
             what,

@@ -18,6 +18,7 @@ use protocol::envelope::{self, EndedAccess, is_identifier};
 use protocol::problem::Code;
 use serde::Serialize;
 use tokio::time::Instant;
+use tracing::{Instrument as _, trace_span};
 
 use crate::access::{self, Routing};
 use crate::cause::chain;
@@ -161,7 +162,8 @@ impl Ingest {
     /// Verifies a webhook and puts its messages on the queue. Returns the event, too, if it was not accepted before, and what
     /// decided who gets it.
     async fn queue_all(&self, webhook: Webhook<'_>) -> Result<(Accepted, Option<Routed>), Error> {
-        let event = match self.verify(webhook).await? {
+        let verified = self.verify(webhook).instrument(trace_span!("verify"));
+        let event = match verified.await? {
             Verified::Event(event) => *event,
             Verified::Undeliverable(id) => return Ok((Accepted::without_deliveries(&id), None)),
         };
@@ -185,11 +187,14 @@ impl Ingest {
             return Ok((duplicate, None));
         }
         let routes = self.revoke(&event, routes).await?;
-        let (recipients, routed) = self.route(&event, &routes).await?;
+        let routed = self.route(&event, &routes);
+        let (recipients, routed) = routed.instrument(trace_span!("route")).await?;
         if !recipients.is_empty() {
             let keep = self.config.mailbox_retention + QUEUED_FOR;
-            let body = (self.table.store_body(&event, recipients.len(), keep)).await?;
-            self.queue.send(&event, &body, &recipients).await?;
+            let stored = self.table.store_body(&event, recipients.len(), keep);
+            let body = stored.instrument(trace_span!("pack")).await?;
+            let sent = self.queue.send(&event, &body, &recipients);
+            sent.instrument(trace_span!("send")).await?;
         }
         tracing::info!(
             event = id,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::clock::{elapsed, millis};
+use tracing::{Instrument as _, trace_span};
 
 use super::Deliver;
 use crate::cause::chain;
@@ -35,11 +36,13 @@ impl Deliver {
         body: Bytes,
     ) -> Result<Outcome, Error> {
         let signed_at = self.clock.millis();
-        let signed =
-            worker.delivery_headers(&delivery.event, &delivery.kind, number, &body, signed_at);
-        let headers = outbound::headers(signed)?;
+        let headers = trace_span!("sign").in_scope(|| {
+            let (event, kind) = (&delivery.event, &delivery.kind);
+            outbound::headers(worker.delivery_headers(event, kind, number, &body, signed_at))
+        })?;
         let url = worker.url.as_deref().unwrap_or_default();
-        let answer = self.outbound.post(url, headers, body).await;
+        let posted = self.outbound.post(url, headers, body);
+        let answer = posted.instrument(trace_span!("POST")).await;
         Ok(Outcome::of(answer, self.clock.millis(), |headers| {
             worker.has_answered(headers, delivery.event.as_str(), signed_at)
         }))
