@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     arguments.remove(1);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let done = runtime.block_on(async {
-        let clock = moved_clock::by_stdin();
+        let clock = moved_clock::by_stdin(|| ());
         let (sender, signals) = tokio::sync::mpsc::channel(8);
         let mut process_signals = Signals::listen().expect("signals");
         tokio::spawn(

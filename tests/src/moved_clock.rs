@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use protocol::clock::Clock;
 
-pub(crate) fn by_stdin() -> Clock {
+/// Calls `moved` each time when it has been moved.
+pub(crate) fn by_stdin(moved: fn()) -> Clock {
     let clock = Clock::system();
     std::thread::spawn({
         let clock = clock.clone();
         move || {
             for line in std::io::stdin().lock().lines().map_while(Result::ok) {
                 clock.advance(Duration::from_secs(line.parse().expect("seconds")));
+                moved();
             }
         }
     });

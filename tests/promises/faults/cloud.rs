@@ -24,8 +24,9 @@ use reqwest::Client;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::wire::{Faults, To, Wire};
@@ -47,8 +48,9 @@ struct Process {
     _aws: Wire,
     sandbox: Sandbox,
     child: Child,
-    /// Each line moves its clock.
+    /// Each line moves its clock, after which it says so.
     stdin: ChildStdin,
+    clock_is_moved: UnboundedReceiver<()>,
     /// How many seconds it was moved.
     moved: u64,
 }
@@ -125,7 +127,7 @@ impl Cloud {
             .env("LEASE_SECONDS", LEASE.as_secs().to_string())
             .env("MAILBOX_SECONDS", MAILBOX.as_secs().to_string())
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -137,6 +139,7 @@ impl Cloud {
             _aws: aws,
             sandbox,
             stdin: child.stdin.take().unwrap(),
+            clock_is_moved: moves(child.stdout.take().unwrap()),
             child,
             moved: 0,
         }
@@ -157,6 +160,7 @@ impl Cloud {
         if moved > process.moved {
             let line = format!("{}\n", moved - process.moved);
             process.stdin.write_all(line.as_bytes()).await.ok()?;
+            process.clock_is_moved.recv().await?;
             process.moved = moved;
         }
         let (sandbox, child) = (&mut process.sandbox, &mut process.child);
@@ -301,6 +305,20 @@ fn answered(answer: Option<Value>) -> (u16, Value) {
         u16::try_from(status).unwrap(),
         serde_json::from_str(body).unwrap_or_default(),
     )
+}
+
+/// Each time when a process says that its clock has been moved. What else it writes is its log.
+fn moves(stdout: ChildStdout) -> UnboundedReceiver<()> {
+    let (said, moves) = unbounded_channel();
+    let mut lines = BufReader::new(stdout).lines();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line == "moved" && said.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    moves
 }
 
 /// A message as the event source mapping hands it over.

@@ -136,8 +136,9 @@ impl History {
     /// Posts a webhook until it is accepted.
     pub(super) async fn post(&mut self, payload: &str) {
         let webhook = Webhook::sample(SECRET, payload, self.cloud.clock.millis());
+        let mut answers = Vec::new();
         for _ in 0..ATTEMPTS {
-            let (status, _) = self.cloud.post(&webhook).await;
+            let (status, answer) = self.cloud.post(&webhook).await;
             if status == 200 {
                 self.accepted.push(Accepted {
                     id: format!("evt_{}", webhook.delivery),
@@ -146,8 +147,9 @@ impl History {
                 });
                 return;
             }
+            answers.push((status, answer));
         }
-        panic!("a webhook is not accepted");
+        panic!("a webhook was answered {answers:?}");
     }
 
     pub(super) async fn renew(&self, name: &str, renewal: Value) {
