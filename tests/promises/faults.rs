@@ -76,7 +76,8 @@ async fn places(linear: &Linear) -> BTreeMap<Place, Script> {
     places
 }
 
-/// Runs one of `every` histories with one fault; with `ONLY_FAULTS`, of those whose plan, as it is printed, contains that.
+/// Runs one of `every` histories with one fault; with `ONLY_FAULTS`, of those whose plan, as it is printed, contains one of these texts,
+/// between which there is a `|`.
 async fn campaign(every: usize) {
     let linear = start_linear().await;
     let places = places(&linear).await;
@@ -89,8 +90,12 @@ async fn campaign(every: usize) {
         .into_iter()
         .flat_map(|(place, script)| plans(place).into_iter().map(move |plan| (plan, script)));
     let only = relay::config::environment("ONLY_FAULTS").unwrap_or_default();
+    let is_one = |plan: &Plan| {
+        only.split('|')
+            .any(|text| format!("{plan:?}").contains(text))
+    };
     let plans: Vec<_> = plans
-        .filter(|(plan, _)| format!("{plan:?}").contains(&only))
+        .filter(|(plan, _)| is_one(plan))
         .step_by(every)
         .collect();
     eprintln!(

@@ -124,6 +124,10 @@ impl History {
         self.post(&issue("i", 4)).await;
         self.renew("bob", json!({"linearToken": "lin_oauth_bob"}))
             .await;
+        // The first one that names the application may go unrecorded.
+        let own = json!({"appUserId": "app", "oauthClientId": "client"});
+        self.post(&payload(5, ("AppUserNotification", "issueMention"), own))
+            .await;
         self.watch(3).await;
         self.cloud.settle().await;
         for name in ["bob", "app", "ivy"] {
@@ -131,7 +135,7 @@ impl History {
         }
         self.forgotten_token().await;
         // Their access ends.
-        for (number, user) in [(5, "ann"), (6, "bob")] {
+        for (number, user) in [(6, "ann"), (7, "bob")] {
             let revoked =
                 json!({"userId": user, "oauthClientId": "other", "activeTokensForUser": 0});
             self.post(&payload(number, ("OAuthAuthorization", "revoked"), revoked))
@@ -144,20 +148,20 @@ impl History {
         }
         self.pull("app").await;
         let revoked = json!({"oauthClientId": "client"});
-        self.post(&payload(7, ("OAuthApp", "revoked"), revoked))
+        self.post(&payload(8, ("OAuthApp", "revoked"), revoked))
             .await;
         self.cloud.settle().await;
         self.is_removed("app").await;
         self.remove("hal").await;
-        self.post(&issue("i", 8)).await;
+        self.post(&issue("i", 9)).await;
         self.cloud.settle().await;
         self.pull("ivy").await;
 
-        self.check("ann", 1..=4);
-        self.check("bob", [1, 3, 4, 5]);
-        self.check("app", [3]);
+        self.check("ann", 1..=5);
+        self.check("bob", [1, 3, 4, 5, 6]);
+        self.check("app", [3, 5]);
         self.check("hal", []);
-        self.check("ivy", 1..=8);
+        self.check("ivy", 1..=9);
         assert!(self.cloud.dead_letters().is_empty());
     }
 
