@@ -180,6 +180,8 @@ impl Ingest {
                 Duplicate = 1,
                 "event {id} was accepted before"
             );
+            // The attempt before this one may have ended early. Without this, the application's workers would outlive it.
+            self.mark_application(&event).await;
             let duplicate = Accepted {
                 duplicate: true,
                 ..Accepted::without_deliveries(&event.id)

@@ -501,6 +501,26 @@ async fn a_revoked_application_loses_its_workers_and_no_other_does() {
 }
 
 #[tokio::test]
+async fn a_webhook_that_comes_again_records_the_application_that_was_not_recorded() {
+    let relay = relay().refused_once("ingest: PutItem of APP").start().await;
+    let app = Account {
+        is_app: true,
+        ..account("app", &[ENG])
+    };
+    relay.linear.admit_as(&token("app"), app);
+    let request = json!({"name": "one", "linearToken": token("app")});
+    let worker = relay.register_as(request).await;
+    let own = json!({"appUserId": "app", "oauthClientId": "client"});
+    let own = payload("AppUserNotification", "issueMention", own);
+    let posted = relay.post(&own).await;
+    let again = relay.post_webhook(posted.webhook).await;
+    assert_eq!(again.answer["duplicate"], true);
+    let revoked = json!({"oauthClientId": "client"});
+    relay.post(&payload("OAuthApp", "revoked", revoked)).await;
+    is_removed(&relay, &worker).await;
+}
+
+#[tokio::test]
 async fn what_was_not_delivered_is_counted_by_reason() {
     let relay = relay().start().await;
     let filter = json!({"mine": true, "teams": ["ENG", "SEC"]});

@@ -31,7 +31,8 @@ use local::local_relay::{QUEUE, Storage, VISIBILITY_SECONDS};
 use local::samples::{WORKSPACE, Webhook};
 use local::secrets::SECRET_ID;
 use local::sqs::Message;
-use local::testing::calls::{Calls, Interfere, Interference};
+use local::testing::calls::{Calls, Fault, Interfere, Interference};
+use local::testing::place::place;
 use local::trusted_proxies::TrustedProxies;
 use protocol::clock::Clock;
 use protocol::messages::{Mailbox, Pull, Registered, Renew, Worker, WorkerState};
@@ -157,6 +158,20 @@ impl<'a> Start<'a> {
             let is_slow = function == slow && is_slow.load(Ordering::Relaxed);
             Interference {
                 delay: if is_slow { delay } else { Duration::ZERO },
+                ..Interference::default()
+            }
+        }));
+        self
+    }
+
+    /// Refuses the first call that comes from this place, with an error after which the SDK does not try again.
+    pub(crate) fn refused_once(mut self, at: &'static str) -> Self {
+        let is_refused = AtomicBool::new(false);
+        self.interfere = Some(Arc::new(move |function, target, body: &[u8]| {
+            let is_it =
+                place(function, target, body) == at && !is_refused.swap(true, Ordering::Relaxed);
+            Interference {
+                fault: is_it.then_some(Fault::Refused(400, "ValidationException")),
                 ..Interference::default()
             }
         }));
