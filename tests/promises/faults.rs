@@ -31,7 +31,7 @@ const SLOW: Duration = Duration::from_millis(2_500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_by_a_fault_on_the_wire() {
-    LocalSet::new().run_until(campaign(101)).await;
+    LocalSet::new().run_until(campaign(151)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

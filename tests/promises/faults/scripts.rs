@@ -178,7 +178,6 @@ impl History {
     }
 
     pub(super) async fn silence(&mut self) {
-        let pulls = json!({"pulls": true});
         self.register("ann", json!({})).await;
         self.register("ann", json!({})).await;
         self.register("bob", pulling(TOKEN)).await;
@@ -202,29 +201,8 @@ impl History {
         self.away_and_back().await;
         self.lease_ends().await;
         self.mailbox_ends().await;
-
-        // It does not fit into the answer to a pull.
-        let quotes = format!("\"text\":\"{}\",\"number\"", "\\\"".repeat(QUOTES));
-        self.post(&issue("i", 7).replace("\"number\"", &quotes))
-            .await;
-        self.cloud.settle().await;
-        self.pull("bob").await;
-        self.register("bob", pulling(TOKEN)).await;
-        // Gone, with something in the mailbox.
-        self.register("eve", pulls).await;
-        self.renew("eve", json!({"state": "away"})).await;
-        self.post(&issue("i", 8)).await;
-        self.cloud.settle().await;
-        self.workers["eve"]
-            .receiver
-            .answer_ping(Answer::Status(410));
-        self.watch(3).await;
-        // Removed, with a delivery in backoff.
-        self.register("fay", json!({})).await;
-        self.workers["fay"].receiver.close();
-        self.post(&issue("i", 9)).await;
-        self.pass(Duration::from_secs(2)).await;
-        self.remove("fay").await;
+        self.set_aside().await;
+        self.gone_and_removed().await;
         self.remove(owner).await;
         self.post(&issue("i", 10)).await;
         self.cloud.settle().await;
@@ -312,6 +290,32 @@ impl History {
             }
         }
         self.pull("bob").await;
+    }
+
+    /// An event does not fit into the answer to Bob's pull. He registers again.
+    async fn set_aside(&mut self) {
+        let quotes = format!("\"text\":\"{}\",\"number\"", "\\\"".repeat(QUOTES));
+        let large = issue("i", 7).replace("\"number\"", &quotes);
+        self.post(&large).await;
+        self.cloud.settle().await;
+        self.pull("bob").await;
+        self.register("bob", pulling(TOKEN)).await;
+    }
+
+    /// Eve is gone, with something in her mailbox, and Fay is removed, with a delivery in backoff.
+    async fn gone_and_removed(&mut self) {
+        self.register("eve", json!({"pulls": true})).await;
+        self.renew("eve", json!({"state": "away"})).await;
+        self.post(&issue("i", 8)).await;
+        self.cloud.settle().await;
+        let eve = self.workers["eve"].receiver.clone();
+        eve.answer_ping(Answer::Status(410));
+        self.watch(3).await;
+        self.register("fay", json!({})).await;
+        self.close("fay");
+        self.post(&issue("i", 9)).await;
+        self.pass(Duration::from_secs(2)).await;
+        self.remove("fay").await;
     }
 
     /// These workers are there: they renew, and pull.
