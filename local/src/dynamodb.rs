@@ -1,6 +1,7 @@
 //! DynamoDB for one machine: `dynoxide`, with SQLite inside, and the relay's one table in it.
 
 mod recent;
+mod sweep;
 mod tokens;
 mod writer;
 
@@ -32,8 +33,6 @@ pub const TABLE: &str = "edge-relay";
 pub(crate) const TARGET: &str = "DynamoDB_20120810.";
 /// How many items are read at once when all are.
 const AT_ONCE: usize = 256;
-/// How often expired items are deleted.
-const SWEEP: Duration = Duration::from_secs(60);
 
 struct Time(Clock);
 
@@ -105,7 +104,7 @@ impl DynamoDb {
     /// Answers one call.
     pub(crate) async fn answer(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
         let action = target.strip_prefix(TARGET).unwrap_or_default();
-        if matches!(action, "GetItem" | "BatchGetItem" | "Query") {
+        if matches!(action, "GetItem" | "BatchGetItem" | "Query" | "Scan") {
             let (answer, begun) = self.read(action, body);
             if let Some(writer) = &self.writer {
                 writer.synced(begun).await;
@@ -159,19 +158,6 @@ impl DynamoDb {
         let (answer, begun) = reading.answer();
         Some((response(StatusCode::OK, answer), begun))
     }
-
-    /// Deletes expired items periodically, until the task is aborted.
-    pub(crate) async fn sweep(self) {
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            if let Some(writer) = &self.writer {
-                writer.sweep();
-                continue;
-            }
-            let changes = self.changes.clone();
-            let _ = tokio::task::spawn_blocking(move || changes.sweep()).await;
-        }
-    }
 }
 
 impl Changes {
@@ -199,14 +185,6 @@ impl Changes {
         match token {
             Some(token) => self.tokens.once(token, body, Instant::now(), carry_out),
             None => carry_out(),
-        }
-    }
-
-    /// Deletes expired items.
-    fn sweep(&self) {
-        let _changing = self.recent.changing_all();
-        if let Err(error) = self.database.sweep_ttl() {
-            tracing::warn!(%error, "expired items could not be deleted");
         }
     }
 }

@@ -237,7 +237,7 @@ impl LocalRelay {
             Arc::clone(&health_runs),
             shutdown.clone(),
         ));
-        let mut background = vec![tokio::spawn(dynamodb.sweep())];
+        let mut background = vec![tokio::spawn(dynamodb.sweep(clock.clone()))];
         let aws = aws.map(|(listener, address)| {
             let key = AccessKey::generate();
             let router = aws::router(servers.clone(), key.clone());

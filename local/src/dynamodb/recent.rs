@@ -235,14 +235,6 @@ impl Recent {
         Changing(self)
     }
 
-    /// Forgets all items, any of which may be about to change.
-    pub(super) fn changing_all(&self) -> Changing<'_> {
-        let mut kept = self.kept.lock();
-        kept.changing += 1;
-        kept.clear();
-        Changing(self)
-    }
-
     /// Begins a `BatchGetItem`; none if only DynamoDB can answer it.
     pub(super) fn read(&self, body: &[u8]) -> Option<Reading> {
         let mut asked: BatchGet = serde_json::from_slice(body).ok()?;

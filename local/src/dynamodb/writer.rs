@@ -22,12 +22,6 @@ const GROUP: usize = 256;
 /// How many calls can wait at all. Others wait for room, which takes no thread and no copy of their bodies.
 const ROOM: usize = 1_024;
 
-enum Job {
-    Call(Call),
-    /// Expired items are to be deleted.
-    Sweep,
-}
-
 /// A call that changes the table.
 struct Call {
     action: String,
@@ -39,7 +33,7 @@ struct Call {
 /// Sends calls to the writer, which ends after the last clone of this.
 #[derive(Clone)]
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
+    calls: mpsc::Sender<Call>,
     room: Arc<Semaphore>,
     /// How many calls were begun.
     begun: Arc<AtomicU64>,
@@ -54,12 +48,12 @@ impl Writer {
         sync: impl FnMut() -> io::Result<()> + Send + 'static,
         tidied: Connection,
     ) -> anyhow::Result<Self> {
-        let (jobs, received) = mpsc::channel();
+        let (calls, received) = mpsc::channel();
         let (synced, is_synced) = watch::channel(0);
         let begun = Arc::new(AtomicU64::new(0));
         let thread = Thread {
             changes,
-            jobs: received,
+            calls: received,
             sync,
             tidied,
             begun: Arc::clone(&begun),
@@ -70,7 +64,7 @@ impl Writer {
             .spawn(move || thread.run())
             .context("cannot start the table's writer")?;
         Ok(Self {
-            jobs,
+            calls,
             room: Arc::new(Semaphore::new(ROOM)),
             begun,
             synced: is_synced,
@@ -87,7 +81,7 @@ impl Writer {
             answered,
             _room: room,
         };
-        self.jobs.send(Job::Call(call)).ok()?;
+        self.calls.send(call).ok()?;
         answer.await.ok()
     }
 
@@ -105,15 +99,11 @@ impl Writer {
             .wait_for(|synced| *synced >= begun)
             .await;
     }
-
-    pub(super) fn sweep(&self) {
-        let _ = self.jobs.send(Job::Sweep);
-    }
 }
 
 struct Thread<S> {
     changes: Changes,
-    jobs: mpsc::Receiver<Job>,
+    calls: mpsc::Receiver<Call>,
     sync: S,
     tidied: Connection,
     begun: Arc<AtomicU64>,
@@ -124,9 +114,9 @@ impl<S: FnMut() -> io::Result<()>> Thread<S> {
     fn run(mut self) {
         let mut until_tidied = IDLE;
         loop {
-            match self.jobs.recv_timeout(until_tidied) {
-                Ok(job) => {
-                    self.group(job);
+            match self.calls.recv_timeout(until_tidied) {
+                Ok(call) => {
+                    self.group(call);
                     until_tidied = IDLE;
                 }
                 Err(RecvTimeoutError::Timeout) => until_tidied = tidy(&self.tidied),
@@ -135,21 +125,16 @@ impl<S: FnMut() -> io::Result<()>> Thread<S> {
         }
     }
 
-    /// Carries out this job and those that have arrived meanwhile.
-    fn group(&mut self, first: Job) {
+    /// Carries out this call and those that have arrived meanwhile.
+    fn group(&mut self, first: Call) {
         let mut carried_out = Vec::new();
         let mut next = Some(first);
-        while let Some(job) = next {
-            match job {
-                Job::Sweep => self.changes.sweep(),
-                Job::Call(call) => {
-                    self.begun.fetch_add(1, Ordering::SeqCst);
-                    let answer = self.changes.carry_out(&call.action, &call.body);
-                    carried_out.push((call.answered, answer));
-                }
-            }
+        while let Some(call) = next {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let answer = self.changes.carry_out(&call.action, &call.body);
+            carried_out.push((call.answered, answer));
             next = (carried_out.len() < GROUP)
-                .then(|| self.jobs.try_recv().ok())
+                .then(|| self.calls.try_recv().ok())
                 .flatten();
         }
         if let Err(error) = (self.sync)() {
