@@ -44,11 +44,11 @@ async fn nothing_is_lost_by_hundreds_of_faults_on_the_wire() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs what the other promises note: .ci/run"]
 async fn each_place_that_any_promise_has_seen_is_tried() {
-    let tried = places(&start_linear().await).await;
-    let tried: BTreeSet<_> = tried.into_iter().map(|(place, _)| place).collect();
     // On one machine the relay itself does what Lambda does for `deliver`.
+    const OF_LAMBDA: [&str; 2] = ["deliver: ReceiveMessage", "deliver: DeleteMessageBatch"];
+    let tried = places(&start_linear().await).await;
     let is_untried = |place: &String| {
-        place != "deliver: ReceiveMessage" && !tried.contains(&Place::Call(place.clone()))
+        !OF_LAMBDA.contains(&&**place) && !tried.contains_key(&Place::Call(place.clone()))
     };
     let untried: BTreeSet<_> = (noted(USED).iter())
         .filter_map(|entry| entry["place"].as_str().map(str::to_owned))

@@ -46,7 +46,7 @@ fn spaced(one: &str, other: &str) -> String {
 /// What a request, or a part of a transaction, does to which kind of item, by these of its expressions.
 fn what(request: &Value, expressions: &[&str]) -> String {
     let expressions: Vec<_> = (expressions.iter())
-        .filter_map(|name| request[name].as_str())
+        .filter_map(|name| request[name].as_str().map(as_read))
         .collect();
     let prefix = &request["ExpressionAttributeValues"][":prefix"]["S"];
     let kind = kind(&request["Key"])
@@ -54,6 +54,16 @@ fn what(request: &Value, expressions: &[&str]) -> String {
         .or_else(|| prefix.as_str().and_then(word));
     let kind = kind.map(|kind| format!("of {kind}"));
     spaced(&expressions.join(", "), &kind.unwrap_or_default())
+}
+
+/// An expression that requires a worker to be as it was read, in the form that it has if it never had anything, and is not paused.
+fn as_read(expression: &str) -> String {
+    let mut form = expression.replace("attribute_exists(paused)", "attribute_not_exists(paused)");
+    for counter in ["parked", "withheld", "revision"] {
+        let none = format!("attribute_not_exists({counter})");
+        form = form.replace(&format!("{counter} = :{counter}"), &none);
+    }
+    form
 }
 
 /// What a batch does to which kind of items. What a removal finds is of several.
@@ -134,6 +144,17 @@ mod tests {
         assert_eq!(
             place("UpdateItem", update("one")),
             place("UpdateItem", update("two"))
+        );
+        let marked = |parked: &str| {
+            let condition = format!("#state = :away AND {parked}");
+            place(
+                "UpdateItem",
+                json!({"Key": worker("one"), "ConditionExpression": condition}),
+            )
+        };
+        assert_eq!(
+            marked("parked = :parked"),
+            marked("attribute_not_exists(parked)")
         );
         let put = |id| json!({"Put": {"Item": mail(id)}});
         let parts = |all: Vec<Value>| place("TransactWriteItems", json!({"TransactItems": all}));
