@@ -37,6 +37,17 @@ async fn worker(relay: &Relay, user: &str, teams: &[(&str, &str)], filter: Value
     relay.register_as(request).await
 }
 
+/// Registers a pull worker of an application, which sees the team ENG.
+async fn application(relay: &Relay, user: &str) -> Registration {
+    let account = Account {
+        is_app: true,
+        ..account(user, &[ENG])
+    };
+    relay.linear.admit_as(&token(user), account);
+    let request = json!({"name": "one", "linearToken": token(user)});
+    relay.register_as(request).await
+}
+
 /// An event about an issue of this team, with these data beside.
 fn event(number: usize, team: &str, more: Value) -> String {
     let mut data = json!({"id": format!("i{number}"), "number": number, "teamId": team});
@@ -222,13 +233,7 @@ async fn a_session_is_mine_if_i_started_it() {
 #[tokio::test]
 async fn an_application_gets_what_names_it_and_its_teams_events_alone() {
     let relay = relay().start().await;
-    let app = Account {
-        is_app: true,
-        ..account("app", &[ENG])
-    };
-    relay.linear.admit_as(&token("app"), app);
-    let request = json!({"name": "one", "linearToken": token("app")});
-    let app = relay.register_as(request).await;
+    let app = application(&relay, "app").await;
     let named = |number: usize, team: &str, application: &str| {
         let body = event(number, team, json!({}));
         body.replacen('{', &format!("{{\"appUserId\":\"{application}\","), 1)
@@ -481,13 +486,7 @@ async fn a_revoked_application_loses_its_workers_and_no_other_does() {
     let relay = relay().start().await;
     let mut workers = Vec::new();
     for user in ["app", "another"] {
-        let app = Account {
-            is_app: true,
-            ..account(user, &[ENG])
-        };
-        relay.linear.admit_as(&token(user), app);
-        let request = json!({"name": "one", "linearToken": token(user)});
-        workers.push(relay.register_as(request).await);
+        workers.push(application(&relay, user).await);
         let own = json!({"appUserId": user, "oauthClientId": format!("client-{user}")});
         relay
             .post(&payload("AppUserNotification", "issueMention", own))
@@ -503,13 +502,7 @@ async fn a_revoked_application_loses_its_workers_and_no_other_does() {
 #[tokio::test]
 async fn a_webhook_that_comes_again_records_the_application_that_was_not_recorded() {
     let relay = relay().refused_once("ingest: PutItem of APP").start().await;
-    let app = Account {
-        is_app: true,
-        ..account("app", &[ENG])
-    };
-    relay.linear.admit_as(&token("app"), app);
-    let request = json!({"name": "one", "linearToken": token("app")});
-    let worker = relay.register_as(request).await;
+    let worker = application(&relay, "app").await;
     let own = json!({"appUserId": "app", "oauthClientId": "client"});
     let own = payload("AppUserNotification", "issueMention", own);
     let posted = relay.post(&own).await;
