@@ -1,5 +1,8 @@
 //! The relay's HTTP interface, as a worker uses it.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,6 +23,8 @@ use crate::registration::Registration;
 use crate::target::is_on_loopback;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest wait that an answer can ask for. A lease outlasts it, whatever answers between here and the relay.
+const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 /// The longest answer: one event of 6 MB, whose bytes JSON can write as six each, and a little more.
 const ANSWER_LIMIT: usize = 40 * 1024 * 1024;
 
@@ -300,7 +305,7 @@ impl Relay {
         let header = |name| response.headers().get(name)?.to_str().ok();
         let wait = header("retry-after")
             .and_then(|value| value.parse().ok())
-            .map(Duration::from_secs);
+            .map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT));
         let date = header("date").and_then(parse_date).unwrap_or(0);
         self.date.store(date, Ordering::Relaxed);
         let body = response.into_body();

@@ -1,5 +1,7 @@
 //! DynamoDB for one machine: `dynoxide`, with SQLite inside, and the relay's one table in it.
 
+#[cfg(test)]
+mod fuzz;
 mod recent;
 mod sweep;
 mod tokens;
