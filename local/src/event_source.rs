@@ -18,6 +18,7 @@ use relay::queue::AttributeValue;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::sqs::wire::sequence_number;
 use crate::sqs::{Attribute, Consumer, Received, Sqs, SqsError};
@@ -128,8 +129,8 @@ pub(crate) async fn process(
     let records = received.iter().map(record).collect();
     let event = SqsBatch { records };
     let answer = handle(deliver, LambdaEvent::new(event, Context::default())).await?;
-    let failed: HashSet<_> = (answer.batch_item_failures.into_iter())
-        .map(|failure| failure.item_identifier)
+    let failed: HashSet<Uuid> = (answer.batch_item_failures.iter())
+        .filter_map(|failure| failure.item_identifier.parse().ok())
         .collect();
     Ok((received.into_iter())
         .filter(|received| !failed.contains(&received.message.id))
@@ -142,7 +143,7 @@ fn record(received: &Received) -> Record {
     let message = &received.message;
     let attributes = message.attributes.iter();
     Record {
-        message_id: message.id.clone(),
+        message_id: message.id.to_string(),
         receipt_handle: received.receipt_handle.clone(),
         body: message.body.to_string(),
         attributes: SystemAttributes {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use protocol::clock::{Clock, UnixMillis};
 use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
 
 pub use error::SqsError;
 pub use message::{Attribute, Message, NewMessage};
@@ -30,7 +31,7 @@ pub use queue::Depth;
 
 use journal::{Change, Journal, committed};
 use moves::Move;
-use queue::{Handle, Queue, Sent};
+use queue::{Handle, Key, Queue, Sent};
 
 const ACCOUNT: &str = "000000000000";
 const REGION: &str = "us-east-1";
@@ -88,7 +89,7 @@ pub enum Consumer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentMessage {
     /// Assigned by SQS.
-    pub message_id: String,
+    pub message_id: Uuid,
     /// `SequenceNumber`
     pub sequence: u64,
 }
@@ -124,7 +125,7 @@ impl State {
         &mut self,
         name: &str,
         message: Message,
-        sent: Option<Sent>,
+        sent: Option<(String, Sent)>,
         replaces: Option<u64>,
     ) -> Result<u64, SqsError> {
         let sequence = self.next;
@@ -137,8 +138,8 @@ impl State {
             replaces,
         });
         let queue = self.queue(name)?;
-        if let Some(sent) = sent {
-            queue.remember(sent);
+        if let Some((key, sent)) = sent {
+            queue.remember(Key::of(&key), sent);
         }
         queue.insert(sequence, message);
         Ok(sequence)
@@ -153,19 +154,18 @@ impl State {
         let queue = self.queue(name)?;
         let message = queue.accept(new, now)?;
         let key = queue.deduplication_key(&message.group, &message.deduplication_id);
-        if let Some(sent) = queue.sent_before(&key, now) {
-            return Ok(SentMessage {
-                message_id: sent.message_id.clone(),
-                sequence: sent.sequence,
-            });
-        }
-        let sent = Queue::sent(key, &message, self.next);
-        let answer = SentMessage {
-            message_id: sent.message_id.clone(),
-            sequence: sent.sequence,
+        let sent = match queue.sent_before(Key::of(&key), now) {
+            Some(sent) => sent,
+            None => {
+                let sent = Queue::sent(&message, self.next);
+                self.put(name, message, Some((key, sent)), None)?;
+                sent
+            }
         };
-        self.put(name, message, Some(sent), None)?;
-        Ok(answer)
+        Ok(SentMessage {
+            message_id: sent.message_id,
+            sequence: sent.sequence,
+        })
     }
 
     /// Moves a message to the end of another queue, where it is new but keeps its id and its content.

@@ -59,7 +59,7 @@ fn places(sqs: &Sqs, now: UnixMillis) -> Places {
         };
         for (sequence, message) in queue.messages() {
             assert!(*sequence < state.next, "its number is not given yet");
-            let before = places.insert(message.id.clone(), place(*sequence, message));
+            let before = places.insert(message.id.to_string(), place(*sequence, message));
             assert_eq!(before, None, "a message is there twice");
         }
     }

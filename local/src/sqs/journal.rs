@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::error::SqsError;
 use super::message::Message;
-use super::queue::{Queue, Sent};
+use super::queue::{Key, Queue, Sent};
 use crate::stored::{self, IDLE, tidy};
 
 const SCHEMA: &str = "
@@ -62,7 +62,8 @@ pub(super) enum Change {
         queue: String,
         sequence: u64,
         message: Box<Message>,
-        sent: Option<Sent>,
+        /// With the key as text.
+        sent: Option<(String, Sent)>,
         replaces: Option<u64>,
     },
     /// A message was received, or its visibility was changed.
@@ -304,7 +305,7 @@ fn put_message(
         .execute(params![
             sequence,
             queue,
-            message.id,
+            message.id.to_string(),
             message.body,
             attributes,
             message.group,
@@ -346,10 +347,11 @@ fn apply(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
             replaces,
         } => {
             put_message(connection, queue, *sequence, message)?;
-            if let Some(sent) = sent {
+            if let Some((key, sent)) = sent {
+                let message_id = sent.message_id.to_string();
                 run(
                     "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?)",
-                    params![queue, sent.key, sent.until, sent.message_id, sent.sequence],
+                    params![queue, key, sent.until, message_id, sent.sequence],
                 )?;
             }
             match replaces {
@@ -398,7 +400,7 @@ fn restore(connection: &Connection, now: UnixMillis) -> anyhow::Result<Restored>
         let visible_at: Option<UnixMillis> = row.get("visible_at")?;
         let nonce: Option<String> = row.get("nonce")?;
         let message = Message {
-            id: row.get("id")?,
+            id: row.get::<_, String>("id")?.parse()?,
             body: Arc::new(row.get("body")?),
             attributes: Arc::new(serde_json::from_str(&attributes)?),
             group: row.get("group_id")?,
@@ -418,15 +420,15 @@ fn restore(connection: &Connection, now: UnixMillis) -> anyhow::Result<Restored>
         .prepare("SELECT queue, key, until, message_id, sequence FROM sent ORDER BY until")?;
     let mut rows = read.query([])?;
     while let Some(row) = rows.next()? {
+        let key = Key::of(&row.get::<_, String>(1)?);
         let sent = Sent {
-            key: row.get(1)?,
             until: row.get(2)?,
-            message_id: row.get(3)?,
+            message_id: row.get::<_, String>(3)?.parse()?,
             sequence: row.get(4)?,
         };
         next = next.max(sent.sequence + 1);
         if let Some(queue) = queues.get_mut(&row.get::<_, String>(0)?) {
-            queue.remember(sent);
+            queue.remember(key, sent);
         }
     }
     Ok(Restored { queues, next })

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::{Digest as _, Md5};
 use protocol::clock::UnixMillis;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::error::SqsError;
 
@@ -57,7 +58,7 @@ pub struct NewMessage {
 #[derive(Debug, Clone)]
 pub struct Message {
     /// Assigned by SQS.
-    pub id: String,
+    pub id: Uuid,
     /// Its body.
     pub body: Arc<String>,
     /// Its attributes.

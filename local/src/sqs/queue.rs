@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use protocol::clock::UnixMillis;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::error::SqsError;
 use super::message::{Message, NewMessage};
@@ -121,12 +123,24 @@ impl Settings {
     }
 }
 
+/// What a deduplication id and its scope are known by: half of their SHA-256. The texts of all messages of five minutes would take
+/// more memory than all else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key([u8; 16]);
+
+impl Key {
+    pub(super) fn of(text: &str) -> Self {
+        let hash: [u8; 32] = Sha256::digest(text).into();
+        let (half, _) = hash.split_first_chunk().expect("it is twice as long");
+        Self(*half)
+    }
+}
+
 /// A sent deduplication id.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
-    pub(super) key: String,
     pub(super) until: UnixMillis,
-    pub(super) message_id: String,
+    pub(super) message_id: Uuid,
     pub(super) sequence: u64,
 }
 
@@ -180,8 +194,8 @@ pub(crate) struct Queue {
     ready: BTreeSet<u64>,
     /// By when they become visible again.
     in_flight: BTreeSet<(UnixMillis, u64)>,
-    sent: HashMap<String, Sent>,
-    sent_in_order: VecDeque<(UnixMillis, String)>,
+    sent: HashMap<Key, Sent>,
+    sent_in_order: VecDeque<(UnixMillis, Key)>,
 }
 
 /// How many messages a queue holds.
@@ -242,20 +256,20 @@ impl Queue {
     }
 
     /// The message that was sent with this key within the last five minutes.
-    pub(super) fn sent_before(&mut self, key: &str, now: UnixMillis) -> Option<&Sent> {
+    pub(super) fn sent_before(&mut self, key: Key, now: UnixMillis) -> Option<Sent> {
         while let Some((_, old)) = self.sent_in_order.pop_front_if(|(until, _)| *until <= now) {
             if self.sent.get(&old).is_some_and(|sent| sent.until <= now) {
                 self.sent.remove(&old);
             }
         }
-        self.sent.get(key)
+        self.sent.get(&key).copied()
     }
 
     /// Validates a message for this queue.
     pub(super) fn accept(&self, new: NewMessage, now: UnixMillis) -> Result<Message, SqsError> {
         let (_, group, deduplication_id) = new.validate(self.settings.content_based)?;
         Ok(Message {
-            id: uuid::Uuid::new_v4().to_string(),
+            id: Uuid::new_v4(),
             group: group.to_owned(),
             deduplication_id,
             body: Arc::new(new.message_body.unwrap_or_default()),
@@ -269,17 +283,16 @@ impl Queue {
         })
     }
 
-    pub(super) fn remember(&mut self, sent: Sent) {
-        self.sent_in_order.push_back((sent.until, sent.key.clone()));
-        self.sent.insert(sent.key.clone(), sent);
+    pub(super) fn remember(&mut self, key: Key, sent: Sent) {
+        self.sent_in_order.push_back((sent.until, key));
+        self.sent.insert(key, sent);
     }
 
     /// The deduplication entry of a message that was just sent.
-    pub(super) fn sent(key: String, message: &Message, sequence: u64) -> Sent {
+    pub(super) fn sent(message: &Message, sequence: u64) -> Sent {
         Sent {
-            key,
             until: message.sent_at + DEDUPLICATION_MS,
-            message_id: message.id.clone(),
+            message_id: message.id,
             sequence,
         }
     }
@@ -395,7 +408,7 @@ impl Queue {
         now: UnixMillis,
     ) -> Option<Handle> {
         let mut message = self.remove(sequence)?;
-        let nonce = uuid::Uuid::new_v4().simple().to_string();
+        let nonce = Uuid::new_v4().simple().to_string();
         message.received += 1;
         message.first_received_at.get_or_insert(now);
         message.received_at = now;

@@ -282,7 +282,7 @@ impl Cloud {
             .collect();
         let done = received
             .into_iter()
-            .filter(|received| !failed.contains(received.message.id.as_str()))
+            .filter(|received| !failed.contains(received.message.id.to_string().as_str()))
             .map(|received| received.receipt_handle);
         let done: Vec<_> = done.collect();
         self.relay.sqs.delete(QUEUE, &done).await.unwrap();
@@ -333,7 +333,7 @@ fn record(received: &Received) -> Value {
         (name.clone(), value)
     });
     json!({
-        "messageId": message.id,
+        "messageId": message.id.to_string(),
         "receiptHandle": received.receipt_handle,
         "body": *message.body,
         "attributes": {

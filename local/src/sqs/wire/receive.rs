@@ -33,7 +33,7 @@ pub(super) struct ReceiveCall {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct ReceivedMessage<'a> {
-    message_id: &'a str,
+    message_id: String,
     receipt_handle: &'a str,
     #[serde(rename = "MD5OfBody")]
     md5_of_body: String,
@@ -97,7 +97,7 @@ impl ReceiveCall {
             .iter()
             .map(|(name, value)| (*name, *value));
         ReceivedMessage {
-            message_id: &received.message.id,
+            message_id: received.message.id.to_string(),
             receipt_handle: &received.receipt_handle,
             md5_of_body: md5_of_body(&received.message.body),
             body: &received.message.body,

@@ -25,7 +25,7 @@ pub(super) async fn send(sqs: &Sqs, call: SendCall) -> Result<Vec<u8>, SqsError>
     };
     let sent = sent?;
     write(&json!({
-        "MessageId": sent.message_id,
+        "MessageId": sent.message_id.to_string(),
         "SequenceNumber": sequence_number(sent.sequence),
         "MD5OfMessageBody": sums.body,
         "MD5OfMessageAttributes": sums.attributes,
@@ -90,7 +90,7 @@ pub(super) async fn send_batch(
         match sent {
             Ok(sent) => response.successful.push(json!({
                 "Id": id,
-                "MessageId": sent.message_id,
+                "MessageId": sent.message_id.to_string(),
                 "SequenceNumber": sequence_number(sent.sequence),
                 "MD5OfMessageBody": sums.body,
                 "MD5OfMessageAttributes": sums.attributes,
