@@ -3,6 +3,7 @@
 
 mod bad_workers;
 mod start;
+mod tricks;
 
 use indicatif::ProgressBar;
 use protocol::messages::Register;

@@ -140,8 +140,9 @@ impl Deliver {
         let began = Instant::now();
         let context = self.table.batch_context(deliveries).await?;
         let batch = Batch::new(context, deliveries, began + BATCH_BUDGET);
+        // In boxes, because each has ten kilobytes, which would be moved again and again.
         let mut running: FuturesUnordered<_> = (by_group(deliveries).into_iter())
-            .map(|group| Group::new(self, &batch, group).run())
+            .map(|group| Box::pin(Group::new(self, &batch, group).run()))
             .collect();
         let mut settled = Settled::default();
         let mut failed = Vec::new();

@@ -1,21 +1,9 @@
 //! What workers that misbehave cost the others: the latencies of healthy workers where a fifth of all workers is healthy, too,
 //! and where that fifth misbehaves.
 
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-use axum::body::{Body, Bytes};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Redirect, Response};
-use futures::{Stream, StreamExt as _, stream};
 use indicatif::ProgressBar;
-use protocol::messages::{ChallengeResponse, Control};
-use tokio::net::TcpListener;
 
-use super::{BODY, Plan, WARM_UP};
+use super::{BODY, Plan, WARM_UP, tricks};
 use crate::load::{Load, Percentiles};
 use crate::one_machine::{self, register_each, worker_at};
 use crate::receiver::Receiver;
@@ -42,7 +30,7 @@ async fn with(plan: &Plan, events: usize, misbehave: bool) -> anyhow::Result<Per
     let (others, ignored) = Receiver::start().await?;
     drop(ignored);
     let others = if misbehave {
-        bad().await?
+        tricks::start().await?
     } else {
         others.address
     };
@@ -71,50 +59,4 @@ async fn with(plan: &Plan, events: usize, misbehave: bool) -> anyhow::Result<Per
         ms.p50, ms.p95, ms.p99
     );
     Ok(ms)
-}
-
-/// Handlers that answer challenges, and deliveries in one bad way after another.
-async fn bad() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let count = Arc::new(AtomicUsize::new(0));
-    let router = axum::Router::new().fallback(move |body| {
-        let count = Arc::clone(&count);
-        async move { misbehave(&count, body).await }
-    });
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(address)
-}
-
-async fn misbehave(count: &AtomicUsize, body: Bytes) -> Response {
-    if let Ok(Control::Challenge { challenge, .. }) = serde_json::from_slice(&body) {
-        return axum::Json(ChallengeResponse { challenge }).into_response();
-    }
-    let chunk = || Ok(Bytes::from_static(&[b' '; 1024]));
-    match count.fetch_add(1, Ordering::Relaxed) % 7 {
-        0 => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        1 => std::future::pending().await,
-        2 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
-        3 => Redirect::temporary("/").into_response(),
-        // Bodies without end, slow, and broken off.
-        4 => answer(StatusCode::BAD_REQUEST, stream::repeat_with(chunk)),
-        5 => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            stream::repeat(()).then(async |()| {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                Ok(Bytes::from_static(b" "))
-            }),
-        ),
-        _ => answer(
-            StatusCode::BAD_GATEWAY,
-            stream::iter([chunk(), Err(io::ErrorKind::ConnectionReset.into())]),
-        ),
-    }
-}
-
-fn answer(
-    status: StatusCode,
-    body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-) -> Response {
-    (status, Body::from_stream(body)).into_response()
 }
