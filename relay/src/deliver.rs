@@ -140,8 +140,11 @@ impl Deliver {
         let began = Instant::now();
         let context = self.table.batch_context(deliveries).await?;
         let batch = Batch::new(context, deliveries, began + BATCH_BUDGET);
+        let mut groups = by_group(deliveries);
+        // What is parked does not hurry.
+        groups.sort_by_key(|group| !batch.context.has_live_worker(group[0]));
         // In boxes, because each has ten kilobytes, which would be moved again and again.
-        let mut running: FuturesUnordered<_> = (by_group(deliveries).into_iter())
+        let mut running: FuturesUnordered<_> = (groups.into_iter())
             .map(|group| Box::pin(Group::new(self, &batch, group).run()))
             .collect();
         let mut settled = Settled::default();

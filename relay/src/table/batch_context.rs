@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::ReturnValue;
 use protocol::clock::UnixMillis;
+use protocol::messages::WorkerState;
 
 use super::{
     Item, Table, TableError, item_key, n, number, text, worker_key, worker_partition, workers,
@@ -40,6 +41,12 @@ impl BatchContext {
             });
         }
         Ok((self.workers.iter()).find(|worker| is_its(&worker.workspace, &worker.id)))
+    }
+
+    /// Whether the delivery's worker is live.
+    pub(crate) fn has_live_worker(&self, delivery: &Delivery) -> bool {
+        (self.worker(delivery).ok().flatten())
+            .is_some_and(|worker| worker.state == WorkerState::Live)
     }
 
     /// The delivery's failed attempts, if there were any.
