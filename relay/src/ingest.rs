@@ -1,8 +1,9 @@
 //! Accepts an event from Linear and fans it out.
 //!
-//! Invariant: `accept` succeeds only after every message is on the queue and the body that they refer to is stored. The
-//! marker against replays is written after that. So Linear's retry completes a fan-out that was interrupted, and the
-//! queue's deduplication keeps the messages from before from being sent twice.
+//! Invariant: `accept` succeeds only after the application that the event names is recorded, the body is stored that the
+//! messages refer to, and every message is on the queue. The marker against replays is written after that. So Linear's
+//! retry completes a fan-out that was interrupted, and the queue's deduplication keeps the messages from before from being
+//! sent twice.
 
 mod groups;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{join_all, join4, try_join};
+use futures::future::{join_all, join3, try_join3};
 use parking_lot::Mutex;
 use protocol::clock::{Clock, UnixMillis, elapsed};
 use protocol::envelope::{self, EndedAccess, is_identifier};
@@ -145,10 +146,9 @@ impl Ingest {
                 } else {
                     KnownBy::Webhook
                 };
-                let marked = join4(
+                let marked = join3(
                     self.mark_accepted(&event),
                     self.mark_known(&event.workspace, known),
-                    self.mark_application(&event),
                     self.record_routed(&event, routed),
                 );
                 if tokio::time::timeout_at(deadline, marked).await.is_err() {
@@ -167,9 +167,10 @@ impl Ingest {
             Verified::Event(event) => *event,
             Verified::Undeliverable(id) => return Ok((Accepted::without_deliveries(&id), None)),
         };
-        let (is_seen, routes) = try_join(
+        let (is_seen, routes, ()) = try_join3(
             self.table.is_seen(&event.workspace, &event.digest),
             self.table.routes(&event.workspace),
+            self.mark_application(&event),
         )
         .await?;
         let id = event.id.as_str();
@@ -180,8 +181,6 @@ impl Ingest {
                 Duplicate = 1,
                 "event {id} was accepted before"
             );
-            // The attempt before this one may have ended early. Without this, the application's workers would outlive it.
-            self.mark_application(&event).await;
             let duplicate = Accepted {
                 duplicate: true,
                 ..Accepted::without_deliveries(&event.id)
@@ -382,42 +381,43 @@ impl Ingest {
     /// Records that a workspace is known, unless this instance did so today.
     async fn mark_known(&self, workspace: &str, by: KnownBy) {
         let marked = || self.table.mark_known(workspace, by);
-        self.mark_daily(workspace.to_owned(), marked).await;
+        if let Err(error) = self.mark_daily(workspace.to_owned(), marked).await {
+            tracing::warn!(error = chain(&error), "{workspace} was not recorded");
+        }
     }
 
-    /// Records which user an application is that an event names, unless this instance did so today.
-    async fn mark_application(&self, event: &Event) {
+    /// Records which user an application is that an event names, unless this instance did so today. No event is
+    /// accepted without that: it may be the only one that names the application before Linear says that it was removed, and the
+    /// application's workers would stay.
+    async fn mark_application(&self, event: &Event) -> Result<(), TableError> {
         let Event {
             workspace,
             audience,
             ..
         } = event;
         let (Some(user), Some(client)) = (&audience.application, &audience.oauth_client) else {
-            return;
+            return Ok(());
         };
         if !is_identifier(client) {
-            return;
+            return Ok(());
         }
         let marked = || self.table.mark_application(workspace, client, user);
         self.mark_daily(format!("{workspace}/{client}"), marked)
-            .await;
+            .await
     }
 
     /// Writes a mark of this name, unless this instance did so today.
-    async fn mark_daily<W>(&self, name: String, write: impl FnOnce() -> W)
+    async fn mark_daily<W>(&self, name: String, write: impl FnOnce() -> W) -> Result<(), TableError>
     where
         W: Future<Output = Result<(), TableError>>,
     {
         let now = self.clock.millis();
         let marked_at = self.known.lock().get(&name).copied();
         if marked_at.is_some_and(|at| elapsed(at, now) < MARK_KNOWN_AFTER) {
-            return;
+            return Ok(());
         }
-        match write().await {
-            Ok(()) => {
-                self.known.lock().insert(name, now);
-            }
-            Err(error) => tracing::warn!(error = chain(&error), "{name} was not recorded"),
-        }
+        write().await?;
+        self.known.lock().insert(name, now);
+        Ok(())
     }
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use local::linear_api::Account;
 use local::local_relay::QUEUE;
-use local::samples::WORKSPACE;
+use local::samples::{WORKSPACE, Webhook};
 use protocol::messages::{AwayReason, Renew, WorkerState};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Receiver, Registration, Relay, ids, pulled, relay, until};
+use crate::harness::{Receiver, Registration, Relay, SECRET, ids, pulled, relay, until};
 
 const ENG: (&str, &str) = ("team-eng", "ENG");
 const OPS: (&str, &str) = ("team-ops", "OPS");
@@ -500,14 +500,16 @@ async fn a_revoked_application_loses_its_workers_and_no_other_does() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_comes_again_records_the_application_that_was_not_recorded() {
+async fn a_webhook_is_accepted_only_when_the_application_that_it_names_is_recorded() {
     let relay = relay().refused_once("ingest: PutItem of APP").start().await;
     let worker = application(&relay, "app").await;
     let own = json!({"appUserId": "app", "oauthClientId": "client"});
     let own = payload("AppUserNotification", "issueMention", own);
-    let posted = relay.post(&own).await;
-    let again = relay.post_webhook(posted.webhook).await;
-    assert_eq!(again.answer["duplicate"], true);
+    let webhook = Webhook::sample(SECRET, &own, relay.clock.millis());
+    relay
+        .refuses_webhook(&webhook, (503, "storage_unavailable"))
+        .await;
+    assert_eq!(relay.post_webhook(webhook).await.answer["deliveries"], 1);
     let revoked = json!({"oauthClientId": "client"});
     relay.post(&payload("OAuthApp", "revoked", revoked)).await;
     is_removed(&relay, &worker).await;

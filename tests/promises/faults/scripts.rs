@@ -124,8 +124,7 @@ impl History {
         self.post(&issue("i", 4)).await;
         self.renew("bob", json!({"linearToken": "lin_oauth_bob"}))
             .await;
-        // The first one that names the application may go unrecorded.
-        let own = json!({"appUserId": "app", "oauthClientId": "client"});
+        let own = json!({"appUserId": "app"});
         self.post(&payload(5, ("AppUserNotification", "issueMention"), own))
             .await;
         self.watch(3).await;
