@@ -10,7 +10,8 @@
 //! | unreachable | three in a row over at least 10 s mark the worker away; until then the delivery is retried |
 //! | rejected | the delivery is retried, and dead-lettered once it was retried long enough |
 //!
-//! What is retried is in backoff, and a worker has a bounded number of deliveries there: one with more is away.
+//! What is retried is in backoff, and a worker has a bounded number of deliveries there: one with more is away. So is one
+//! that goes on rejecting a delivery while many others, which are about the same thing, wait behind it.
 //!
 //! All waits and limits count from the first attempt and not from the event: what waited behind another delivery, or while
 //! the relay was off, is tried as long as anything else.
@@ -35,6 +36,16 @@ const AWAY_OVER: Duration = Duration::from_secs(10);
 /// When an away worker whose mailbox the relay delivers is probed first. Soon, because a receiver that restarts is back
 /// within seconds.
 pub(crate) const DRAIN_FIRST: Duration = Duration::from_secs(10);
+
+/// For so long, a delivery may be rejected while [`MANY_BEHIND`] others wait behind it.
+const HOLDS_UP_FOR: Duration = Duration::from_secs(60);
+/// With the delivery that is rejected, as many as a batch has (`BatchSize` in template.yaml).
+const MANY_BEHIND: usize = 9;
+/// No delivery that is rejected waits on the queue for longer: SQS deletes a message after 14 days.
+const LONGEST_QUEUED: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How soon a drain looks for new mail of other groups, while all that it has seen waits behind what was rejected.
+pub(crate) const DRAIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// An agent renews every five minutes, and this much later it is not there.
 const RENEWED_WITHIN: Duration = Duration::from_secs(7 * 60);
@@ -206,6 +217,24 @@ pub fn backoff(tried_for: Duration, retry_after: Option<Duration>, jitter: f64) 
     let wait = (tried_for.clamp(SHORTEST, LONGEST)).mul_f64(1.0 + 0.2 * jitter);
     let wait = wait.max(retry_after.unwrap_or_default().min(LONGEST));
     Duration::from_secs(wait.as_millis().div_ceil(1000) as u64)
+}
+
+/// A delivery that was rejected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rejected {
+    /// The time from its first attempt to the next one.
+    pub(crate) tried_for: Duration,
+    /// The time since it was put on the queue.
+    pub(crate) queued_for: Duration,
+    /// How many deliveries of its batch wait behind it.
+    pub(crate) behind: usize,
+}
+
+/// Whether a delivery that was rejected marks its worker away, though that has room for it in backoff. What waits behind it
+/// is counted by nothing, and would fill the queue; and behind others that were retried for hours, it would be deleted.
+pub(crate) fn holds_up(rejected: Rejected) -> bool {
+    rejected.tried_for >= HOLDS_UP_FOR
+        && (rejected.behind >= MANY_BEHIND || rejected.queued_for >= LONGEST_QUEUED)
 }
 
 /// Whether the relay delivers a mailbox itself, as soon as its worker answers: the worker has an address and does not say
@@ -509,6 +538,27 @@ mod tests {
                 unreachable(1, Duration::ZERO, in_backoff).exceed(32),
                 expected
             );
+        }
+    }
+
+    #[test]
+    fn a_rejected_delivery_holds_up_others_after_a_minute() {
+        const WEEK: u64 = 7 * 24 * 60;
+        for (tried_for, queued_for, behind, expected) in [
+            (59, 1, 9, false),
+            (60, 1, 9, true),
+            (60, 1, 8, false),
+            (3600, 60, 8, false),
+            (60, WEEK - 1, 0, false),
+            (60, WEEK, 0, true),
+            (59, WEEK, 0, false),
+        ] {
+            let rejected = Rejected {
+                tried_for: Duration::from_secs(tried_for),
+                queued_for: Duration::from_secs(queued_for * MINUTE),
+                behind,
+            };
+            assert_eq!(holds_up(rejected), expected, "{rejected:?}");
         }
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use local::local_relay::QUEUE;
+use protocol::clock::elapsed;
 use protocol::messages::{AwayReason, WorkerState};
 use reqwest::Method;
 use serde_json::json;
@@ -174,6 +175,61 @@ async fn a_worker_has_a_bounded_number_of_deliveries_in_backoff_and_gets_all_whe
     let mut expected: Vec<_> = (0..20).collect();
     expected.push(99);
     assert_eq!(last, expected);
+}
+
+#[tokio::test]
+async fn a_worker_that_rejects_what_many_events_wait_behind_is_away_and_gets_all_in_order_when_it_recovers()
+ {
+    let (relay, receiver, worker) = receiving().await;
+    receiver.answer([Answer::To("\"number\":0", 500)]);
+    receiver.answer_ping(Answer::Status(204));
+    relay.post_all(0..30).await;
+    let away = eventually("it is away", || async {
+        let worker = relay.read(&worker).await;
+        relay.clock.advance(Duration::from_secs(1));
+        (worker.state == WorkerState::Away).then_some(worker)
+    });
+    assert_eq!(away.await.away_reason, Some(AwayReason::Rejecting));
+    let all_wait = async || relay.queued().len() == 1;
+    until("only the drain is on the queue", all_wait).await;
+    // What is about something else is not held up for long.
+    relay.post(&issue("another", 99)).await;
+    let posted_at = relay.clock.millis();
+    until("the other issue's event", async || {
+        relay.clock.advance(Duration::from_secs(1));
+        numbers(&receiver.received()).contains(&99)
+    })
+    .await;
+    let waited = elapsed(posted_at, relay.clock.millis());
+    assert!(waited < Duration::from_secs(120), "{waited:?}");
+    receiver.answer([Answer::Status(200)]);
+    becomes_live(&relay, &worker, Duration::from_secs(3 * 3600)).await;
+    relay.settled().await;
+    let tried = |number: &usize| *number == 0 || *number == 99;
+    let others: Vec<_> = numbers(&receiver.received())
+        .into_iter()
+        .filter(|n| !tried(n))
+        .collect();
+    assert_eq!(others, (1..30).collect::<Vec<_>>());
+    assert!(relay.dead_letters().is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_that_rejects_what_few_events_wait_behind_stays_live() {
+    let (relay, receiver, worker) = receiving().await;
+    receiver.answer([Answer::To("\"number\":0", 500)]);
+    relay.post_all(0..8).await;
+    let tried = async || {
+        relay.clock.advance(Duration::from_secs(10));
+        receiver.count() >= 10
+    };
+    until("it was tried for long", tried).await;
+    relay.post(&issue("another", 99)).await;
+    until("the other issue's event", async || {
+        numbers(&receiver.received()).contains(&99)
+    })
+    .await;
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Live);
 }
 
 #[tokio::test]

@@ -218,7 +218,8 @@ impl Drain<'_> {
             }
         }
         if let Some(due_at) = self.blocked.values().min() {
-            return Ok(End::Wait(self.deliver.until(*due_at)));
+            let due_in = self.deliver.until(*due_at);
+            return Ok(End::Wait(due_in.min(policy::DRAIN_AGAIN)));
         }
         self.mark_live().await
     }

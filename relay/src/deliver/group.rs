@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use protocol::clock::millis;
+use protocol::clock::{elapsed, millis};
 use protocol::messages::{AwayReason, Control, WorkerState};
 use tokio::time::Instant;
 
@@ -310,7 +310,8 @@ impl<'a, 'b> Group<'a, 'b> {
         }
     }
 
-    /// Puts the delivery into backoff. If the worker has no room for another one there, it is away.
+    /// Puts the delivery into backoff. If the worker has no room for another one there, or too much waits behind this one, it is
+    /// away.
     async fn rejected(
         &self,
         worker: &Worker,
@@ -319,13 +320,19 @@ impl<'a, 'b> Group<'a, 'b> {
         wait: Duration,
     ) -> Result<Step, Error> {
         let (deliver, delivery) = (self.deliver, self.deliveries[at]);
-        deliver.record_failure(delivery, wait).await?;
-        let (event, reason) = (&delivery.event, outcome.reason());
+        let attempts = deliver.record_failure(delivery, wait).await?;
+        let (event, reason, now) = (&delivery.event, outcome.reason(), deliver.clock.millis());
         let limit = deliver.config.deliveries_in_backoff;
-        let has_room = worker.shows_rejection(event, &reason, deliver.clock.millis())
-            || (deliver.table)
-                .put_in_backoff(worker, &reason, event, limit)
-                .await?;
+        let holds_up = policy::holds_up(policy::Rejected {
+            tried_for: elapsed(attempts.first_at.unwrap_or(now), now) + wait,
+            queued_for: elapsed(delivery.sent_at, now),
+            behind: self.deliveries.len() - at - 1,
+        });
+        let has_room = !holds_up
+            && (worker.shows_rejection(event, &reason, now)
+                || (deliver.table)
+                    .put_in_backoff(worker, &reason, event, limit)
+                    .await?);
         if has_room {
             return Ok(Step::Return(wait));
         }
