@@ -96,6 +96,16 @@ pub enum EndedAccess<'a> {
     Application(Cow<'a, str>),
 }
 
+impl EndedAccess<'_> {
+    /// The user whose access has ended, if the event names one.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::User(id) | Self::Authorization(id) => Some(id),
+            Self::Application(_) => None,
+        }
+    }
+}
+
 /// Why a body has no envelope. No variant holds a part of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {

@@ -6,7 +6,6 @@
 mod dead_letters;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use aws_sdk_dynamodb::Client as DynamoDb;
 use aws_sdk_sqs::Client as Sqs;
@@ -18,15 +17,12 @@ use protocol::envelope::{self, EnvelopeError};
 pub use dead_letters::{Read, Selection};
 
 use crate::access;
-use crate::config::Resources;
+use crate::config::{LONGEST_MAILBOX, Resources};
 use crate::delivery::QUEUED_FOR;
 use crate::event::{Event, EventId};
 use crate::queue::{OutgoingEvent, Queue, QueueError, Recipient};
 use crate::table::{Kept, Table, TableError};
 use crate::worker::{self, Worker};
-
-/// As long as a mailbox keeps an event unless it is set otherwise.
-const MAILBOX_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How many mailboxes are read at the same time.
 const CONCURRENT_READS: usize = 16;
@@ -251,7 +247,8 @@ impl Admin {
         if !access::may_see(&event, &worker.subscription) {
             return Err(AdminError::NotVisible);
         }
-        let keep = MAILBOX_RETENTION + QUEUED_FOR;
+        // However long mailboxes keep an event here. The body may be another mailbox's, too, and must not go earlier.
+        let keep = LONGEST_MAILBOX + QUEUED_FOR;
         let body = self.table.store_body(&event, 1, keep).await?;
         let recipient = Recipient {
             worker: worker.id.clone(),

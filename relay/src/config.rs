@@ -260,8 +260,11 @@ pub struct HealthConfig {
     pub egress: EgressPolicy,
 }
 
+/// The longest time for which a mailbox can be made to keep an event.
+pub(crate) const LONGEST_MAILBOX: Duration = Duration::from_secs(30 * DAY);
+
 fn mailbox_retention(settings: &mut Settings<'_>) -> Duration {
-    settings.seconds("MAILBOX_SECONDS", 7 * DAY, HOUR..=30 * DAY)
+    settings.seconds("MAILBOX_SECONDS", 7 * DAY, HOUR..=LONGEST_MAILBOX.as_secs())
 }
 
 fn membership(settings: &mut Settings<'_>) -> Option<Duration> {

@@ -58,7 +58,7 @@ pub struct Delivery {
 pub struct FailedAttempts {
     /// How many there were.
     pub count: u64,
-    /// When the first was made since the delivery was last put on the queue; none if it was dead-lettered and moved back.
+    /// When the first was made since the delivery was last put on the queue, or since its worker was back; none if none was.
     pub first_at: Option<UnixMillis>,
     /// When it is attempted again, if that is recorded here and not by the queue: while it is in a mailbox.
     pub due_at: Option<UnixMillis>,

@@ -254,12 +254,22 @@ impl Ingest {
             }
             _ => None,
         };
+        // Not the time of this attempt, which may be a late one: whoever was seen to be a member since then stays.
+        let ended_at = event.sent_at.min(self.clock.millis());
+        if let Some(user) = ended
+            .user()
+            .or(application.as_deref())
+            .filter(|id| is_identifier(id))
+        {
+            (self.table.record_ended(&event.workspace, user, ended_at)).await?;
+        }
+        // Again, after that was recorded.
+        let routes = self.table.routes(&event.workspace).await?;
         let (gone, others): (Vec<_>, Vec<_>) = (routes.into_iter()).partition(|route| {
             access::has_ended(&route.subscription, ended, application.as_deref())
         });
-        let now = self.clock.millis();
         for route in gone {
-            self.queue.revoke(event, &route.worker, now).await?;
+            self.queue.revoke(event, &route.worker, ended_at).await?;
         }
         Ok(others)
     }
@@ -402,7 +412,7 @@ impl Ingest {
             return Ok(());
         }
         let marked = || self.table.mark_application(workspace, client, user);
-        self.mark_daily(format!("{workspace}/{client}"), marked)
+        self.mark_daily(format!("{workspace}/{client}/{user}"), marked)
             .await
     }
 

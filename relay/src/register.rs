@@ -9,6 +9,7 @@ mod limits;
 
 use std::collections::BTreeMap;
 
+use futures::future::try_join;
 use protocol::capability;
 use protocol::clock::{Clock, UnixMillis, elapsed, rfc3339};
 use protocol::envelope::is_identifier;
@@ -196,6 +197,11 @@ impl Register {
         if !self.table.put_worker(&worker, previous.as_ref()).await? {
             return Ok(None);
         }
+        let worker = match worker.withheld {
+            0 => worker,
+            // If that fails, the worker says that it has to be checked.
+            _ => (self.record_check(&worker, member).await?).unwrap_or(worker),
+        };
         tracing::info!(
             worker = id,
             workspace = workspace.id,
@@ -237,9 +243,12 @@ impl Register {
         previous: Option<&Worker>,
     ) -> Result<Worker, Error> {
         let workspace = &member.workspace;
-        // What has expired counts, too: it is counted when the mailbox is read.
-        let has_mail = previous.is_none() && self.table.has_any_mail(&workspace.id, id).await?;
-        let state = policy::registered_state(url.is_some(), previous.map(|w| w.state), has_mail);
+        let (has_mail, withheld) = match previous {
+            Some(_) => (false, 0),
+            None => self.outlived(&workspace.id, id).await?,
+        };
+        let waits = has_mail || withheld > 0;
+        let state = policy::registered_state(url.is_some(), previous.map(|w| w.state), waits);
         let now = self.clock.millis();
         let secret = Secret::generate();
         Ok(Worker {
@@ -273,14 +282,27 @@ impl Register {
             in_backoff: previous.map(|w| w.in_backoff.clone()).unwrap_or_default(),
             expired: previous.map_or(0, |w| w.expired),
             expired_since: previous.and_then(|w| w.expired_since),
-            withheld: 0,
-            checked_at: now,
+            withheld,
+            checked_at: member.asked_at,
             registered_at: (previous.map(|w| w.registered_at))
                 .filter(|at| *at > 0)
                 .unwrap_or(now),
             receipts: request.receipts,
             pulls: request.pulls,
         })
+    }
+
+    /// What has outlived the lease of a worker: whether anything is parked for it, and how many events are withheld. What has
+    /// expired counts, too: it is counted when the mailbox is read.
+    async fn outlived(&self, workspace: &str, worker: &str) -> Result<(bool, u64), Error> {
+        let table = &self.table;
+        table.complete_removal(workspace, worker).await?;
+        let (has_mail, withheld) = try_join(
+            table.has_any_mail(workspace, worker),
+            table.count_withheld(workspace, worker),
+        )
+        .await?;
+        Ok((has_mail, withheld))
     }
 
     fn lease_seconds(&self) -> i64 {
@@ -423,7 +445,7 @@ impl Register {
             let change = Change {
                 url: url.clone().filter(|_| moves),
                 subscription: access::changed(&worker, &request)?,
-                checked: None,
+                check: None,
                 state: policy::renewed_state(
                     worker.state,
                     url.as_ref().map(Option::is_some),

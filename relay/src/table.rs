@@ -9,6 +9,7 @@
 //! | `WS#<workspace>#WORKER#<worker>` | `ASIDE#<sequence>-<event>` | a parked event that fits into no response to a pull, or is malformed |
 //! | `WS#<workspace>#WORKER#<worker>` | `HELD#<sequence>-<event>` | an event of a team that the worker's user could not see at the last check |
 //! | `WS#<workspace>#WORKER#<worker>` | `TRY#<event>` | the failed attempts of a delivery |
+//! | `WS#<workspace>#WORKER#<worker>` | `REMOVED` | that the worker was removed, until nothing of it is left |
 //! | `WS#<workspace>#GROUP#<group>` | `<ordering key>` | which of a group's workers gets the events of the key |
 //! | `WS#<workspace>#SEEN#<sha256>` | `SEEN` | the marker against replays |
 //! | `WS#<workspace>#BODY#<sha256>` | `<chunk>` | a part of a large body, compressed |
@@ -16,6 +17,7 @@
 //! | `TOKEN#<sha256>` | `TOKEN` | a Linear token that was accepted |
 //! | `KNOWN#<workspace>` | `KNOWN` | a workspace that has a webhook here |
 //! | `KNOWN#<workspace>` | `APP#<oauthClientId>` | the user that an application is in the workspace |
+//! | `KNOWN#<workspace>` | `ENDED#<user>` | when the access of a user has ended, for an hour |
 //!
 //! One sparse index, [`worker_index`], holds the workers alone, with the attributes that `health` reads.
 //!
@@ -26,6 +28,7 @@ mod batch;
 mod batch_context;
 mod bodies;
 mod directory;
+mod ended;
 mod groups;
 mod kept;
 mod known;
@@ -33,6 +36,7 @@ mod mailbox;
 mod marker;
 mod pause;
 mod rate;
+mod removal;
 mod routed;
 mod routes;
 mod transaction;
@@ -62,7 +66,7 @@ pub(crate) use worker_index::SHARDS;
 pub use worker_index::{INDEX, PROJECTED};
 pub use worker_key::SHARD;
 use worker_key::partition as worker_partition;
-pub(crate) use workers::Change;
+pub(crate) use workers::{Change, Check};
 
 use crate::cause::Cause;
 

@@ -5,6 +5,7 @@
 mod harness;
 
 mod access;
+mod access_ends;
 mod addresses;
 mod admin;
 mod agent;

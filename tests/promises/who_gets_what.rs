@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use crate::harness::{Receiver, Registration, Relay, SECRET, ids, pulled, relay, until};
 
-const ENG: (&str, &str) = ("team-eng", "ENG");
-const OPS: (&str, &str) = ("team-ops", "OPS");
-const SECRET_TEAM: (&str, &str) = ("team-secret", "SEC");
+pub(crate) const ENG: (&str, &str) = ("team-eng", "ENG");
+pub(crate) const OPS: (&str, &str) = ("team-ops", "OPS");
+pub(crate) const SECRET_TEAM: (&str, &str) = ("team-secret", "SEC");
 
-fn account(user: &str, teams: &[(&str, &str)]) -> Account {
+pub(crate) fn account(user: &str, teams: &[(&str, &str)]) -> Account {
     Account {
         teams: (teams.iter())
             .map(|(id, key)| ((*id).to_owned(), (*key).to_owned()))
@@ -25,12 +25,17 @@ fn account(user: &str, teams: &[(&str, &str)]) -> Account {
 }
 
 /// The token of a user of this name.
-fn token(user: &str) -> String {
+pub(crate) fn token(user: &str) -> String {
     format!("lin_oauth_{user}")
 }
 
 /// Registers a pull worker of a user who sees these teams, with this filter.
-async fn worker(relay: &Relay, user: &str, teams: &[(&str, &str)], filter: Value) -> Registration {
+pub(crate) async fn worker(
+    relay: &Relay,
+    user: &str,
+    teams: &[(&str, &str)],
+    filter: Value,
+) -> Registration {
     let token = token(user);
     relay.linear.admit_as(&token, account(user, teams));
     let request = json!({"name": "one", "linearToken": token, "filter": filter});
@@ -38,7 +43,7 @@ async fn worker(relay: &Relay, user: &str, teams: &[(&str, &str)], filter: Value
 }
 
 /// Registers a pull worker of an application, which sees the team ENG.
-async fn application(relay: &Relay, user: &str) -> Registration {
+pub(crate) async fn application(relay: &Relay, user: &str) -> Registration {
     let account = Account {
         is_app: true,
         ..account(user, &[ENG])
@@ -49,7 +54,7 @@ async fn application(relay: &Relay, user: &str) -> Registration {
 }
 
 /// An event about an issue of this team, with these data beside.
-fn event(number: usize, team: &str, more: Value) -> String {
+pub(crate) fn event(number: usize, team: &str, more: Value) -> String {
     let mut data = json!({"id": format!("i{number}"), "number": number, "teamId": team});
     data.as_object_mut()
         .unwrap()
@@ -62,7 +67,7 @@ fn event(number: usize, team: &str, more: Value) -> String {
 }
 
 /// The numbers of the events in a worker's mailbox, which is empty afterwards.
-async fn got(relay: &Relay, worker: &Registration) -> Vec<usize> {
+pub(crate) async fn got(relay: &Relay, worker: &Registration) -> Vec<usize> {
     relay.settled().await;
     let mailbox = relay.pull(worker, &[], None).await;
     relay.pull(worker, &ids(&mailbox), None).await;
@@ -393,7 +398,7 @@ async fn without_a_limit_a_membership_lasts_as_long_as_the_lease() {
 }
 
 /// A payload of this type and action, with these fields.
-fn payload(kind: &str, action: &str, more: Value) -> String {
+pub(crate) fn payload(kind: &str, action: &str, more: Value) -> String {
     let mut payload = json!({
         "type": kind, "action": action, "organizationId": WORKSPACE, "webhookTimestamp": 0,
     });
@@ -405,7 +410,7 @@ fn payload(kind: &str, action: &str, more: Value) -> String {
 }
 
 /// Waits until a worker is removed.
-async fn is_removed(relay: &Relay, worker: &Registration) {
+pub(crate) async fn is_removed(relay: &Relay, worker: &Registration) {
     until("the worker is removed", async || {
         let (token, none) = (Some(worker.token.as_str()), json!({}));
         let read = relay.call(Method::GET, &worker.path, token, &none).await;

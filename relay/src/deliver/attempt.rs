@@ -178,6 +178,6 @@ impl Deliver {
     }
 }
 
-fn jitter() -> f64 {
+pub(super) fn jitter() -> f64 {
     fastrand::f64() * 2.0 - 1.0
 }

@@ -317,6 +317,7 @@ impl Drain<'_> {
             AfterAttempt::RemoveWorker => self.remove().await.map(Step::End),
             AfterAttempt::Unreachable { .. } => {
                 deliver.record_failure(delivery, Duration::ZERO).await?;
+                deliver.table.restart_attempts(delivery).await?;
                 if !self.has_delivered {
                     return Ok(Step::End(End::Wait(self.wait())));
                 }

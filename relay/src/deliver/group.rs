@@ -221,14 +221,19 @@ impl<'a, 'b> Group<'a, 'b> {
             let due_at = self.deliver.clock.millis() + millis(policy::DRAIN_FIRST);
             self.deliver.queue.request_drain(worker, due_at).await?;
         }
+        let tried = (numbered.iter()).filter(|(_, next)| *next > 1);
+        let tried: Vec<_> = tried.map(|(delivery, _)| *delivery).collect();
+        if worker.is_drained() && worker.away_reason == Some(AwayReason::Unreachable) {
+            // The time for which nobody was there is not time for which they were rejected.
+            for delivery in &tried {
+                self.deliver.table.restart_attempts(delivery).await?;
+            }
+        }
         let keep = self.deliver.config.mailbox_retention;
         let parking = self.deliver.table.park(worker, &numbered, keep).await?;
         if parking == Parking::Parked {
             if !policy::is_drained(worker.state, worker.pulls) {
                 // The numbers of their next attempts are in the mailbox, and the relay attempts them no more.
-                let tried: Vec<_> = (numbered.iter().filter(|(_, next)| *next > 1))
-                    .map(|(delivery, _)| *delivery)
-                    .collect();
                 self.deliver.forget_attempts(&tried).await;
             }
             for delivery in deliveries {

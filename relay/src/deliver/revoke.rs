@@ -1,17 +1,22 @@
 //! Removes the workers of users and applications whose access to a workspace has ended.
 
+use protocol::clock::elapsed;
+
 use super::Deliver;
+use super::attempt::jitter;
 use crate::cause::chain;
+use crate::policy;
 use crate::queue::Revocation;
 use crate::table::TableError;
 
 impl Deliver {
-    /// Removes the worker of a revocation, and its mailbox. Returns whether that is settled.
+    /// Removes the worker of a revocation, and its mailbox. Returns whether that is settled: if not, it is tried again soon.
     pub async fn revoke(&self, revocation: &Revocation) -> bool {
         let (workspace, worker) = (&revocation.workspace, &revocation.worker);
-        match self.try_to_revoke(revocation).await {
-            Ok(is_settled) => is_settled,
-            Err(error) => {
+        let is_settled = self
+            .try_to_revoke(revocation)
+            .await
+            .unwrap_or_else(|error| {
                 let error = chain(&error);
                 tracing::error!(
                     workspace,
@@ -20,8 +25,14 @@ impl Deliver {
                     "worker {worker} could not be removed"
                 );
                 false
-            }
+            });
+        if !is_settled {
+            let tried_for = elapsed(revocation.sent_at, self.clock.millis());
+            let wait = policy::backoff(tried_for, None, jitter());
+            let returned = [(revocation.receipt_handle.clone(), wait)];
+            self.queue.return_after(&returned).await;
         }
+        is_settled
     }
 
     async fn try_to_revoke(&self, revocation: &Revocation) -> Result<bool, TableError> {

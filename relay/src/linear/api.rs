@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use protocol::clock::UnixMillis;
 use protocol::envelope::is_identifier;
 use protocol::messages::Workspace;
 use serde::de::value::MapAccessDeserializer;
@@ -81,6 +82,8 @@ pub(crate) struct Member {
     pub(crate) workspace: Workspace,
     /// The keys of the teams that the user can see, by id.
     pub(crate) teams: BTreeMap<String, String>,
+    /// When Linear was asked.
+    pub(crate) asked_at: UnixMillis,
 }
 
 /// Linear's GraphQL API.
@@ -208,14 +211,18 @@ impl Linear {
         Ok(Self { client, url })
     }
 
-    /// Finds the user and the workspace of a token, and the teams that the user can see.
+    /// Finds the user and the workspace of a token, and the teams that the user can see; `now` is when that is asked.
     ///
     /// # Errors
     ///
     /// Linear refuses the token, it belongs to a guest or an inactive user, or Linear could not be asked.
-    pub(crate) async fn member(&self, token: &str) -> Result<Member, LinearError> {
-        (tokio::time::timeout(TIMEOUT, self.read_pages(token)).await)
-            .unwrap_or_else(|_| Err(unavailable("did not answer in time")))
+    pub(crate) async fn member(&self, token: &str, now: UnixMillis) -> Result<Member, LinearError> {
+        let member = (tokio::time::timeout(TIMEOUT, self.read_pages(token)).await)
+            .unwrap_or_else(|_| Err(unavailable("did not answer in time")))?;
+        Ok(Member {
+            asked_at: now,
+            ..member
+        })
     }
 
     async fn read_pages(&self, token: &str) -> Result<Member, LinearError> {
@@ -357,6 +364,7 @@ fn decide(status: StatusCode, body: &[u8]) -> Result<(Member, Option<String>), L
         teams: (teams.nodes.into_iter())
             .map(|Object(team)| (team.id, team.key))
             .collect(),
+        asked_at: 0,
     };
     Ok((member, next))
 }

@@ -150,6 +150,10 @@ pub struct DrainRequest {
 pub struct Revocation {
     /// SQS's id of the message, which names it in a partial batch response.
     pub message_id: String,
+    /// The receipt handle of this receive.
+    pub receipt_handle: String,
+    /// When the message was put on the queue.
+    pub sent_at: UnixMillis,
     /// When it ended.
     pub ended_at: UnixMillis,
     /// Linear's `organizationId`.
@@ -191,8 +195,11 @@ impl Received {
         let mut take_text = |name: &str| take(name).and_then(AttributeValue::text);
         if let Some(ended_at) = take_text(attribute::REVOKE) {
             let mut text = |name: &'static str| take_text(name).ok_or(UnreadablePart(name));
+            let sent_at = message.sent_at.parse();
             return Ok(Self::Revocation(Revocation {
                 message_id: message.id,
+                receipt_handle: message.receipt_handle,
+                sent_at: sent_at.map_err(|_| UnreadablePart("SentTimestamp"))?,
                 ended_at: ended_at
                     .parse()
                     .map_err(|_| UnreadablePart(attribute::REVOKE))?,
@@ -329,8 +336,8 @@ impl<'a> OutgoingEvent<'a> {
     }
 }
 
-/// Adds to a call that sends it to the queue that the access of a worker's user has ended. Its group has no ordering key, so
-/// that it waits behind no delivery.
+/// Adds to a call that sends it to the queue that the access of a worker's user has ended. Its group is its own, so
+/// that it waits behind no delivery and no drain.
 pub(super) fn revocation(
     call: SendMessageFluentBuilder,
     event: &Event,
@@ -338,7 +345,7 @@ pub(super) fn revocation(
     ended_at: UnixMillis,
 ) -> SendMessageFluentBuilder {
     call.message_body(attribute::REVOKE)
-        .message_group_id(worker)
+        .message_group_id(format!("{}:{worker}", attribute::REVOKE))
         .message_deduplication_id(format!("revoke:{}:{worker}", event.id))
         .message_attributes(attribute::REVOKE, string(ended_at.to_string()))
         .message_attributes(attribute::WORKSPACE, string(&event.workspace))

@@ -8,7 +8,7 @@ use crate::access;
 use crate::error::Error;
 use crate::linear::api::{LinearError, Member};
 use crate::policy;
-use crate::table::Change;
+use crate::table::{Change, Check};
 use crate::worker::{self, Worker};
 
 impl Register {
@@ -67,7 +67,7 @@ impl Register {
 
     /// Releases or drops what was withheld, and records the check. Returns the worker as it is then, or none if it was changed
     /// meanwhile.
-    async fn record_check(
+    pub(super) async fn record_check(
         &self,
         worker: &Worker,
         member: &Member,
@@ -77,7 +77,10 @@ impl Register {
         };
         let change = Change {
             subscription: Some(access::checked(&worker.subscription, member)),
-            checked: Some(member.teams.clone()),
+            check: Some(Check {
+                team_keys: member.teams.clone(),
+                asked_at: member.asked_at,
+            }),
             ..Change::default()
         };
         let is_recorded = (self.table.renew(&worker, self.config.lease, &change)).await?;

@@ -31,9 +31,10 @@ impl Register {
         // However the token is written, it is the same one.
         let token = bare_token(token);
         let digest = digest(token.as_bytes());
+        let now = self.clock.millis();
         if let Some(user) = self.table.user_of_token(&digest).await? {
             self.limit(&format!("registrations-{user}")).await?;
-            let asked = self.linear.member(token).await;
+            let asked = self.linear.member(token, now).await;
             if let Err(LinearError::TokenInvalid) = asked {
                 self.table.forget_token(&digest).await?;
             }
@@ -41,7 +42,7 @@ impl Register {
         }
         // Also while Linear is down: a flood must not reach it then, either.
         let counted = self.limit(&format!("failed-{caller}")).await?;
-        let member = self.linear.member(token).await?;
+        let member = self.linear.member(token, now).await?;
         self.table.uncount_call(counted).await?;
         let user = user_key(&member.workspace.id, &member.user.id);
         self.table.remember_token(&digest, &user).await?;

@@ -152,8 +152,8 @@ impl Table {
         (recorded.attributes.as_ref().and_then(parse)).ok_or(TableError::Malformed { operation })
     }
 
-    /// Begins the time anew for which a delivery is tried, because it is dead-lettered: should it be moved back, it is
-    /// tried as long again. Its attempts stay counted.
+    /// Begins the time anew for which a delivery is tried: because it is dead-lettered, and should it be moved back, it is tried
+    /// as long again; or because its worker is not there. Its attempts stay counted.
     pub(crate) async fn restart_attempts(&self, delivery: &Delivery) -> Result<(), TableError> {
         (self.client.update_item())
             .table_name(&self.name)

@@ -15,12 +15,11 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, Select, Update};
-use backon::{ExponentialBuilder, Retryable as _};
 use bytes::Bytes;
 use protocol::clock::{UnixMillis, UnixSeconds};
 use protocol::messages::WorkerState;
 
-use super::transaction::{self, Transacted};
+use super::transaction;
 use super::worker_state::set_of;
 use super::workers::conditional;
 use super::{Item, Table, TableError, item_key, n, number, s, text, worker_key, worker_partition};
@@ -156,7 +155,6 @@ impl Table {
         deliveries: &[(&Delivery, u64)],
         keep: Duration,
     ) -> Result<Parking, TableError> {
-        let operation = "park the event";
         let partition = worker_partition(&worker.workspace, &worker.id);
         let is_same = match worker.registered_at {
             0 => "attribute_not_exists(registered_at)",
@@ -187,21 +185,12 @@ impl Table {
             let (delivery, kept_until) = ((&*delivery, *attempt), self.expiry(keep));
             writes.push(self.put_of(item(&partition, delivery, worker.registered_at, kept_until)));
         }
-        let park = || async {
-            match self.transact(writes.clone(), operation).await? {
-                Transacted::Done => Ok(Parking::Parked),
-                Transacted::ConditionFailed => Ok(Parking::NotAway),
-                Transacted::Conflict => Err(TableError::Conflict { operation }),
-            }
-        };
-        // A conflict means that other groups of the same worker are being parked. The jitter keeps them apart.
-        let backoff = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(10))
-            .with_max_times(7)
-            .with_jitter();
-        park.retry(backoff)
-            .when(|error| matches!(error, TableError::Conflict { .. }))
-            .await
+        let is_parked = self.transact(writes, "park the event").await?;
+        Ok(if is_parked {
+            Parking::Parked
+        } else {
+            Parking::NotAway
+        })
     }
 
     /// The oldest parked events after the one with this id: at most `limit`, and none after their bodies have reached

@@ -1,21 +1,13 @@
 //! Transactions: all of their writes happen, or none.
 
+use std::time::Duration;
+
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{Delete, Put, TransactWriteItem, Update};
+use backon::{ExponentialBuilder, Retryable as _};
 
 use super::{Item, Table, TableError};
-
-/// The result of a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transacted {
-    /// All writes have happened.
-    Done,
-    /// A condition did not hold.
-    ConditionFailed,
-    /// Another write changed one of the items at the same time.
-    Conflict,
-}
 
 pub(super) fn put(put: Put) -> TransactWriteItem {
     TransactWriteItem::builder().put(put).build()
@@ -52,23 +44,30 @@ impl Table {
         delete(built.build().expect("a table and a key are given"))
     }
 
-    /// Writes all or nothing.
+    /// Writes all or nothing. Returns whether all is written: if not, a condition did not hold.
     pub(super) async fn transact(
         &self,
         writes: Vec<TransactWriteItem>,
         operation: &'static str,
-    ) -> Result<Transacted, TableError> {
-        let sent = (self.client.transact_write_items())
-            .set_transact_items(Some(writes))
-            .send()
-            .await;
-        match sent {
-            Ok(_) => Ok(Transacted::Done),
-            Err(e) if is_cancelled_by(&e, "ConditionalCheckFailed") => {
-                Ok(Transacted::ConditionFailed)
+    ) -> Result<bool, TableError> {
+        let transact = || async {
+            let call = self.client.transact_write_items();
+            match call.set_transact_items(Some(writes.clone())).send().await {
+                Ok(_) => Ok(true),
+                Err(e) if is_cancelled_by(&e, "ConditionalCheckFailed") => Ok(false),
+                Err(e) if is_cancelled_by(&e, "TransactionConflict") => {
+                    Err(TableError::Conflict { operation })
+                }
+                Err(e) => Err(TableError::call(operation, e)),
             }
-            Err(e) if is_cancelled_by(&e, "TransactionConflict") => Ok(Transacted::Conflict),
-            Err(e) => Err(TableError::call(operation, e)),
-        }
+        };
+        // A conflict means that another write changes the same worker. The jitter keeps them apart.
+        let backoff = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(10))
+            .with_max_times(7)
+            .with_jitter();
+        (transact.retry(backoff))
+            .when(|error| matches!(error, TableError::Conflict { .. }))
+            .await
     }
 }

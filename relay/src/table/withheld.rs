@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::{AttributeValue, Update};
+use aws_sdk_dynamodb::types::{AttributeValue, Select, Update};
 use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
 
 use super::mailbox::{self, PREFIX as MAIL};
-use super::transaction::{self, Transacted};
+use super::transaction;
 use super::worker_key;
 use super::{Item, Table, TableError, n, s, text, worker_partition};
 use crate::delivery::Delivery;
@@ -52,7 +52,6 @@ impl Table {
         delivery: &Delivery,
         keep: Duration,
     ) -> Result<bool, TableError> {
-        let operation = "withhold the event";
         let partition = worker_partition(&worker.workspace, &worker.id);
         let kept_until = self.expiry(keep);
         let kept = self.with_body_beside(delivery, keep).await?;
@@ -73,11 +72,30 @@ impl Table {
             .build()
             .expect("a table and a key are given");
         let writes = vec![transaction::update(count), self.put_of(item)];
-        match self.transact(writes, operation).await? {
-            Transacted::Done => Ok(true),
-            Transacted::ConditionFailed => Ok(false),
-            Transacted::Conflict => Err(TableError::Conflict { operation }),
+        self.transact(writes, "withhold the event").await
+    }
+
+    /// How many events are withheld from a worker: also one of which nothing but these events is left.
+    pub(crate) async fn count_withheld(
+        &self,
+        workspace: &str,
+        worker: &str,
+    ) -> Result<u64, TableError> {
+        let mut pages = (self.client.query())
+            .table_name(&self.name)
+            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .expression_attribute_values(":pk", s(worker_partition(workspace, worker)))
+            .expression_attribute_values(":prefix", s(PREFIX))
+            .select(Select::Count)
+            .consistent_read(true)
+            .into_paginator()
+            .send();
+        let mut count = 0;
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|e| TableError::call("count withheld events", e))?;
+            count += u64::try_from(page.count).unwrap_or_default();
         }
+        Ok(count)
     }
 
     /// Moves the withheld events of a worker into its mailbox whose teams are among these, and drops the others. A live worker
@@ -164,8 +182,7 @@ impl Table {
             item.remove("teams");
             writes.push(self.put_of(item));
         }
-        let done = self.transact(writes, "release withheld events").await?;
-        Ok(done == Transacted::Done)
+        self.transact(writes, "release withheld events").await
     }
 }
 

@@ -8,7 +8,7 @@ use protocol::clock::UnixMillis;
 use protocol::messages::WorkerState;
 use serde::Deserialize;
 
-use super::transaction::{self, Transacted};
+use super::transaction;
 use super::worker_key::{self, SHARD};
 use super::{Table, TableError, n, routes, s, text};
 
@@ -103,6 +103,6 @@ impl Table {
             transaction::delete(delete),
             self.delete_of(routes::key(workspace, id)),
         ];
-        Ok(self.transact(writes, "end a lease").await? == Transacted::Done)
+        self.transact(writes, "end a lease").await
     }
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
 use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
 
-use super::transaction::{self, Transacted};
-use super::worker_key::{self, SHARD, SORT, earlier_key, key, shard};
-use super::{Item, Table, TableError, n, routes, s, text, worker_partition};
+use super::transaction;
+use super::worker_key::{self, SHARD, earlier_key, key, shard};
+use super::{Item, Table, TableError, n, routes, s, text};
 use crate::subscription::Subscription;
 use crate::worker::Worker;
 
@@ -46,14 +46,23 @@ pub(crate) struct Change {
     pub(crate) url: Option<Option<String>>,
     /// What it may see and wants from now on.
     pub(crate) subscription: Option<Subscription>,
-    /// The keys, by id, of the teams that a check has just found.
-    pub(crate) checked: Option<BTreeMap<String, String>>,
+    /// A membership check.
+    pub(crate) check: Option<Check>,
     /// A new state.
     pub(crate) state: Option<WorkerState>,
     /// Whether its answers have receipts from now on.
     pub(crate) receipts: Option<bool>,
     /// Whether it empties its mailbox itself from now on.
     pub(crate) pulls: Option<bool>,
+}
+
+/// What Linear has said about a worker's user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    /// The keys, by id, of the teams that the user can see.
+    pub(crate) team_keys: BTreeMap<String, String>,
+    /// When Linear was asked.
+    pub(crate) asked_at: UnixMillis,
 }
 
 /// An update under construction: what it sets and what it removes.
@@ -222,20 +231,27 @@ impl Table {
             }
         };
         let put = transaction::put(put.build().expect("a table and an item are given"));
-        self.change_worker(put, worker, "write the registration")
-            .await
+        self.change_worker(
+            put,
+            worker,
+            Some(worker.checked_at),
+            "write the registration",
+        )
+        .await
     }
 
     /// Changes a worker, and writes its route as it is then. Returns whether both have happened: if not, the worker was not
-    /// as the change requires, or was changed at the same time.
+    /// as the change requires, or the access of its user has ended since Linear was asked.
     async fn change_worker(
         &self,
         change: TransactWriteItem,
         changed: &Worker,
+        asked_at: Option<UnixMillis>,
         operation: &'static str,
     ) -> Result<bool, TableError> {
-        let writes = vec![change, self.put_of(routes::item(changed))];
-        Ok(self.transact(writes, operation).await? == Transacted::Done)
+        let mut writes = vec![change, self.put_of(routes::item(changed))];
+        writes.extend(asked_at.and_then(|asked_at| self.verify_not_ended(changed, asked_at)));
+        self.transact(writes, operation).await
     }
 
     /// Renews the lease and makes a change. Returns whether the worker's registration and state still were as read, and
@@ -247,7 +263,7 @@ impl Table {
         change: &Change,
     ) -> Result<bool, TableError> {
         let expires_at = self.expiry(lease);
-        let update = Update::builder()
+        let mut update = Update::builder()
             .table_name(&self.name)
             .set_key(Some(key(&worker.workspace, &worker.id)))
             .expression_attribute_names("#token", "token")
@@ -255,8 +271,7 @@ impl Table {
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":was", s(worker.state.as_str()));
         let mut condition = "#token = :token AND #state = :was".to_owned();
-        let mut update = update;
-        let withheld = change.checked.is_some().then_some(worker.withheld);
+        let withheld = change.check.is_some().then_some(worker.withheld);
         for (name, read) in [("revision", Some(worker.revision)), ("withheld", withheld)] {
             let Some(read) = read else { continue };
             condition.push_str(&is_as_read(name, read));
@@ -264,12 +279,11 @@ impl Table {
                 update = update.expression_attribute_values(format!(":{name}"), n(read));
             }
         }
-        let update = update.condition_expression(condition);
-        let mut changes = Changes::new(update);
-        if let Some(team_keys) = &change.checked {
-            let keys = team_keys.iter().map(|(id, key)| (id.clone(), s(key)));
+        let mut changes = Changes::new(update.condition_expression(condition));
+        if let Some(check) = &change.check {
+            let keys = (check.team_keys.iter()).map(|(id, key)| (id.clone(), s(key)));
             changes.set("team_keys", AttributeValue::M(keys.collect()));
-            changes.set("checked_at", n(self.clock.millis()));
+            changes.set("checked_at", n(check.asked_at));
             changes.remove("withheld");
         }
         changes.set("expires_at", n(expires_at));
@@ -307,53 +321,8 @@ impl Table {
             ..worker.clone()
         };
         let update = transaction::update(changes.finish());
-        self.change_worker(update, &changed, "renew the registration")
+        let asked_at = change.check.as_ref().map(|check| check.asked_at);
+        self.change_worker(update, &changed, asked_at, "renew the registration")
             .await
-    }
-
-    /// Removes a worker, its route, its mailbox and its failed attempts, and nothing of one that registers meanwhile. Returns
-    /// whether its registration and address still were as read.
-    pub(crate) async fn remove_worker(&self, worker: &Worker) -> Result<bool, TableError> {
-        let operation = "remove the worker";
-        let delete = Delete::builder()
-            .table_name(&self.name)
-            .set_key(Some(key(&worker.workspace, &worker.id)))
-            .expression_attribute_names("#token", "token")
-            .expression_attribute_names("#url", "url")
-            .expression_attribute_values(":token", s(&worker.token_hash));
-        let delete = match &worker.url {
-            Some(url) => delete
-                .condition_expression("#token = :token AND #url = :url")
-                .expression_attribute_values(":url", s(url)),
-            None => delete.condition_expression("#token = :token AND attribute_not_exists(#url)"),
-        };
-        let delete = delete.build().expect("a table and a key are given");
-        let writes = vec![
-            transaction::delete(delete),
-            self.delete_of(routes::key(&worker.workspace, &worker.id)),
-        ];
-        if self.transact(writes, operation).await? != Transacted::Done {
-            return Ok(false);
-        }
-        let mut pages = (self.client.query())
-            .table_name(&self.name)
-            .key_condition_expression("pk = :pk")
-            .expression_attribute_values(":pk", s(worker_partition(&worker.workspace, &worker.id)))
-            .projection_expression("pk, sk")
-            .filter_expression(
-                "attribute_not_exists(registered_at) OR registered_at <= :registered",
-            )
-            .expression_attribute_values(":registered", n(worker.registered_at))
-            .consistent_read(true)
-            .into_paginator()
-            .send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| TableError::call(operation, e))?;
-            let mut items = page.items.unwrap_or_default();
-            // The worker itself was deleted. If it is there, it is one that has registered meanwhile.
-            items.retain(|item| text(item, "sk") != Some(SORT));
-            self.delete_batch(items, operation).await?;
-        }
-        Ok(true)
     }
 }
