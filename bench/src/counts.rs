@@ -15,9 +15,10 @@ use indicatif::ProgressBar;
 use relay::queue::BATCH_SIZE;
 use serde::{Deserialize, Serialize};
 
-use crate::calls::{self, CallCounts, Used};
+use crate::calls::{self, CallCounts, Event, Used, Wants};
 use crate::function;
 use crate::taken::Taken;
+use crate::ways;
 use comparison::Difference;
 
 /// Counts by their names.
@@ -118,6 +119,7 @@ async fn count(has_valgrind: bool, progress: &ProgressBar) -> anyhow::Result<Cou
     }
     progress.set_position(0);
     let used = calls::measure(&calls::Plan::few(), progress).await?;
+    verify_requests(&used)?;
     add_used(&mut counts, &used);
     progress.set_message("allocations");
     for handler in function::without_runtime(function::allocations)? {
@@ -128,9 +130,36 @@ async fn count(has_valgrind: bool, progress: &ProgressBar) -> anyhow::Result<Cou
     Ok(counts)
 }
 
+/// Verifies that an event is as many requests of SQS as the relay compares when it chooses the way of the body.
+fn verify_requests(found: &CallCounts) -> anyhow::Result<()> {
+    let in_one_batch = (found.events.iter()).filter(|e| e.workers <= BATCH_SIZE && e.asleep == 0);
+    for Event {
+        workers,
+        body,
+        used,
+        ..
+    } in in_one_batch
+    {
+        let expected = ways::sqs_requests(*body, *workers);
+        let counted = used.sqs;
+        ensure!(
+            counted == expected as f64,
+            "{body} bytes to {workers} workers are {counted} requests of SQS, and the relay chooses the way of the body by {expected}"
+        );
+    }
+    Ok(())
+}
+
 fn add_used(counts: &mut Counts, found: &CallCounts) {
-    for event in &found.events {
-        let name = format!("event/{}-workers/{}-bytes", event.workers, event.body);
+    for event in found.events.iter().chain(&found.routed) {
+        let mut name = format!("event/{}-workers/{}-bytes", event.workers, event.body);
+        if event.asleep > 0 {
+            name.push_str(&format!("/{}-away", event.asleep));
+        }
+        match event.wants {
+            Wants::Everything => {}
+            wants => name.push_str(&format!("/{wants:?}")),
+        }
         // How many batches there are of more depends on the time.
         add(counts, &name, &event.used, event.workers <= BATCH_SIZE);
     }

@@ -47,6 +47,19 @@ fn costs(body: &[u8], packed_bytes: usize, workers: usize) -> Costs {
     }
 }
 
+/// How many requests of SQS the relay takes an event of this size to be, when it chooses the way of the body: for sending,
+/// receiving and deleting its messages.
+pub(crate) fn sqs_requests(size: usize, workers: usize) -> u64 {
+    let body = payload::body_at(TIMESTAMP, 0, size).into_bytes();
+    let in_messages = match transport::way(&body, workers) {
+        Way::Raw => body.len(),
+        Way::Packed => transport::packed_bytes(&body),
+        Way::Stored => 0,
+    };
+    let cost = Way::Raw.cost(in_messages, workers).unwrap_or_default();
+    cost / transport::REQUEST + workers.div_ceil(transport::BATCH_SIZE) as u64
+}
+
 /// For each size of a body and each fan-out.
 pub(crate) fn all() -> Vec<Costs> {
     let rows = BODIES.iter().flat_map(|size| {

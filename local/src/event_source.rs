@@ -63,7 +63,7 @@ pub(crate) async fn run(
             &queue_url(&sqs, queue),
         );
         calls.ended("deliver", "AmazonSQS.ReceiveMessage", began);
-        let carried = received.iter().flatten().map(|r| r.message.body.len());
+        let carried = received.iter().flatten().map(|r| r.message.bytes());
         calls.record_payload(carried.sum());
         let received = match received {
             Ok(received) if received.is_empty() => continue,

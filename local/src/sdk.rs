@@ -108,8 +108,7 @@ impl InProcess {
     async fn metered(&self, target: &str, body: &[u8]) -> Response<Vec<u8>> {
         let Some(action) = target.strip_prefix(dynamodb::TARGET) else {
             if target.starts_with(sqs::wire::TARGET) {
-                // The escaped payload is a little larger than the messages.
-                self.calls.record_payload(body.len());
+                self.calls.record_payload(sqs::wire::bytes_sent(body));
             }
             return self.servers.answer(target, body).await;
         };

@@ -81,7 +81,25 @@ pub struct Message {
     pub(super) received_at: UnixMillis,
 }
 
+/// A body and attributes together, as SQS counts them: a binary value as its bytes.
+fn bytes(body: &str, attributes: &Attributes) -> usize {
+    let attributes = attributes.iter().map(|(name, attribute)| {
+        let value = match (&attribute.string_value, &attribute.binary_value) {
+            (Some(text), _) => text.len(),
+            (None, Some(binary)) => binary.len() / 4 * 3,
+            (None, None) => 0,
+        };
+        name.len() + attribute.data_type.len() + value
+    });
+    body.len() + attributes.sum::<usize>()
+}
+
 impl Message {
+    /// Body and attributes together, as SQS counts them.
+    pub(crate) fn bytes(&self) -> usize {
+        bytes(&self.body, &self.attributes)
+    }
+
     /// While the message is in flight: when it was received and when it becomes visible again.
     pub fn in_flight(&self) -> Option<(UnixMillis, UnixMillis)> {
         self.flight
@@ -93,15 +111,8 @@ impl Message {
 impl NewMessage {
     /// Body and attributes together, as SQS counts them.
     pub(super) fn bytes(&self) -> usize {
-        let attributes = self.message_attributes.iter().map(|(name, attribute)| {
-            let value = match (&attribute.string_value, &attribute.binary_value) {
-                (Some(text), _) => text.len(),
-                (None, Some(binary)) => binary.len() / 4 * 3,
-                (None, None) => 0,
-            };
-            name.len() + attribute.data_type.len() + value
-        });
-        self.message_body.as_ref().map_or(0, String::len) + attributes.sum::<usize>()
+        let body = self.message_body.as_deref().unwrap_or_default();
+        bytes(body, &self.message_attributes)
     }
 
     /// Validates a message for a FIFO queue. Returns its body, group and deduplication id.

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-pub(crate) use send::sequence_number;
+pub(crate) use send::{bytes_sent, sequence_number};
 
 use super::{ACCOUNT, Sqs, SqsError};
 

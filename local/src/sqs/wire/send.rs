@@ -52,6 +52,23 @@ pub(crate) fn sequence_number(sequence: u64) -> String {
     format!("{sequence:0>20}")
 }
 
+/// How many bytes of messages a request sends, as SQS counts them, by which it bills.
+pub(crate) fn bytes_sent(body: &[u8]) -> usize {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Sent {
+        #[serde(default)]
+        entries: Vec<NewMessage>,
+        #[serde(flatten)]
+        message: NewMessage,
+    }
+    let sent: Option<Sent> = serde_json::from_slice(body).ok();
+    sent.map_or(0, |sent| {
+        let entries = sent.entries.iter().map(NewMessage::bytes);
+        sent.message.bytes() + entries.sum::<usize>()
+    })
+}
+
 impl Entry for NewMessage {
     fn id(&self) -> &str {
         &self.id
