@@ -1,5 +1,8 @@
-//! Handlers that echo challenges, and answer deliveries in one bad way after another: with errors, not at all, slowly, without end,
-//! and broken off.
+//! Handlers that echo challenges, and answer deliveries and pings in one bad way after another: with errors, not at all, slowly,
+//! without end, and broken off. Of some, every second answer is right, so that what waits for them is delivered and they are
+//! live again and again.
+//!
+//! 410 is not among the answers, because it removes the worker.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,6 +63,14 @@ fn tricks() -> Vec<Trick> {
     vec![
         Trick::once("500 Internal Server Error", ""),
         Trick::once("429 Too Many Requests", "retry-after: 1\r\n"),
+        Trick::once("503 Service Unavailable", "retry-after: 3600\r\n"),
+        Trick::once("404 Not Found", ""),
+        Trick::once("400 Bad Request", "content-encoding: gzip\r\n"),
+        // The connection is closed.
+        Trick {
+            first: String::new(),
+            ..Trick::once("", "")
+        },
         Trick::once("307 Temporary Redirect", "location: /\r\n"),
         // Nothing at all for longer than any deadline, and a beginning that breaks off.
         Trick {
@@ -84,22 +95,43 @@ fn tricks() -> Vec<Trick> {
     ]
 }
 
-/// Starts such a handler. It closes each connection.
-pub(super) async fn start() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let (tricks, count) = (Arc::new(tricks()), Arc::new(AtomicUsize::new(0)));
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let (tricks, count) = (Arc::clone(&tricks), Arc::clone(&count));
-            tokio::spawn(async move { answer(stream, &tricks, &count).await });
-        }
-    });
-    Ok(address)
+/// Such a handler, which closes each connection.
+pub(super) struct Handler {
+    pub(super) address: SocketAddr,
+    /// How many requests it has answered, challenges aside.
+    answered: Arc<AtomicUsize>,
+}
+
+impl Handler {
+    /// Starts one of whose answers every second one is right, or none.
+    pub(super) async fn start(is_right_at_times: bool) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (tricks, answered) = (Arc::new(tricks()), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&answered);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tricks, count) = (Arc::clone(&tricks), Arc::clone(&count));
+                tokio::spawn(async move {
+                    answer(stream, &tricks, &count, is_right_at_times).await;
+                });
+            }
+        });
+        Ok(Self { address, answered })
+    }
+
+    pub(super) fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
 }
 
 /// Answers a request. That the relay closes the connection, when it has heard enough, is no error here.
-async fn answer(mut stream: TcpStream, tricks: &[Trick], count: &AtomicUsize) {
+async fn answer(
+    mut stream: TcpStream,
+    tricks: &[Trick],
+    count: &AtomicUsize,
+    is_right_at_times: bool,
+) {
     let Ok(body) = read(&mut stream).await else {
         return;
     };
@@ -114,8 +146,12 @@ async fn answer(mut stream: TcpStream, tricks: &[Trick], count: &AtomicUsize) {
             stream.write_all(format!("{head}{echo}").as_bytes()).await
         }
         _ => {
-            let next = count.fetch_add(1, Ordering::Relaxed) % tricks.len();
-            tricks[next].play(&mut stream).await
+            let next = count.fetch_add(1, Ordering::Relaxed);
+            if is_right_at_times && next % 2 == 1 {
+                Trick::once("200 OK", "").play(&mut stream).await
+            } else {
+                tricks[next / 2 % tricks.len()].play(&mut stream).await
+            }
         }
     };
 }
