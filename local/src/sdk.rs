@@ -134,8 +134,7 @@ fn broken() -> ConnectorError {
 
 /// An error response of the service.
 fn refusal(status: u16, code: &str) -> Result<HttpResponse, ConnectorError> {
-    let body = serde_json::json!({"__type": code, "message": "interfered"});
-    let mut refusal = Response::new(body.to_string().into_bytes());
+    let mut refusal = Response::new(Fault::refusal(code));
     *refusal.status_mut() = StatusCode::from_u16(status).expect("this is a status");
     response(refusal)
 }

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use protocol::messages::Registered;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
 #[cfg(target_os = "linux")]
-use crate::harness::failing_sync::FailingSync;
+use crate::harness::disk::Disk;
 use crate::harness::served::Served;
-use crate::harness::{Receiver, TOKEN, ids, issue, large_issue, linear, numbers, pulled};
+use crate::harness::{Answer, Receiver, TOKEN, ids, issue, large_issue, linear, numbers, pulled};
 use crate::harness::{sorted, until};
 
 /// Lets the relay write no byte to any file any more, or lets it again.
@@ -54,9 +55,8 @@ async fn a_disk_that_was_full_is_used_again_without_a_restart() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_disk_that_cannot_keep_what_was_written_loses_nothing_that_was_accepted() {
-    let disk = FailingSync::new();
+    let disk = Disk::new(Duration::ZERO);
     let environment = disk.environment();
-    let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, &**v)).collect();
     let directory = tempfile::tempdir().unwrap();
     let (_, linear) = linear().await;
     let mut relay = Served::start_with(directory.path(), &linear, &environment);
@@ -65,7 +65,7 @@ async fn a_disk_that_cannot_keep_what_was_written_loses_nothing_that_was_accepte
     for number in 0..3 {
         relay.post(number).await;
     }
-    disk.begin();
+    disk.fails();
     let webhook = relay.webhook(&issue("i", 3));
     let sent = webhook.request(&relay.client, &format!("{}/webhooks/linear", relay.url));
     let is_accepted = sent.send().await.is_ok_and(|answer| answer.status() == 200);
@@ -73,7 +73,7 @@ async fn a_disk_that_cannot_keep_what_was_written_loses_nothing_that_was_accepte
     let ended = tokio::task::spawn_blocking(move || relay.child.wait().unwrap());
     let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
     assert_eq!(ended.unwrap().unwrap().code(), Some(1));
-    disk.end();
+    disk.works();
     let relay = Served::start_with(directory.path(), &linear, &environment);
     assert_eq!(relay.send(&webhook).await.status(), 200);
     until("each is there once", async || {
@@ -89,6 +89,51 @@ fn size(directory: &Path) -> u64 {
     files
         .map(|file| file.unwrap().metadata().unwrap().len())
         .sum()
+}
+
+/// How many threads a process has.
+#[cfg(target_os = "linux")]
+fn threads(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let threads = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Threads:"));
+    threads.unwrap().trim().parse().unwrap()
+}
+
+/// Four of twenty workers reject everything, each of which is written to the table.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_slow_disk_and_bad_workers_each_webhook_is_answered_in_time_by_few_threads() {
+    const EVENTS: usize = 60;
+    let disk = Disk::new(Duration::from_millis(30));
+    let directory = tempfile::tempdir().unwrap();
+    let (_, linear) = linear().await;
+    let relay = Served::start_with(directory.path(), &linear, &disk.environment());
+    let (good, bad) = (Receiver::start().await, Receiver::start().await);
+    bad.answer([Answer::Status(500)]);
+    for at in 0..20 {
+        let url = if at % 5 == 0 { bad.url() } else { good.url() };
+        let register = json!({"name": at.to_string(), "linearToken": TOKEN, "webhookUrl": url});
+        let _: Registered = relay.register(&register).await;
+    }
+    let (client, url) = (&relay.client, &format!("{}/webhooks/linear", relay.url));
+    let posts = (0..EVENTS).map(|number| {
+        let webhook = relay.webhook(&issue(&format!("i{}", number % 50), number));
+        async move {
+            tokio::time::sleep(Duration::from_millis(50) * u32::try_from(number).unwrap()).await;
+            let began = Instant::now();
+            let answer = webhook.request(client, url).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{:?}", began.elapsed());
+            began.elapsed()
+        }
+    });
+    let slowest = join_all(posts).await.into_iter().max();
+    let threads = threads(relay.child.id());
+    println!("slowest {slowest:?}, {threads} threads");
+    assert!(threads < 64, "{threads} threads");
+    good.wait_for(16 * EVENTS).await;
+    assert_eq!(good.count(), 16 * EVENTS);
 }
 
 #[tokio::test]

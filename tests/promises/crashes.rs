@@ -1,6 +1,6 @@
 //! Processes that end at random moments under load, by `kill -9` or SIGTERM: the relay, an agent that it reaches, one that
-//! pulls, and their handlers, which are restarted. Nothing that was answered 200 is lost, nothing is handled twice but what an
-//! end interrupted, and nothing overtakes.
+//! pulls, and their handlers, which are restarted; beside a worker that rejects everything for half of the time. Nothing that was
+//! answered 200 is lost, nothing is handled twice but what an end interrupted, and nothing overtakes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 
 use local::samples::Webhook;
 use protocol::clock::Clock;
+use protocol::messages::Registered;
 use reqwest::Client;
+use serde_json::json;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use crate::harness::agent::{Home, command, events, free_port, reached_at};
 use crate::harness::served::Served;
-use crate::harness::{Receiver, SECRET, TOKEN, client, issue, linear, number, terminate};
+use crate::harness::{
+    Answer, Receiver, SECRET, TOKEN, client, issue, large_issue, linear, number, terminate,
+};
 
 /// Events about one issue are posted one after another.
 const ISSUES: usize = 5;
@@ -24,6 +28,9 @@ const ISSUES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The number of the first event, which shows that an agent is there.
 const FIRST: usize = 1_000_000;
+/// One event in so many has a body that is stored beside the messages.
+const LARGE_EVERY: usize = 9;
+const LARGE: usize = 250_000;
 /// How long the retries of the relay may take at last.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 
@@ -35,7 +42,7 @@ async fn nothing_is_lost_or_overtaken_when_relay_agents_and_handlers_end() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes"]
 async fn nothing_is_lost_or_overtaken_in_hundreds_of_ends() {
-    campaign(400, 2).await;
+    campaign(850, 2).await;
 }
 
 /// An agent with its handler.
@@ -70,7 +77,21 @@ impl Machine {
         }
     }
 
-    async fn end(&mut self, signal: Signal) {
+    /// Posts events until one arrives.
+    async fn is_there(&self, relay: &str) {
+        let (client, url) = (client(), format!("{relay}/webhooks/linear"));
+        let mut number = FIRST;
+        while self.handler.count() == 0 {
+            number += 1;
+            let issue = issue("first", number);
+            let webhook = Webhook::sample(SECRET, &issue, Clock::system().millis());
+            is_accepted(&client, &url, &webhook).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn restart(&mut self, signal: Signal, rng: &mut fastrand::Rng) {
+        self.ends += 1;
         match signal {
             Signal::Kill => self.running.kill().await.unwrap(),
             Signal::Terminate => {
@@ -78,19 +99,46 @@ impl Machine {
                 self.running.wait().await.unwrap();
             }
         }
+        pause(rng, 300).await;
+        self.running = self.up.spawn().unwrap();
     }
 
-    /// What was handled, each event with the issue's events in the order in which they came first.
-    fn handled(&self) -> BTreeMap<usize, Vec<usize>> {
-        let mut handled: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for received in self.handler.received() {
-            let number = number(&received.body);
-            if number < FIRST && seen.insert(number) {
-                handled.entry(number % ISSUES).or_default().push(number);
-            }
+    async fn restart_handler(&mut self, rng: &mut fastrand::Rng) {
+        self.ends += 1;
+        self.handler.close();
+        pause(rng, 300).await;
+        self.handler.reopen().await;
+    }
+}
+
+/// What a receiver was given, by issue, each event where it came first.
+fn given(receiver: &Receiver) -> BTreeMap<usize, Vec<usize>> {
+    let mut given: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for received in receiver.received() {
+        let number = number(&received.body);
+        if number < FIRST && seen.insert(number) {
+            given.entry(number % ISSUES).or_default().push(number);
         }
-        handled
+    }
+    for numbers in given.values() {
+        assert!(numbers.is_sorted(), "overtaken: {numbers:?}");
+    }
+    given
+}
+
+/// Waits until a receiver was given all that was accepted.
+async fn gets_all(receiver: &Receiver, accepted: &BTreeSet<usize>) {
+    let began = Instant::now();
+    loop {
+        let given: BTreeSet<_> = given(receiver).into_values().flatten().collect();
+        let missing: Vec<_> = accepted.difference(&given).collect();
+        if missing.is_empty() {
+            break;
+        }
+        let is_in_time = began.elapsed() < SETTLED_WITHIN;
+        assert!(is_in_time, "not given: {missing:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -101,7 +149,12 @@ async fn post(client: Client, url: String, about: usize, is_over: Arc<AtomicBool
         if is_over.load(Ordering::Relaxed) {
             break;
         }
-        let issue = issue(&format!("i{about}"), number);
+        let name = format!("i{about}");
+        let issue = if number % LARGE_EVERY == 0 {
+            large_issue(&name, number, LARGE)
+        } else {
+            issue(&name, number)
+        };
         let webhook = Webhook::sample(SECRET, &issue, Clock::system().millis());
         // Linear posts it again.
         while !is_accepted(&client, &url, &webhook).await {
@@ -136,51 +189,48 @@ async fn campaign(ends: usize, seed: u64) {
         tokio::task::block_in_place(|| Served::run(&mut command).unwrap())
     };
     let mut relay = serve();
-    let pushed = Receiver::start().await;
-    let pulling = Receiver::start().await;
+    let (pushed, pulling) = (Receiver::start().await, Receiver::start().await);
     let mut machines = [
         Machine::start("pushed", &relay.url, pushed, Some(free_port().await)),
         Machine::start("pulling", &relay.url, pulling, None),
     ];
     for machine in &machines {
-        let (client, url) = (client(), format!("{}/webhooks/linear", relay.url));
-        let mut number = FIRST;
-        while machine.handler.count() == 0 {
-            number += 1;
-            let issue = issue("first", number);
-            let webhook = Webhook::sample(SECRET, &issue, Clock::system().millis());
-            is_accepted(&client, &url, &webhook).await;
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        machine.is_there(&relay.url).await;
     }
+    let rejecting = Receiver::start().await;
+    rejecting.answer([Answer::Status(500)]);
+    let registration =
+        json!({"name": "rejecting", "linearToken": TOKEN, "webhookUrl": rejecting.url()});
+    let _: Registered = relay.register(&registration).await;
     let is_over = Arc::new(AtomicBool::new(false));
     let mut posting = JoinSet::new();
     for about in 0..ISSUES {
         let url = format!("{}/webhooks/linear", relay.url);
         posting.spawn(post(client(), url, about, Arc::clone(&is_over)));
     }
-    for _ in 0..ends {
+    let mut ended: BTreeMap<String, usize> = BTreeMap::new();
+    let mut count = |what: String| *ended.entry(what).or_default() += 1;
+    for end in 0..ends {
+        if end == ends / 2 {
+            rejecting.answer([Answer::Status(200)]);
+        }
         pause(&mut rng, 600).await;
-        let signal = rng.choice([Signal::Kill, Signal::Kill, Signal::Terminate]);
-        let signal = signal.unwrap();
+        let signals = [Signal::Kill, Signal::Kill, Signal::Terminate];
+        let signal = rng.choice(signals).unwrap();
         match rng.usize(..1 + 2 * machines.len()) {
             0 => {
+                count(format!("relay {signal:?}"));
                 end_relay(relay, signal);
                 pause(&mut rng, 300).await;
                 relay = serve();
             }
+            at if at > machines.len() => {
+                count("handler restart".to_owned());
+                machines[at % 2].restart_handler(&mut rng).await;
+            }
             at => {
-                let machine = &mut machines[at % 2];
-                machine.ends += 1;
-                if at > 2 {
-                    machine.handler.close();
-                    pause(&mut rng, 300).await;
-                    machine.handler.reopen().await;
-                } else {
-                    machine.end(signal).await;
-                    pause(&mut rng, 300).await;
-                    machine.running = machine.up.spawn().unwrap();
-                }
+                count(format!("agent {signal:?}"));
+                machines[at % 2].restart(signal, &mut rng).await;
             }
         }
     }
@@ -189,8 +239,9 @@ async fn campaign(ends: usize, seed: u64) {
     for machine in &machines {
         settles(machine, &accepted).await;
     }
+    gets_all(&rejecting, &accepted).await;
     let (events, took) = (accepted.len(), began.elapsed());
-    println!("{ends} ends, {events} events for two agents, {took:.0?}");
+    println!("{ended:?}; {events} events for two agents and one worker, {took:.0?}");
 }
 
 async fn pause(rng: &mut fastrand::Rng, most: u64) {
@@ -209,22 +260,13 @@ fn end_relay(mut relay: Served, signal: Signal) {
 
 /// All that was accepted was handled, in order, and is done.
 async fn settles(machine: &Machine, accepted: &BTreeSet<usize>) {
+    gets_all(&machine.handler, accepted).await;
     let began = Instant::now();
-    loop {
-        let handled: BTreeSet<_> = machine.handled().into_values().flatten().collect();
-        let missing: Vec<_> = accepted.difference(&handled).collect();
-        let stored = events(&machine.home).await;
-        if missing.is_empty() && stored.iter().all(|event| event["state"] == "done") {
-            break;
-        }
-        let is_in_time = began.elapsed() < SETTLED_WITHIN;
-        assert!(is_in_time, "not handled: {missing:?}");
+    while !(events(&machine.home).await.iter()).all(|event| event["state"] == "done") {
+        assert!(began.elapsed() < SETTLED_WITHIN, "not done");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    let handled = machine.handled();
-    for numbers in handled.values() {
-        assert!(numbers.is_sorted(), "overtaken: {numbers:?}");
-    }
+    let handled = given(&machine.handler);
     // One event of each issue is handled at a time, which an end interrupts.
     let received = machine.handler.received();
     let attempts = (received.iter()).filter(|received| number(&received.body) < FIRST);

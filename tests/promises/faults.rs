@@ -143,13 +143,28 @@ fn plans(place: Place) -> Vec<Plan> {
         if call.contains("Batch") {
             faults.push(What::Fault(Fault::Partly));
         }
-        faults.extend([
-            refused(400, "ThrottlingException"),
-            refused(400, "ProvisionedThroughputExceededException"),
-        ]);
+        faults.extend(if call.contains("Message") {
+            [refused(400, "RequestThrottled"), refused(403, "OverLimit")]
+        } else {
+            [
+                refused(400, "ThrottlingException"),
+                refused(400, "ProvisionedThroughputExceededException"),
+            ]
+        });
+        if call.contains("TransactWriteItems") {
+            faults.push(refused(400, "TransactionCanceledException"));
+        } else if ["UpdateItem", "PutItem", "DeleteItem"]
+            .iter()
+            .any(|action| call.contains(action))
+        {
+            faults.push(refused(400, "TransactionConflictException"));
+        }
         ends.extend([What::KilledBefore, What::KilledAfter]);
     } else {
         faults.push(refused(429, "TooManyRequests"));
+    }
+    if matches!(&place, Place::Request(request) if request.starts_with("Linear")) {
+        faults.push(refused(400, wire::RATELIMITED));
     }
     let twice = faults
         .iter()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde_json::json;
 
 /// Called for each call with the function, the SDK's target (`DynamoDB_20120810.GetItem`) and the request's body.
 pub type Observer = Arc<dyn Fn(&'static str, &str, &[u8]) + Send + Sync>;
@@ -43,6 +44,17 @@ pub enum Fault {
     Unanswered,
     /// The server does all of a batch but its last entry, and says so. Another call is carried out.
     Partly,
+}
+
+impl Fault {
+    /// The body of a refusal with this code, as AWS writes it.
+    pub fn refusal(code: &str) -> Vec<u8> {
+        let mut refusal = json!({"__type": code, "message": "interfered"});
+        if code == "TransactionCanceledException" {
+            refusal["CancellationReasons"] = json!([{"Code": "TransactionConflict"}]);
+        }
+        refusal.to_string().into_bytes()
+    }
 }
 
 /// What AWS bills for.

@@ -2,7 +2,7 @@
 //! interface is loopback, which has a public address for the worker, and private ones for what may not be reached.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -17,6 +17,7 @@ use crate::harness::{Receiver, issue, relay};
 const WORKER: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+const UNIQUE_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 
 /// The test below.
 const TEST: &str = "addresses::name_server::a_name_server_that_mixes_or_changes_its_answers_leads_to_allowed_addresses_alone";
@@ -30,7 +31,7 @@ set -e
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 mount --bind "$1/nsswitch.conf" /etc/nsswitch.conf
 ip link set lo up
-for address in $2; do ip address add "$address/32" dev lo; done
+for address in $2; do ip address add "$address" dev lo; done
 exec "$3" --ignored --exact "$4" --nocapture
 "#;
 
@@ -61,11 +62,9 @@ fn in_a_namespace_of_its_own() {
     let status = command
         .args(["--net", "--mount", "sh", "-c", SCRIPT, "sh"])
         .arg(directory.path())
-        .arg(
-            [WORKER, PRIVATE, METADATA]
-                .map(|ip| ip.to_string())
-                .join(" "),
-        )
+        .arg(format!(
+            "{WORKER}/32 {PRIVATE}/32 {METADATA}/32 {UNIQUE_LOCAL}/128"
+        ))
         .arg(std::env::current_exe().unwrap())
         .arg(TEST)
         .env(DIRECTORY, directory.path())
@@ -82,24 +81,42 @@ async fn in_namespace(directory: &Path) {
     let address = SocketAddr::from((WORKER, 0)).to_string();
     let mut receiver = Receiver::start_over_tls_at(&address, certificate.acceptor(&[])).await;
     let port = receiver.address.port();
+    let reached: [IpAddr; 5] = [
+        Ipv4Addr::LOCALHOST.into(),
+        PRIVATE.into(),
+        METADATA.into(),
+        Ipv6Addr::LOCALHOST.into(),
+        UNIQUE_LOCAL.into(),
+    ];
     let mut targets = Vec::new();
-    for address in [Ipv4Addr::LOCALHOST, PRIVATE, METADATA] {
-        targets.push(Target::start_at(&format!("{address}:{port}")).await);
+    for address in reached {
+        targets.push(Target::start_at(&SocketAddr::from((address, port)).to_string()).await);
     }
-    let hidden = vec![Ipv4Addr::LOCALHOST, PRIVATE, METADATA];
-    let mixed = [&hidden[..], &[WORKER], &hidden[..]].concat();
+    // And the private ones in IPv4-mapped (RFC 4291) and NAT64 (RFC 6052) form.
+    let nat64 = Ipv6Addr::from((0x64_ff9b_u128 << 96) | u128::from(u32::from(PRIVATE)));
+    let hidden = [
+        &reached[..],
+        &[PRIVATE.to_ipv6_mapped().into(), nat64.into()],
+    ]
+    .concat();
+    let mixed = [&hidden[..], &[WORKER.into()], &hidden[..]].concat();
     serve(HashMap::from([
         ("mixed.example", vec![mixed]),
         ("private.example", vec![hidden]),
-        ("changing.example", vec![vec![WORKER], vec![PRIVATE]]),
+        (
+            "changing.example",
+            vec![vec![WORKER.into()], vec![PRIVATE.into()]],
+        ),
     ]))
     .await;
     let relay = relay().public().start().await;
 
-    let refused = refusal(&relay, &format!("https://private.example:{port}/")).await;
     let unknown = refusal(&relay, &format!("https://unknown.example:{port}/")).await;
-    assert_eq!(refused["code"], "address_blocked");
-    assert_eq!(refused["detail"], unknown["detail"]);
+    for name in ["private", "alias"] {
+        let refused = refusal(&relay, &format!("https://{name}.example:{port}/")).await;
+        assert_eq!(refused["code"], "address_blocked");
+        assert_eq!(refused["detail"], unknown["detail"]);
+    }
 
     let url = format!("https://mixed.example:{port}/");
     let worker = relay.register("mixed", &url).await;
@@ -121,9 +138,20 @@ async fn in_namespace(directory: &Path) {
     }
 }
 
+/// The addresses of names, look-up by look-up, again and again.
+type Names = HashMap<&'static str, Vec<Vec<IpAddr>>>;
+
+/// A name that stands for another one.
+const ALIAS: (&str, &str) = ("alias.example", "private.example");
+
+/// Types of records (RFC 1035, RFC 3596).
+const A: u8 = 1;
+const CNAME: u8 = 5;
+const AAAA: u8 = 28;
+
 /// Answers questions for these names (RFC 1035): the first look-up of a name with the first addresses, the next one with the next,
 /// and so on again and again.
-async fn serve(mut names: HashMap<&'static str, Vec<Vec<Ipv4Addr>>>) {
+async fn serve(mut names: Names) {
     let socket = UdpSocket::bind("127.0.0.1:53").await.unwrap();
     tokio::spawn(async move {
         let mut packet = [0; 512];
@@ -134,9 +162,8 @@ async fn serve(mut names: HashMap<&'static str, Vec<Vec<Ipv4Addr>>>) {
     });
 }
 
-fn answer(query: &[u8], names: &mut HashMap<&'static str, Vec<Vec<Ipv4Addr>>>) -> Vec<u8> {
+fn answer(query: &[u8], names: &mut Names) -> Vec<u8> {
     const HEADER: usize = 12;
-    const A: [u8; 2] = [0, 1];
     let mut labels = Vec::new();
     let mut at = HEADER;
     while query[at] != 0 {
@@ -144,35 +171,56 @@ fn answer(query: &[u8], names: &mut HashMap<&'static str, Vec<Vec<Ipv4Addr>>>) -
         labels.push(str::from_utf8(&query[at + 1..end]).unwrap());
         at = end;
     }
-    let question = &query[HEADER..at + 5];
-    let known = names.get_mut(labels.join(".").as_str());
+    let (question, kind) = (&query[HEADER..at + 5], query[at + 2]);
+    let asked = labels.join(".");
+    let is_alias = asked == ALIAS.0;
+    let known = names.get_mut(if is_alias { ALIAS.1 } else { asked.as_str() });
     let code = if known.is_some() { 0 } else { 3 };
-    let addresses = match known {
-        Some(answers) if query[at + 1..at + 3] == A => {
+    let addresses = known.map_or_else(Vec::new, |answers| {
+        if kind == A {
             answers.rotate_left(1);
-            answers.last().cloned().unwrap_or_default()
         }
-        _ => Vec::new(),
-    };
+        answers.last().cloned().unwrap_or_default()
+    });
+    let mut records = Vec::new();
+    if is_alias {
+        let target = ALIAS.1.split('.').flat_map(|label| {
+            let length = label.len() as u8;
+            std::iter::once(length).chain(label.bytes())
+        });
+        records.push((CNAME, target.chain([0]).collect()));
+    }
+    records.extend(addresses.into_iter().filter_map(|address| match address {
+        IpAddr::V4(address) => (kind == A).then(|| (A, address.octets().to_vec())),
+        IpAddr::V6(address) => (kind == AAAA).then(|| (AAAA, address.octets().to_vec())),
+    }));
     let mut answer = query[..2].to_vec();
     // A response, recursion desired and available, the code, and how many of each part follow.
-    answer.extend([
-        0x81,
-        0x80 | code,
-        0,
-        1,
-        0,
-        addresses.len() as u8,
-        0,
-        0,
-        0,
-        0,
-    ]);
+    let count = records.len() as u8;
+    answer.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
     answer.extend(question);
-    for address in addresses {
-        // The name of the question, of this type and class, for no time, in so many bytes.
-        answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-        answer.extend(address.octets());
+    let mut name = HEADER;
+    for (kind, data) in records {
+        // The name, by where it stands, the type, the class, for no time, in so many bytes.
+        answer.extend([
+            0xc0,
+            name as u8,
+            0,
+            kind,
+            0,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            data.len() as u8,
+        ]);
+        if kind == CNAME {
+            // What follows is of the name that the alias stands for.
+            name = answer.len();
+        }
+        answer.extend(data);
     }
     answer
 }

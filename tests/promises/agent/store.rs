@@ -8,7 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use crate::harness::agent::{Agent, Inside, deliver, events, free_port, output, reached_at};
 use crate::harness::agent::{relay_and_home, run, signed, with_handler, worker};
 #[cfg(target_os = "linux")]
-use crate::harness::{failing_sync::FailingSync, sorted};
+use crate::harness::{disk::Disk, sorted};
 use crate::harness::{issue, until};
 
 #[tokio::test]
@@ -69,18 +69,18 @@ async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room
 #[tokio::test]
 async fn what_the_disk_cannot_keep_is_not_taken_and_comes_again() {
     let (relay, home) = relay_and_home().await;
-    let disk = FailingSync::new();
+    let disk = Disk::new(Duration::ZERO);
     let mut up = Agent::up(&relay, &home);
     up.args(reached_at(free_port().await));
     let mut agent = Agent::start(up.envs(disk.environment())).await;
-    disk.begin();
+    disk.fails();
     relay.post(&issue("i", 1)).await;
     agent
         .says("events cannot be stored, and wait at the relay")
         .await;
     let headers = signed(&home, "evt_2", "{}");
     assert_eq!(deliver(&agent.address, &headers, "{}").await.0, 503);
-    disk.end();
+    disk.works();
     agent.says("events can be stored again").await;
     assert_eq!(deliver(&agent.address, &headers, "{}").await.0, 202);
     let taken = [agent.event().await, agent.event().await];

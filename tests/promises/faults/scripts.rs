@@ -127,7 +127,8 @@ impl History {
         let own = json!({"appUserId": "app"});
         self.post(&payload(5, ("AppUserNotification", "issueMention"), own))
             .await;
-        self.watch(3).await;
+        // `health` has Ann's mailbox drained, when she is probed: after 5, 10, 20, 40 and 80 minutes.
+        self.watch(17).await;
         self.cloud.settle().await;
         for name in ["bob", "app", "ivy"] {
             self.pull(name).await;
@@ -347,7 +348,12 @@ fn admit_members(linear: &LinearApi) {
         ("lin_oauth_bob", "bob", &[ENG]),
         ("lin_oauth_app", "app", &[ENG]),
         ("lin_api_hal", "hal", &[ENG]),
-        ("lin_oauth_ivy", "ivy", &[ENG, OPS]),
+        // More than a page.
+        (
+            "lin_oauth_ivy",
+            "ivy",
+            &[ENG, OPS, ("team-a", "A"), ("team-b", "B")],
+        ),
     ] {
         let teams = teams
             .iter()

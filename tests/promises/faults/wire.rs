@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
+use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
@@ -21,10 +22,14 @@ use local::testing::calls::Fault;
 use local::testing::partly::Part;
 use local::testing::place::place;
 use parking_lot::Mutex;
+use protocol::headers::EDGE_ATTEMPT;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+/// The code with which Linear limits requests.
+pub(super) const RATELIMITED: &str = "RATELIMITED";
 
 /// Where a call or a request comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +75,8 @@ pub(super) struct Plan {
 pub(super) struct Faults {
     seen: Mutex<BTreeSet<Place>>,
     plan: Mutex<Option<Plan>>,
+    /// Linear's tokens, as requests show them.
+    tokens: Mutex<BTreeSet<Vec<u8>>>,
 }
 
 impl Faults {
@@ -77,7 +84,14 @@ impl Faults {
         Self {
             seen: Mutex::default(),
             plan: Mutex::new(plan),
+            tokens: Mutex::default(),
         }
+    }
+
+    /// Whether no request has shown the token of this one.
+    fn is_new(&self, parts: &Parts) -> bool {
+        let token = parts.headers.get(AUTHORIZATION);
+        token.is_some_and(|token| self.tokens.lock().insert(token.as_bytes().to_vec()))
     }
 
     fn at(&self, place: Place) -> Option<What> {
@@ -156,7 +170,7 @@ async fn answer(
     let body = to_bytes(Body::new(body), usize::MAX)
         .await
         .map_err(|_| reset())?;
-    let what = faults.at(to.place(&parts, &body));
+    let what = faults.at(to.place(faults, &parts, &body));
     match what {
         Some(What::Slow(time)) => tokio::time::sleep(time).await,
         Some(What::KilledBefore) => {
@@ -166,11 +180,14 @@ async fn answer(
         Some(What::Fault(Fault::Unsent)) => return Err(reset()),
         Some(What::Fault(Fault::Swallowed)) => std::future::pending().await,
         Some(What::Fault(Fault::Refused(status, code))) => {
-            let refusal = json!({"__type": code, "message": "interfered"});
-            let refusal = Response::builder()
+            let refusal = match code {
+                RATELIMITED => json!({"errors": [{"extensions": {"code": code}}]}).to_string(),
+                _ => String::from_utf8(Fault::refusal(code)).unwrap(),
+            };
+            return Ok(Response::builder()
                 .status(status)
-                .body(refusal.to_string().into());
-            return Ok(refusal.unwrap());
+                .body(refusal.into())
+                .unwrap());
         }
         _ => {}
     }
@@ -196,17 +213,23 @@ fn target(parts: &Parts) -> &str {
 }
 
 impl To {
-    fn place(&self, parts: &Parts, body: &[u8]) -> Place {
-        match self {
-            Self::Aws { function, .. } => Place::Call(place(function, target(parts), body)),
-            Self::Address(name, ..) => {
-                let body: Value = serde_json::from_slice(body).unwrap_or_default();
-                let kind = body["type"]
-                    .as_str()
-                    .filter(|kind| kind.starts_with("edge."));
-                Place::Request(format!("{name}: {}", kind.unwrap_or("a request")))
+    fn place(&self, faults: &Faults, parts: &Parts, body: &[u8]) -> Place {
+        let name = match self {
+            Self::Aws { function, .. } => {
+                return Place::Call(place(function, target(parts), body));
             }
-        }
+            Self::Address(name, ..) => name,
+        };
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let kind = match (body["type"].as_str(), parts.headers.get(EDGE_ATTEMPT)) {
+            (Some(kind), _) if kind.starts_with("edge.") => kind,
+            (_, Some(attempt)) if attempt == "1" => "a first attempt",
+            (_, Some(_)) => "a further attempt",
+            _ if !body["variables"]["after"].is_null() => "a further page",
+            _ if faults.is_new(parts) => "a new token",
+            _ => "a token again",
+        };
+        Place::Request(format!("{name}: {kind}"))
     }
 
     fn kill(&self) {

@@ -2,9 +2,9 @@
 //! Linear's API, and receivers that record and misbehave to order.
 
 pub(crate) mod agent;
-pub(crate) mod emulator;
 #[cfg(target_os = "linux")]
-pub(crate) mod failing_sync;
+pub(crate) mod disk;
+pub(crate) mod emulator;
 pub(crate) mod filter;
 pub(crate) mod page;
 pub(crate) mod raw;

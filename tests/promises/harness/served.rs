@@ -1,5 +1,6 @@
 //! The relay as a separate process.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -24,13 +25,18 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(directory: &Path, linear: &str) -> Self {
-        Self::start_with(directory, linear, &[])
+        Self::start_with(directory, linear, &[] as &[(&str, &Path)])
     }
 
     /// With more in its environment.
-    pub(crate) fn start_with(directory: &Path, linear: &str, more: &[(&str, &Path)]) -> Self {
+    pub(crate) fn start_with(
+        directory: &Path,
+        linear: &str,
+        more: &[(&str, impl AsRef<OsStr>)],
+    ) -> Self {
         let mut command = Self::command(directory, linear, "127.0.0.1:0");
-        Self::run(command.envs(more.iter().copied())).expect("the relay ended")
+        let more = more.iter().map(|(name, value)| (name, value.as_ref()));
+        Self::run(command.envs(more)).expect("the relay ended")
     }
 
     pub(crate) fn command(directory: &Path, linear: &str, listen: &str) -> Command {

@@ -1,4 +1,5 @@
-// Preloaded into a program: while the file that SYNC_FAILS_WHILE names is there, no file can be written to the disk.
+// Preloaded into a program: each time that it brings a file to the disk takes so many milliseconds as SYNC_TAKES_MS says, and
+// fails while the file that SYNC_FAILS_WHILE names is there.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -6,6 +7,10 @@
 #include <unistd.h>
 
 static int sync_with(const char *name, int file) {
+    const char *takes = getenv("SYNC_TAKES_MS");
+    if (takes) {
+        usleep(1000 * atoi(takes));
+    }
     const char *marker = getenv("SYNC_FAILS_WHILE");
     if (marker && access(marker, F_OK) == 0) {
         errno = EIO;
