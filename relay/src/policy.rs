@@ -44,8 +44,10 @@ const MANY_BEHIND: usize = 9;
 /// No delivery that is rejected waits on the queue for longer: SQS deletes a message after 14 days.
 const LONGEST_QUEUED: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How soon a drain looks for new mail of other groups, while all that it has seen waits behind what was rejected.
-pub(crate) const DRAIN_AGAIN: Duration = Duration::from_secs(60);
+/// How soon a drain looks for new mail of other groups, while all that it has seen waits behind what was rejected; and how many
+/// times as long as the last look has taken that is at least, however much waits.
+const DRAIN_AGAIN: Duration = Duration::from_secs(60);
+const DRAIN_PAUSE: u32 = 20;
 
 /// An agent renews every five minutes, and this much later it is not there.
 const RENEWED_WITHIN: Duration = Duration::from_secs(7 * 60);
@@ -247,6 +249,11 @@ pub(crate) fn is_drained(state: WorkerState, pulls: bool) -> bool {
 /// longest gap of `health`.
 pub(crate) fn drain_wait(away_for: Duration) -> Duration {
     Duration::from_secs(away_for.clamp(DRAIN_FIRST, AWAY_LONGEST).as_secs())
+}
+
+/// The wait until a drain looks again for new mail of other groups, after it has looked through the mailbox for so long.
+pub(crate) fn drain_again(looked_for: Duration) -> Duration {
+    DRAIN_AGAIN.max(looked_for * DRAIN_PAUSE)
 }
 
 /// What a probe says about a worker.

@@ -1,5 +1,6 @@
 //! Who may do what: every caller at every door, over two workspaces. The table is `snapshots/promises__access__*.snap`.
 
+mod secrets;
 mod tokens;
 
 use std::fmt::Write as _;

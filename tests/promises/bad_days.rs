@@ -91,14 +91,17 @@ fn size(directory: &Path) -> u64 {
         .sum()
 }
 
-/// How many threads a process has.
+/// A number that proc_pid_status(5) says of a process.
 #[cfg(target_os = "linux")]
-fn threads(pid: u32) -> usize {
+fn status(pid: u32, name: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let threads = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Threads:"));
-    threads.unwrap().trim().parse().unwrap()
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = value
+        .unwrap()
+        .trim_start_matches(':')
+        .split_whitespace()
+        .next();
+    number.unwrap().parse().unwrap()
 }
 
 /// Four of twenty workers reject everything, each of which is written to the table.
@@ -129,11 +132,45 @@ async fn with_a_slow_disk_and_bad_workers_each_webhook_is_answered_in_time_by_fe
         }
     });
     let slowest = join_all(posts).await.into_iter().max();
-    let threads = threads(relay.child.id());
+    let threads = status(relay.child.id(), "Threads");
     println!("slowest {slowest:?}, {threads} threads");
     assert!(threads < 64, "{threads} threads");
     good.wait_for(16 * EVENTS).await;
     assert_eq!(good.count(), 16 * EVENTS);
+}
+
+/// What waits behind the heads of few issues is in no worker's backoff.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_worker_that_rejects_all_about_few_issues_takes_no_hundreds_of_megabytes() {
+    const ISSUES: usize = 5;
+    let directory = tempfile::tempdir().unwrap();
+    let (_, linear) = linear().await;
+    let relay = Served::start(directory.path(), &linear);
+    let receiver = Receiver::start().await;
+    receiver.answer([Answer::Status(500)]);
+    let register = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()});
+    let _: Registered = relay.register(&register).await;
+    let before = status(relay.child.id(), "VmHWM") / 1024;
+    let (began, mut events) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(240) {
+        let posts = (events..events + 20).map(|number| {
+            let issue = issue(&format!("i{}", number % ISSUES), number);
+            let webhook = relay.webhook(&issue.replace(
+                "\"number\"",
+                &format!("\"text\":\"{}\",\"number\"", "x".repeat(2_000)),
+            ));
+            let relay = &relay;
+            async move { relay.send(&webhook).await.status().as_u16() }
+        });
+        let answers = join_all(posts).await;
+        assert_eq!(answers, [200; 20]);
+        events += 20;
+    }
+    let peak = status(relay.child.id(), "VmHWM") / 1024;
+    println!("{events} events: {before} MB before, {peak} MB at most");
+    assert!(peak < before + 250, "{before} MB before, {peak} MB at most");
 }
 
 #[tokio::test]
@@ -236,27 +273,26 @@ async fn damaged_files_are_refused_by_name_or_the_relay_works() {
 #[tokio::test]
 async fn what_a_damaged_log_loses_is_said() {
     let (_, linear) = linear().await;
-    let directory = tempfile::tempdir().unwrap();
-    let relay = Served::start(directory.path(), &linear);
-    let register = json!({"name": "pull", "linearToken": TOKEN});
-    let _: Registered = relay.register(&register).await;
-    let log = directory.path().join("dynamodb.db-wal");
-    let length = || log.metadata().unwrap().len();
-    // It is killed before it is idle.
-    let is_long = async || {
-        relay.post(0).await;
-        length() > 100_000
-    };
-    until("the log is long", is_long).await;
-    relay.kill();
-    damage(&log, length() / 2);
-    let relay = Served::run(&mut Served::command(
-        directory.path(),
-        &linear,
-        "127.0.0.1:0",
-    ))
-    .unwrap();
-    let lost = "dynamodb.db-wal` is damaged: its last ";
-    assert!(relay.said.contains(lost), "{}", relay.said);
-    assert!(directory.path().join("dynamodb.db-wal-damaged").exists());
+    for name in ["dynamodb.db-wal", "sqs.db-wal"] {
+        let directory = tempfile::tempdir().unwrap();
+        let relay = Served::start(directory.path(), &linear);
+        let register = json!({"name": "pull", "linearToken": TOKEN});
+        let _: Registered = relay.register(&register).await;
+        let log = directory.path().join(name);
+        let length = || log.metadata().unwrap().len();
+        // It is killed before it is idle.
+        let is_long = async || {
+            relay.post(0).await;
+            length() > 100_000
+        };
+        until("the log is long", is_long).await;
+        relay.kill();
+        damage(&log, length() / 2);
+        let mut command = Served::command(directory.path(), &linear, "127.0.0.1:0");
+        let relay = Served::run(&mut command).unwrap();
+        let lost = format!("{name}` is damaged: its last ");
+        assert!(relay.said.contains(&lost), "{}", relay.said);
+        let copy = directory.path().join(format!("{name}-damaged"));
+        assert!(copy.exists(), "{name}");
+    }
 }

@@ -1,6 +1,8 @@
 //! Groups: of the workers of a workspace with the same group, one gets each event, by ordering key.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use protocol::messages::{Renew, WorkerState};
@@ -28,6 +30,24 @@ async fn got(relay: &Relay, worker: &Registration) -> Vec<usize> {
         numbers.extend(pulled(&mailbox));
         relay.pull(worker, &ids(&mailbox), None).await;
     }
+}
+
+#[tokio::test]
+async fn with_many_groups_a_webhook_is_answered_within_linears_patience() {
+    const GROUPS: usize = 30;
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let relay = relay()
+        .set("WORKERS_PER_USER", GROUPS)
+        .set("REGISTRATIONS_PER_MINUTE", GROUPS)
+        .slow_while(Arc::clone(&is_slow), "ingest", Duration::from_millis(100));
+    let relay = relay.start().await;
+    for group in 0..GROUPS {
+        member(&relay, &format!("of {group}"), &format!("group-{group}")).await;
+    }
+    is_slow.store(true, Ordering::Relaxed);
+    // Two calls for each group, one group after another, would take six seconds.
+    let posted = relay.post(&issue("i", 0)).await;
+    assert_eq!(posted.answer["deliveries"], GROUPS);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use protocol::envelope::digest;
 use protocol::linear_signature;
-use protocol::signature::{Secret, Signed, sign, verify};
+use protocol::signature::{Secret, Signed, is_receipt, receipt as receipt_of, sign, verify};
 use relay::worker::verify_token;
 
 /// How often each check is made.
@@ -23,7 +23,7 @@ fn a_wrong_signature_or_token_costs_the_same_wherever_it_differs() {
             ["first", "last"].map(|at| instructions(&format!("timing::{check}_that_differs_{at}")));
         first.abs_diff(last) as f64 / first as f64
     };
-    for check in ["webhook", "delivery", "token"] {
+    for check in ["webhook", "delivery", "receipt", "token"] {
         let difference = difference(check);
         assert!(difference < 0.001, "{check}: {difference}");
     }
@@ -96,6 +96,14 @@ fn delivery(differs: Differs) {
     counted(&|| verify(&secrets, signed, b"{}", 1).is_ok());
 }
 
+fn receipt(differs: Differs) {
+    let secrets = [Secret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap()];
+    let right = receipt_of(&secrets, "evt_1", "1");
+    let digest = BASE64.decode(right.strip_prefix("v1,").unwrap()).unwrap();
+    let shown = format!("v1,{}", BASE64.encode(wrong(digest, differs)));
+    counted(&|| is_receipt(&secrets, "evt_1", 1, &shown));
+}
+
 fn token(differs: Differs) {
     let right = "edge_0123456789abcdef0123456789abcdef";
     let hash = digest(right.as_bytes());
@@ -137,6 +145,18 @@ fn delivery_that_differs_first() {
 #[ignore = "is counted by the test above"]
 fn delivery_that_differs_last() {
     delivery(Differs::Last);
+}
+
+#[test]
+#[ignore = "is counted by the test above"]
+fn receipt_that_differs_first() {
+    receipt(Differs::First);
+}
+
+#[test]
+#[ignore = "is counted by the test above"]
+fn receipt_that_differs_last() {
+    receipt(Differs::Last);
 }
 
 #[test]

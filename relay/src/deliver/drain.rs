@@ -83,7 +83,7 @@ enum Page {
 struct Drain<'a> {
     deliver: &'a Deliver,
     worker: Worker,
-    deadline: Instant,
+    began: Instant,
     /// The groups whose head is in backoff, and until when.
     blocked: HashMap<String, UnixMillis>,
     has_delivered: bool,
@@ -150,7 +150,7 @@ impl Deliver {
         let mut drain = Drain {
             deliver: self,
             worker,
-            deadline: Instant::now() + BATCH_BUDGET,
+            began: Instant::now(),
             blocked: HashMap::new(),
             has_delivered: false,
         };
@@ -219,7 +219,8 @@ impl Drain<'_> {
         }
         if let Some(due_at) = self.blocked.values().min() {
             let due_in = self.deliver.until(*due_at);
-            return Ok(End::Wait(due_in.min(policy::DRAIN_AGAIN)));
+            let again_in = policy::drain_again(self.began.elapsed());
+            return Ok(End::Wait(due_in.min(again_in)));
         }
         self.mark_live().await
     }
@@ -275,7 +276,7 @@ impl Drain<'_> {
         context: &BatchContext,
     ) -> Result<Step, Error> {
         let (deliver, delivery) = (self.deliver, &parked.delivery);
-        if Instant::now() > self.deadline {
+        if self.began.elapsed() > BATCH_BUDGET {
             return Ok(Step::End(End::OutOfTime));
         }
         if self.blocked.contains_key(&delivery.group) {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use protocol::clock::{UnixMillis, elapsed};
 use sha2::{Digest as _, Sha256};
 
@@ -17,6 +18,9 @@ use crate::table::{Owner, Route, TableError};
 
 /// How often a key is given again because another event of it was faster.
 const TRIES: u32 = 3;
+
+/// How many groups are asked for their worker at the same time.
+const CONCURRENT_GROUPS: usize = 32;
 
 /// What becomes of a key.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,14 +89,17 @@ impl Ingest {
                 Some(group) => groups.entry(group.clone()).or_default().push(recipient),
             }
         }
-        for (group, mut candidates) in groups {
+        let of_groups = (groups.into_iter()).map(|(group, mut candidates)| async move {
             // Only if nobody may see it, it is withheld.
             if candidates.iter().any(|candidate| !candidate.is_withheld) {
                 candidates.retain(|candidate| !candidate.is_withheld);
             }
             let worker = self.choose(event, &group, &candidates, routes).await?;
-            chosen.extend(candidates.into_iter().find(|c| c.worker == worker));
-        }
+            Ok::<_, TableError>(candidates.into_iter().find(|c| c.worker == worker))
+        });
+        let of_groups = stream::iter(of_groups).buffered(CONCURRENT_GROUPS);
+        let of_groups: Vec<_> = of_groups.try_collect().await?;
+        chosen.extend(of_groups.into_iter().flatten());
         Ok(chosen)
     }
 

@@ -4,8 +4,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 
-use crate::harness::agent::{Agent, Inside, deliver, events, free_port, output, reached_at};
+use crate::harness::agent::{
+    Agent, Inside, deliver, events, free_port, in_time, output, reached_at,
+};
 use crate::harness::agent::{relay_and_home, run, signed, with_handler, worker};
 #[cfg(target_os = "linux")]
 use crate::harness::{disk::Disk, sorted};
@@ -17,7 +22,7 @@ async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room
     let mut up = Agent::up(&relay, &home);
     up.args(reached_at(free_port().await));
     // A write beyond the limit is to fail, as on a full disk, instead of ending the process.
-    let mut command = tokio::process::Command::new("sh");
+    let mut command = Command::new("sh");
     let variables = up.as_std().get_envs();
     command
         .args(["-c", "trap '' 25; exec \"$0\" \"$@\""])
@@ -46,7 +51,7 @@ async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room
     let full = "events cannot be stored, and wait at the relay";
     agent.says(full).await;
     // What is needed just now can be read.
-    let mut events = tokio::process::Command::new("sh");
+    let mut events = Command::new("sh");
     events
         .args(["-c", "trap '' 25; ulimit -f 0; exec \"$0\" events"])
         .arg(env!("CARGO_BIN_EXE_agent"))
@@ -107,6 +112,52 @@ async fn a_damaged_store_is_moved_aside_with_a_warning_and_events_arrive_again()
         name.starts_with("events.damaged-") && name.ends_with(".db")
     });
     assert_eq!(aside.count(), 1);
+}
+
+/// Runs `up` until an event with this number is printed. Returns whether it was, before the agent ended.
+async fn prints(up: &mut Command, number: usize) -> bool {
+    let mut agent = up.spawn().unwrap();
+    let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
+    let is_printed = loop {
+        let Some(line) = in_time(lines.next_line()).await.unwrap() else {
+            break false;
+        };
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        let body = event["body"].as_str();
+        if body.is_some_and(|body| crate::harness::number(body.as_bytes()) == number) {
+            break true;
+        }
+    };
+    agent.kill().await.unwrap();
+    is_printed
+}
+
+#[tokio::test]
+async fn whatever_bytes_of_the_store_change_new_events_are_printed_after_one_restart_at_most() {
+    let (relay, home) = relay_and_home().await;
+    let mut agent = Agent::pulling(&relay, &home).await;
+    for number in 0..20 {
+        relay.post(&issue("i", number)).await;
+        agent.event().await;
+    }
+    agent.stop().await;
+    let intact = std::fs::read(home.join("events.db")).unwrap();
+    for part in 0..12 {
+        for log in ["events.db-wal", "events.db-shm"] {
+            let _ = std::fs::remove_file(home.join(log));
+        }
+        let mut damaged = intact.clone();
+        let at = part * damaged.len() / 12;
+        damaged[at..at + 64]
+            .iter_mut()
+            .for_each(|byte| *byte = !*byte);
+        home.write("events.db", &damaged);
+        let number = 100 + part;
+        relay.post(&issue("i", number)).await;
+        let mut up = Agent::up(&relay, &home);
+        let is_printed = prints(&mut up, number).await || prints(&mut up, number).await;
+        assert!(is_printed, "{part} of 12");
+    }
 }
 
 #[tokio::test]
