@@ -1,6 +1,7 @@
 //! A worker that only receives gets its mailbox too: the relay probes it, delivers what waits oldest first, and marks it
 //! live once nothing waits.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use local::local_relay::QUEUE;
@@ -203,13 +204,12 @@ async fn a_worker_that_rejects_what_many_events_wait_behind_is_away_and_gets_all
     let waited = elapsed(posted_at, relay.clock.millis());
     assert!(waited < Duration::from_secs(120), "{waited:?}");
     receiver.answer([Answer::Status(200)]);
-    becomes_live(&relay, &worker, Duration::from_secs(3 * 3600)).await;
+    becomes_live(&relay, &worker, Duration::from_secs(600)).await;
     relay.settled().await;
-    let tried = |number: &usize| *number == 0 || *number == 99;
-    let others: Vec<_> = numbers(&receiver.received())
-        .into_iter()
-        .filter(|n| !tried(n))
-        .collect();
+    // The clock may have ended the visibility timeout of a drain, which is then carried out twice.
+    let mut seen = BTreeSet::new();
+    let mut others = numbers(&receiver.received());
+    others.retain(|number| (1..30).contains(number) && seen.insert(*number));
     assert_eq!(others, (1..30).collect::<Vec<_>>());
     assert!(relay.dead_letters().is_empty());
 }
