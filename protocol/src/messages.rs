@@ -193,7 +193,7 @@ impl TryFrom<String> for WorkerState {
 pub enum AwayReason {
     /// It did not answer.
     Unreachable,
-    /// It rejected so many deliveries at once that the further ones are parked.
+    /// It rejected so many deliveries at once, or one for so long while others wait behind it, that the further ones are parked.
     Rejecting,
     /// It said that it goes offline.
     Offline,
