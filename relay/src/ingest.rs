@@ -254,7 +254,8 @@ impl Ingest {
             }
             _ => None,
         };
-        // Not the time of this attempt, which may be a late one: whoever was seen to be a member since then stays.
+        // This is the time of the event, not of this attempt, which may be late: a user whose membership was checked after the
+        // event keeps the workers.
         let ended_at = event.sent_at.min(self.clock.millis());
         if let Some(user) = ended
             .user()
@@ -263,7 +264,7 @@ impl Ingest {
         {
             (self.table.record_ended(&event.workspace, user, ended_at)).await?;
         }
-        // Again, after that was recorded.
+        // The routes are read again after the end was recorded (see `table/ended.rs`).
         let routes = self.table.routes(&event.workspace).await?;
         let (gone, others): (Vec<_>, Vec<_>) = (routes.into_iter()).partition(|route| {
             access::has_ended(&route.subscription, ended, application.as_deref())

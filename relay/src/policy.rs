@@ -37,11 +37,11 @@ const AWAY_OVER: Duration = Duration::from_secs(10);
 /// within seconds.
 pub(crate) const DRAIN_FIRST: Duration = Duration::from_secs(10);
 
-/// For so long, a delivery may be rejected while [`MANY_BEHIND`] others wait behind it.
+/// A delivery may be rejected for this long while [`MANY_BEHIND`] others wait behind it.
 const HOLDS_UP_FOR: Duration = Duration::from_secs(60);
-/// With the delivery that is rejected, as many as a batch has (`BatchSize` in template.yaml).
+/// Together with the rejected delivery, they fill a batch (`BatchSize` in template.yaml).
 const MANY_BEHIND: usize = 9;
-/// No delivery that is rejected waits on the queue for longer: SQS deletes a message after 14 days.
+/// A rejected delivery that has been on the queue for this long marks its worker away: SQS deletes a message after 14 days.
 const LONGEST_QUEUED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How soon a drain looks for new mail of other groups, while all that it has seen waits behind what was rejected; and how many
@@ -224,7 +224,7 @@ pub fn backoff(tried_for: Duration, retry_after: Option<Duration>, jitter: f64) 
 /// A delivery that was rejected.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rejected {
-    /// The time from its first attempt to the next one.
+    /// The time since its first attempt.
     pub(crate) tried_for: Duration,
     /// The time since it was put on the queue.
     pub(crate) queued_for: Duration,
@@ -233,7 +233,7 @@ pub(crate) struct Rejected {
 }
 
 /// Whether a delivery that was rejected marks its worker away, though that has room for it in backoff. What waits behind it
-/// is counted by nothing, and would fill the queue; and behind others that were retried for hours, it would be deleted.
+/// is not counted, and would fill the queue; and behind others that were retried for hours, it would be deleted.
 pub(crate) fn holds_up(rejected: Rejected) -> bool {
     rejected.tried_for >= HOLDS_UP_FOR
         && (rejected.behind >= MANY_BEHIND || rejected.queued_for >= LONGEST_QUEUED)

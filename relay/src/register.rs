@@ -199,8 +199,19 @@ impl Register {
         }
         let worker = match worker.withheld {
             0 => worker,
-            // If that fails, the worker says that it has to be checked.
-            _ => (self.record_check(&worker, member).await?).unwrap_or(worker),
+            _ => match self.record_check(&worker, member).await {
+                Ok(checked) => checked.unwrap_or(worker),
+                // The registration is written, and says that events are withheld: the next check releases them.
+                Err(error) => {
+                    let error = error.chain();
+                    tracing::warn!(
+                        worker = id,
+                        error,
+                        "withheld events of worker {id} were not released"
+                    );
+                    worker
+                }
+            },
         };
         tracing::info!(
             worker = id,

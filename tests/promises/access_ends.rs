@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use local::dynamodb::TABLE;
 use local::samples::Webhook;
 use protocol::messages::{AwayReason, WorkerState};
 use reqwest::Method;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Receiver, Relay, SECRET, ids, issue, pulled, relay, until};
 use crate::who_gets_what::{
-    ENG, OPS, account, application, event, got, is_removed, payload, token, worker,
+    ENG, OPS, account, application, event, got, is_removed, payload, shows_token, token, worker,
 };
 
 /// That this user was deactivated.
@@ -55,7 +56,11 @@ async fn registered_meanwhile(
 async fn a_registration_does_not_outlive_an_end_of_access_that_linear_did_not_know_when_it_was_asked()
  {
     let is_slow = Arc::new(AtomicBool::new(false));
-    let slow = relay().slow_while(Arc::clone(&is_slow), "register", Duration::from_millis(700));
+    let slow = relay().slow_while(
+        Arc::clone(&is_slow),
+        "register",
+        Duration::from_millis(1_500),
+    );
     let (relay, receiver) = (slow.start().await, Receiver::start().await);
     relay.linear.admit_as(&token("ana"), account("ana", &[ENG]));
     // The name is new, and then it has a worker.
@@ -101,7 +106,7 @@ async fn access_ends_at_once_also_while_a_mailbox_waits_to_be_drained() {
 }
 
 #[tokio::test]
-async fn a_removal_that_ended_early_is_completed_before_the_worker_registers_again() {
+async fn a_removal_that_ended_early_is_completed() {
     let relay = relay()
         .refused_once("deliver: BatchWriteItem Delete of MAIL")
         .start()
@@ -112,11 +117,48 @@ async fn a_removal_that_ended_early_is_completed_before_the_worker_registers_aga
     relay.clock.advance(Duration::from_secs(1));
     relay.post(&deactivated("ana")).await;
     is_removed(&relay, &ana).await;
+    let [workspace, id] = ana.names();
+    let of_worker = json!({
+        "TableName": TABLE, "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": {":pk": {"S": format!("WS#{workspace}#WORKER#{id}")}},
+    });
+    let nothing_is_left = async || relay.dynamodb("Query", &of_worker).await["Count"] == 0;
+    until("nothing of the worker is left", nothing_is_left).await;
+}
+
+#[tokio::test]
+async fn a_removal_that_ended_early_leaves_nothing_to_the_next_registration() {
+    let relay = relay()
+        .refused_once("register: BatchWriteItem Delete of MAIL")
+        .start()
+        .await;
+    let ana = worker(&relay, "ana", &[ENG], json!({})).await;
+    relay.post(&event(1, ENG.0, json!({}))).await;
+    relay.settled().await;
+    let call = (Method::DELETE, ana.path.as_str());
+    let expected = (503, "storage_unavailable");
+    relay.refuses_worker(call, &ana.token, expected).await;
     relay.clock.advance(Duration::from_secs(1));
     let again = worker(&relay, "ana", &[ENG], json!({})).await;
     assert_eq!(got(&relay, &again).await, [0; 0]);
     relay.post(&event(2, ENG.0, json!({}))).await;
     assert_eq!(got(&relay, &again).await, [2]);
+}
+
+#[tokio::test]
+async fn a_registration_is_answered_though_what_was_withheld_cannot_be_released_yet() {
+    let releases = "register: TransactWriteItems Delete of HELD + Put of MAIL + \
+        Update #token = :token AND #state = :was of WORKER";
+    let relay = relay().set("LEASE_SECONDS", 3600).refused_once(releases);
+    let relay = relay.start().await;
+    worker(&relay, "eng", &[ENG], json!({})).await;
+    relay.post(&event(1, OPS.0, json!({}))).await;
+    relay.settled().await;
+    relay.clock.advance(Duration::from_secs(2 * 3600));
+    let again = worker(&relay, "eng", &[ENG, OPS], json!({})).await;
+    assert_eq!(relay.read(&again).await.withheld, 1);
+    assert_eq!(shows_token(&relay, &again, "eng").await.withheld, 0);
+    assert_eq!(got(&relay, &again).await, [1]);
 }
 
 #[tokio::test]
@@ -175,7 +217,7 @@ async fn the_time_for_which_nobody_was_there_is_not_time_for_which_an_event_was_
     receiver.answer_ping(Answer::Status(204));
     until("the event is delivered", async || {
         relay.clock.advance(Duration::from_secs(5));
-        receiver.count() == 5 && relay.read(&ana).await.state == WorkerState::Live
+        receiver.count() >= 5 && relay.read(&ana).await.state == WorkerState::Live
     })
     .await;
     assert!(relay.dead_letters().is_empty());

@@ -197,7 +197,9 @@ async fn a_worker_that_rejects_what_many_events_wait_behind_is_away_and_gets_all
     relay.post(&issue("another", 99)).await;
     let posted_at = relay.clock.millis();
     until("the other issue's event", async || {
-        relay.clock.advance(Duration::from_secs(1));
+        if relay.is_waiting() {
+            relay.clock.advance(Duration::from_secs(1));
+        }
         numbers(&receiver.received()).contains(&99)
     })
     .await;

@@ -76,7 +76,7 @@ pub(crate) async fn got(relay: &Relay, worker: &Registration) -> Vec<usize> {
     numbers
 }
 
-async fn shows_token(
+pub(crate) async fn shows_token(
     relay: &Relay,
     worker: &Registration,
     user: &str,

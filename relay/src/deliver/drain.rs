@@ -217,12 +217,17 @@ impl Drain<'_> {
                 parked = self.worker.parked;
             }
         }
-        if let Some(due_at) = self.blocked.values().min() {
-            let due_in = self.deliver.until(*due_at);
-            let again_in = policy::drain_again(self.began.elapsed());
-            return Ok(End::Wait(due_in.min(again_in)));
+        match self.pause() {
+            Some(pause) => Ok(pause),
+            None => self.mark_live().await,
         }
-        self.mark_live().await
+    }
+
+    /// How the drain goes on if events are blocked: when the first of them is due, or when it is time to look for others.
+    fn pause(&self) -> Option<End> {
+        let due_in = self.deliver.until(*self.blocked.values().min()?);
+        let again_in = policy::drain_again(self.began.elapsed());
+        Some(End::Wait(due_in.min(again_in)))
     }
 
     /// Delivers a page of the mailbox, and removes from it what is settled, also when something fails on the way. The page
@@ -277,7 +282,9 @@ impl Drain<'_> {
     ) -> Result<Step, Error> {
         let (deliver, delivery) = (self.deliver, &parked.delivery);
         if self.began.elapsed() > BATCH_BUDGET {
-            return Ok(Step::End(End::OutOfTime));
+            // What is blocked need not be passed over again at once.
+            let pause = self.pause().filter(|_| !self.has_delivered);
+            return Ok(Step::End(pause.unwrap_or(End::OutOfTime)));
         }
         if self.blocked.contains_key(&delivery.group) {
             return Ok(Step::Blocked);

@@ -224,7 +224,7 @@ impl<'a, 'b> Group<'a, 'b> {
         let tried = (numbered.iter()).filter(|(_, next)| *next > 1);
         let tried: Vec<_> = tried.map(|(delivery, _)| *delivery).collect();
         if worker.is_drained() && worker.away_reason == Some(AwayReason::Unreachable) {
-            // The time for which nobody was there is not time for which they were rejected.
+            // The time for which the worker was unreachable does not count as time for which it rejected them.
             for delivery in &tried {
                 self.deliver.table.restart_attempts(delivery).await?;
             }
@@ -329,7 +329,7 @@ impl<'a, 'b> Group<'a, 'b> {
         let (event, reason, now) = (&delivery.event, outcome.reason(), deliver.clock.millis());
         let limit = deliver.config.deliveries_in_backoff;
         let holds_up = policy::holds_up(policy::Rejected {
-            tried_for: elapsed(attempts.first_at.unwrap_or(now), now) + wait,
+            tried_for: elapsed(attempts.first_at.unwrap_or(now), now),
             queued_for: elapsed(delivery.sent_at, now),
             behind: self.deliveries.len() - at - 1,
         });

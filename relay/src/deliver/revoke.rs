@@ -41,6 +41,7 @@ impl Deliver {
         let found = (self.table.worker(workspace, worker).await?)
             .filter(|worker| worker.checked_at <= revocation.ended_at);
         let Some(found) = found else {
+            self.table.complete_removal(workspace, worker).await?;
             return Ok(true);
         };
         if !self.table.remove_worker(&found).await? {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{ConditionCheck, TransactWriteItem};
 use protocol::clock::UnixMillis;
 
+use super::workers::conditional;
 use super::{Item, Table, TableError, item_key, n};
 use crate::worker::Worker;
 
-/// Longer than a registration takes, and than clocks differ.
+/// This is longer than a registration takes, and longer than clocks differ.
 const RECORDED_FOR: Duration = Duration::from_secs(3600);
 
 fn key(workspace: &str, user: &str) -> Item {
@@ -20,17 +21,22 @@ fn key(workspace: &str, user: &str) -> Item {
 }
 
 impl Table {
-    /// Records when the access of a user has ended.
+    /// Records when the access of a user has ended, unless a later end is recorded.
     pub(crate) async fn record_ended(
         &self,
         workspace: &str,
         user: &str,
         ended_at: UnixMillis,
     ) -> Result<(), TableError> {
-        let mut item = key(workspace, user);
-        item.insert("ended_at".to_owned(), n(ended_at));
-        self.put(item, RECORDED_FOR, "record that access has ended")
-            .await
+        let put = (self.client.put_item())
+            .table_name(&self.name)
+            .set_item(Some(key(workspace, user)))
+            .item("ended_at", n(ended_at))
+            .item("expires_at", n(self.expiry(RECORDED_FOR)))
+            .condition_expression("attribute_not_exists(ended_at) OR ended_at < :ended")
+            .expression_attribute_values(":ended", n(ended_at));
+        let recorded = conditional(put.send().await, "record that access has ended");
+        recorded.map(drop)
     }
 
     /// The condition that the access of the worker's user has not ended since Linear was asked at this time.

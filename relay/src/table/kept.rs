@@ -75,7 +75,7 @@ fn parse(item: &Item) -> Option<Kept> {
         .iter()
         .find_map(|(prefix, place)| Some((sort.strip_prefix(prefix)?, *place)))?;
     let is_tried = place == Place::Backoff;
-    // A dead letter's attempts stay counted, and have no beginning.
+    // A dead letter's attempts stay counted, and have no beginning. Of what is parked, see `merged`.
     let is_given_up = is_tried && !item.contains_key("first_attempt");
     let place = if is_given_up { Place::GivenUp } else { place };
     let attempts = if is_tried {

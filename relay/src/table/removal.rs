@@ -1,8 +1,8 @@
 //! Removals: of a worker, its route, its mailbox and its failed attempts.
 //!
 //! Invariant: the transaction that removes a worker leaves a record of that, which goes when nothing of the worker is left. A
-//! removal that ended early is completed before the same worker is registered again. So nobody gets the mailbox of a worker that
-//! was removed.
+//! removal that ended early is completed before the same worker is registered again. So no later registration gets the mailbox of a
+//! removed worker.
 
 use aws_sdk_dynamodb::types::{Delete, Update};
 use protocol::clock::UnixMillis;
