@@ -197,22 +197,7 @@ impl Register {
         if !self.table.put_worker(&worker, previous.as_ref()).await? {
             return Ok(None);
         }
-        let worker = match worker.withheld {
-            0 => worker,
-            _ => match self.record_check(&worker, member).await {
-                Ok(checked) => checked.unwrap_or(worker),
-                // The registration is written, and says that events are withheld: the next check releases them.
-                Err(error) => {
-                    let error = error.chain();
-                    tracing::warn!(
-                        worker = id,
-                        error,
-                        "withheld events of worker {id} were not released"
-                    );
-                    worker
-                }
-            },
-        };
+        let worker = self.with_outlived(worker, member).await;
         tracing::info!(
             worker = id,
             workspace = workspace.id,
@@ -301,6 +286,26 @@ impl Register {
             receipts: request.receipts,
             pulls: request.pulls,
         })
+    }
+
+    /// Releases or drops what was withheld from a worker that has just registered. Returns the worker as it is then.
+    async fn with_outlived(&self, worker: Worker, member: &Member) -> Worker {
+        if worker.withheld == 0 {
+            return worker;
+        }
+        match self.record_check(&worker, member).await {
+            Ok(checked) => checked.unwrap_or(worker),
+            // The registration is written, and says that events are withheld: the next check releases them.
+            Err(error) => {
+                let (id, error) = (&worker.id, error.chain());
+                tracing::warn!(
+                    worker = id,
+                    error,
+                    "withheld events of worker {id} were not released"
+                );
+                worker
+            }
+        }
     }
 
     /// What has outlived the lease of a worker: whether anything is parked for it, and how many events are withheld. What has
