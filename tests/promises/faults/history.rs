@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use local::linear_api::LinearApi;
 use local::samples::Webhook;
+use protocol::clock::UnixMillis;
 use relay::policy::PROBE_INTERVAL;
 use serde_json::{Value, json};
 
@@ -135,7 +136,12 @@ impl History {
 
     /// Posts a webhook until it is accepted.
     pub(super) async fn post(&mut self, payload: &str) {
-        let webhook = Webhook::sample(SECRET, payload, self.cloud.clock.millis());
+        self.post_of(payload, self.cloud.clock.millis()).await;
+    }
+
+    /// Posts an event of this time.
+    pub(super) async fn post_of(&mut self, payload: &str, sent_at: UnixMillis) {
+        let webhook = Webhook::sample(SECRET, payload, sent_at);
         let mut answers = Vec::new();
         for _ in 0..ATTEMPTS {
             let (status, answer) = self.cloud.post(&webhook).await;

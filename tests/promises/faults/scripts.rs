@@ -104,6 +104,7 @@ impl History {
     }
 
     pub(super) async fn members(&mut self) {
+        let before = self.cloud.clock.millis();
         admit_members(&self.linear);
         self.register("ann", json!({"linearToken": "lin_oauth_ann"}))
             .await;
@@ -153,6 +154,11 @@ impl History {
         self.cloud.settle().await;
         self.is_removed("app").await;
         self.remove("hal").await;
+        // Linear says late that Ivy's access had ended before she registered.
+        let ended = json!({"data": {"id": "ivy", "active": false, "number": 10}});
+        let ended = payload(10, ("User", "update"), ended);
+        self.post_of(&ended, before).await;
+        self.cloud.settle().await;
         self.post(&issue("i", 9)).await;
         self.cloud.settle().await;
         self.pull("ivy").await;
