@@ -148,10 +148,7 @@ fn permissions(service: &str, action: &str, request: &Value) -> Vec<(String, Str
         let items = request["TransactItems"].as_array().unwrap();
         let parts = items.iter().flat_map(|item| item.as_object().unwrap());
         return parts
-            .map(|(kind, part)| {
-                let item = if kind == "ConditionCheck" { "" } else { "Item" };
-                (format!("dynamodb:{kind}{item}"), text(&part["TableName"]))
-            })
+            .map(|(kind, part)| (format!("dynamodb:{kind}Item"), text(&part["TableName"])))
             .collect();
     }
     let tables: Vec<String> = match request["RequestItems"].as_object() {
