@@ -89,11 +89,21 @@ async fn register(relay: &Relay, user: &str, replace: Value) -> reqwest::Respons
     (relay.call(Method::POST, "/edge/register", None, &request)).await
 }
 
-/// Whether a worker is there.
-async fn is_there(relay: &Relay, worker: &Registration) -> bool {
+/// Registers the worker of a user.
+async fn registered(relay: &Relay, user: &str) -> Registration {
+    let answer = register(relay, user, json!(null)).await;
+    answer.json::<Registered>().await.unwrap().into()
+}
+
+/// Whether a worker is there, in words.
+async fn state(relay: &Relay, worker: &Registration) -> &'static str {
     let (token, none) = (Some(worker.token.as_str()), json!({}));
     let read = relay.call(Method::GET, &worker.path, token, &none).await;
-    read.status() == StatusCode::OK
+    if read.status() == StatusCode::OK {
+        "is there"
+    } else {
+        "is removed"
+    }
 }
 
 #[tokio::test]
@@ -110,20 +120,11 @@ async fn every_linear_token_at_the_worker_of_each_user() {
     let mut table = String::new();
     for owner in ["ana", "bo", "cyd, elsewhere"] {
         for (user, _) in users() {
-            let registered: Registered = register(&relay, owner, json!(null))
-                .await
-                .json()
-                .await
-                .unwrap();
-            let worker = Registration::from(registered);
+            let worker = registered(&relay, owner).await;
             let check = json!({"linearToken": token(user)});
             let call = relay.call(Method::PUT, &worker.path, Some(&worker.token), &check);
             let checked = outcome(call.await).await;
-            let left = if is_there(&relay, &worker).await {
-                "is there"
-            } else {
-                "is removed"
-            };
+            let left = state(&relay, &worker).await;
             writeln!(
                 table,
                 "{owner}'s worker, shown the token of {user}: {checked}; it {left}"
@@ -132,20 +133,11 @@ async fn every_linear_token_at_the_worker_of_each_user() {
             // So that the limits of registrations are not met.
             relay.clock.advance(Duration::from_secs(60));
         }
-        let registered: Registered = register(&relay, owner, json!(null))
-            .await
-            .json()
-            .await
-            .unwrap();
-        let worker = Registration::from(registered);
+        let worker = registered(&relay, owner).await;
         for (user, _) in users().into_iter().filter(|(user, _)| *user != owner) {
             for replace in [json!(false), json!(true)] {
                 let answer = outcome(register(&relay, user, replace.clone()).await).await;
-                let left = if is_there(&relay, &worker).await {
-                    "is there"
-                } else {
-                    "is removed"
-                };
+                let left = state(&relay, &worker).await;
                 writeln!(table, "{owner}'s name, registered by {user}, replace: {replace}: {answer}; {owner}'s {left}").unwrap();
                 relay.clock.advance(Duration::from_secs(60));
             }
