@@ -1,4 +1,4 @@
-//! Workers: found, registered, renewed and removed.
+//! Workers: found, registered and renewed (`removal` removes them).
 //!
 //! Invariant: every change requires the state that it was decided from, so that two changes at once never undo each
 //! other. The caller of the one that lost reads the worker again.
