@@ -28,7 +28,7 @@ pub(crate) const MAX_NAME: usize = 64;
 const REJECTION_SHOWN_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// A registered receiver. Its fields are the attributes of its item in the table; the workspace and the id are the
-/// item's key.
+/// item's key, and the subscription's fields are attributes, too (`table/workers.rs`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Worker {
     /// Linear's `organizationId`.
@@ -40,7 +40,7 @@ pub struct Worker {
     /// Given by its user.
     pub name: String,
     /// What it may see, and wants.
-    #[serde(flatten)]
+    #[serde(skip)]
     pub subscription: Subscription,
     /// The keys of the teams that its user could see at the last check, by id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -6,23 +6,19 @@
 
 use protocol::clock::UnixMillis;
 use protocol::messages::WorkerState;
-use serde::Deserialize;
 
-use super::{Item, Table, TableError, item_key, n, s};
+use super::{Item, Table, TableError, item_key, n, number, s, text};
 use crate::subscription::Subscription;
 use crate::worker::Worker;
 
 /// A worker's route.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub(crate) struct Route {
     /// The worker's id.
-    #[serde(rename = "sk")]
     pub(crate) worker: String,
     /// What it may see, and wants.
-    #[serde(flatten)]
     pub(crate) subscription: Subscription,
     /// Since when it is away or paused; recorded for a worker with a group alone.
-    #[serde(default)]
     pub(crate) away_since: Option<UnixMillis>,
 }
 
@@ -50,6 +46,14 @@ pub(super) const SUBSCRIPTION: [&str; 7] = [
 /// The attributes that a subscription has.
 pub(super) fn subscription(subscription: &Subscription) -> Item {
     serde_dynamo::to_item(subscription).expect("a subscription is texts, flags and lists of them")
+}
+
+fn parse(item: Item) -> Option<Route> {
+    Some(Route {
+        worker: text(&item, "sk")?.to_owned(),
+        away_since: number(&item, "away_since"),
+        subscription: serde_dynamo::from_item(item).ok()?,
+    })
 }
 
 /// The route of a worker.
@@ -82,9 +86,9 @@ impl Table {
             for item in page.items.unwrap_or_default() {
                 if self.is_alive(&item) {
                     // One unreadable item must not keep the event from the other workers.
-                    match serde_dynamo::from_item(item) {
-                        Ok(route) => found.push(route),
-                        Err(_) => tracing::error!(workspace, "a worker's route cannot be read"),
+                    match parse(item) {
+                        Some(route) => found.push(route),
+                        None => tracing::error!(workspace, "a worker's route cannot be read"),
                     }
                 }
             }

@@ -20,13 +20,17 @@ use crate::subscription::Subscription;
 use crate::worker::Worker;
 
 /// A worker from its item.
-pub(super) fn parse(item: Item) -> Option<Worker> {
+pub(super) fn parse(mut item: Item) -> Option<Worker> {
     let (workspace, id) = worker_key::parse(text(&item, "pk")?)?;
     let (workspace, id) = (workspace.to_owned(), id.to_owned());
+    // By itself: for a flattened field, serde copies all attributes.
+    let subscription = (routes::SUBSCRIPTION.iter()).filter_map(|name| item.remove_entry(*name));
+    let subscription: Item = subscription.collect();
     let worker: Worker = serde_dynamo::from_item(item).ok()?;
     Some(Worker {
         workspace,
         id,
+        subscription: serde_dynamo::from_item(subscription).ok()?,
         ..worker
     })
 }
@@ -34,6 +38,7 @@ pub(super) fn parse(item: Item) -> Option<Worker> {
 fn item(worker: &Worker) -> Item {
     let mut item: Item =
         serde_dynamo::to_item(worker).expect("a worker is texts, numbers, flags and lists of them");
+    item.extend(routes::subscription(&worker.subscription));
     item.extend(key(&worker.workspace, &worker.id));
     item.insert(SHARD.to_owned(), s(shard(&worker.id)));
     item
