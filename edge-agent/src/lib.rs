@@ -67,6 +67,7 @@ pub mod testing;
 mod trust;
 mod tunnel;
 pub mod up;
+pub mod write_ahead_log;
 
 /// The version, and the commit that the program was built from with its date (`build.rs`).
 pub const VERSION: &str = env!("EDGE_RELAY_VERSION");

@@ -26,6 +26,7 @@ use writer::Writer;
 
 use crate::output::warn;
 use crate::subject::Subject;
+use crate::write_ahead_log::report_damage;
 
 /// What is said of an event whose content the disk has changed.
 pub(crate) const DAMAGED: &str = "what is stored of it is damaged, and is not handed over";
@@ -162,23 +163,28 @@ pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     )
 }
 
+/// Where a damaged file with this ending is kept.
+fn aside(path: &Path, now: UnixMillis, ending: &str) -> PathBuf {
+    path.with_extension(format!("damaged-{now}.{ending}"))
+}
+
 /// Moves a damaged file aside. Returns its new path.
 pub(crate) fn set_aside(path: &Path, now: UnixMillis) -> anyhow::Result<PathBuf> {
-    let aside = path.with_extension(format!("damaged-{now}.db"));
-    std::fs::rename(path, &aside)
+    let moved = aside(path, now, "db");
+    std::fs::rename(path, &moved)
         .with_context(|| format!("cannot move the damaged `{}` away", path.display()))?;
-    for (ending, kept) in [("db-wal", "db-wal"), ("db-shm", "db-shm")] {
-        let _ = std::fs::rename(
-            path.with_extension(ending),
-            path.with_extension(format!("damaged-{now}.{kept}")),
-        );
+    for ending in ["db-wal", "db-shm"] {
+        let _ = std::fs::rename(path.with_extension(ending), aside(path, now, ending));
     }
-    Ok(aside)
+    Ok(moved)
 }
 
 impl Store {
     /// Opens or creates the file. A damaged one is moved aside with a warning, so that events can be received again.
     pub(crate) fn open(path: &Path, now: UnixMillis) -> anyhow::Result<Self> {
+        if let Some(damage) = report_damage(path, &aside(path, now, "db-wal")) {
+            warn(damage);
+        }
         match Self::try_open(path, true) {
             Err(error) if is_damage(&error) => {
                 let aside = set_aside(path, now)?;

@@ -1,12 +1,11 @@
 //! What the two SQLite files of a data directory have in common: they are opened only if they are intact, and give back what
 //! they do not use.
 
-mod log;
-
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
+use edge_agent::write_ahead_log;
 use rusqlite::{Connection, ErrorCode};
 
 /// After how long without a write a file is tidied.
@@ -32,7 +31,10 @@ pub(crate) fn check(path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    log::report_damage(path);
+    let copy = path.with_extension("db-wal-damaged");
+    if let Some(damage) = write_ahead_log::report_damage(path, &copy) {
+        tracing::error!("{damage}");
+    }
     let found = Connection::open(path).and_then(|connection| {
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
     });

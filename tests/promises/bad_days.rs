@@ -1,7 +1,6 @@
 //! `edge-relay serve` where the disk is full or changes what is on it.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use serde_json::json;
 use crate::harness::disk::Disk;
 use crate::harness::served::Served;
 use crate::harness::{Answer, Receiver, TOKEN, ids, issue, large_issue, linear, numbers, pulled};
-use crate::harness::{sorted, until};
+use crate::harness::{damage, sorted, until};
 
 /// Lets the relay write no byte to any file any more, or lets it again.
 fn set_room(relay: &Served, bytes: Option<u64>) {
@@ -195,21 +194,6 @@ async fn a_data_directory_shrinks_once_what_it_held_was_taken() {
         taken += ack.len();
     }
     until("it is small", async || size(directory.path()) < 600_000).await;
-}
-
-/// Changes 64 bytes of a file.
-fn damage(file: &Path, at: u64) {
-    let mut file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(file)
-        .unwrap();
-    let mut bytes = [0; 64];
-    file.seek(SeekFrom::Start(at)).unwrap();
-    let count = file.read(&mut bytes).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&bytes[..count].iter().map(|byte| !byte).collect::<Vec<_>>())
-        .unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The number of the first event, which shows that an agent is there.
 const FIRST: usize = 1_000_000;
 /// One event in so many has a body that is stored beside the messages.
-const LARGE_EVERY: usize = 9;
+const LARGE_EVERY: usize = 29;
 const LARGE: usize = 250_000;
 /// How long the retries of the relay may take at last.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);

@@ -1,5 +1,6 @@
 //! The store under a full disk, a damaged file and age; its unit tests hold the rest.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use crate::harness::agent::{
     Agent, Inside, deliver, events, free_port, in_time, output, reached_at,
 };
 use crate::harness::agent::{relay_and_home, run, signed, with_handler, worker};
+use crate::harness::{damage, issue, until};
 #[cfg(target_os = "linux")]
 use crate::harness::{disk::Disk, sorted};
-use crate::harness::{issue, until};
 
 #[tokio::test]
 async fn a_full_disk_refuses_deliveries_and_the_agent_goes_on_once_there_is_room() {
@@ -106,12 +107,15 @@ async fn a_damaged_store_is_moved_aside_with_a_warning_and_events_arrive_again()
     relay.post(&issue("i", 1)).await;
     agent.event().await;
     agent.stop().await;
-    let aside = std::fs::read_dir(&*home).unwrap().filter(|entry| {
-        let name = entry.as_ref().unwrap().file_name();
-        let name = name.to_string_lossy();
-        name.starts_with("events.damaged-") && name.ends_with(".db")
-    });
-    assert_eq!(aside.count(), 1);
+    let is_aside = |name: &str| name.starts_with("events.damaged-") && name.ends_with(".db");
+    assert_eq!(names(&home).iter().filter(|name| is_aside(name)).count(), 1);
+}
+
+/// The names of the files in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names.map(|name| name.into_string().unwrap()).collect()
 }
 
 /// Runs `up` until an event with this number is printed. Returns whether it was, before the agent ended.
@@ -146,12 +150,8 @@ async fn whatever_bytes_of_the_store_change_new_events_are_printed_after_one_res
         for log in ["events.db-wal", "events.db-shm"] {
             let _ = std::fs::remove_file(home.join(log));
         }
-        let mut damaged = intact.clone();
-        let at = part * damaged.len() / 12;
-        damaged[at..at + 64]
-            .iter_mut()
-            .for_each(|byte| *byte = !*byte);
-        home.write("events.db", &damaged);
+        let store = home.write("events.db", &intact);
+        damage(&store, part as u64 * intact.len() as u64 / 12);
         let mut up = Agent::up(&relay, &home);
         relay.post(&issue("i", 100 + part)).await;
         if !prints(&mut up, 100 + part).await {
@@ -160,6 +160,31 @@ async fn whatever_bytes_of_the_store_change_new_events_are_printed_after_one_res
             assert!(prints(&mut up, 200 + part).await, "{part} of 12");
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_damaged_log_loses_is_said_and_new_events_are_printed() {
+    let (relay, home) = relay_and_home().await;
+    let mut agent = Agent::pulling(&relay, &home).await;
+    for number in 0..20 {
+        relay.post(&issue("i", number)).await;
+        agent.event().await;
+    }
+    // It does not put its log into the file.
+    agent.kill().await;
+    let log = home.join("events.db-wal");
+    damage(&log, log.metadata().unwrap().len() / 2);
+    relay.post(&issue("i", 100)).await;
+    let said = home.join("stderr");
+    let mut up = Agent::up(&relay, &home);
+    up.stderr(std::fs::File::create(&said).unwrap());
+    assert!(prints(&mut up, 100).await);
+    let said = std::fs::read_to_string(said).unwrap();
+    assert!(said.contains("warning: `"), "{said}");
+    let lost = "events.db-wal` is damaged: its last ";
+    assert!(said.contains(lost), "{said}");
+    let is_copy = |name: &str| name.starts_with("events.damaged-") && name.ends_with(".db-wal");
+    assert_eq!(names(&home).iter().filter(|name| is_copy(name)).count(), 1);
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ pub(crate) mod used;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,6 +74,17 @@ pub(crate) fn terminate(pid: u32) {
     use rustix::process::{Pid, Signal, kill_process};
     let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
+}
+
+/// Changes 64 bytes of a file.
+pub(crate) fn damage(file: &Path, at: u64) {
+    let mut file = (File::options().read(true).write(true).open(file)).unwrap();
+    let mut bytes = [0; 64];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    let count = file.read(&mut bytes).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&bytes[..count].iter().map(|byte| !byte).collect::<Vec<_>>())
+        .unwrap();
 }
 
 /// Whether a process runs: one that has ended and that its parent has not waited for yet does not.

@@ -9,26 +9,25 @@ const FRAME_HEADER: usize = 24;
 /// The beginning of a log whose checksums are over big-endian words.
 const MAGIC_BIG_ENDIAN: u32 = 0x377f_0683;
 
-/// Logs what a damaged log loses, and copies it, before SQLite drops it.
-pub(super) fn report_damage(path: &Path) {
-    let mut log = path.as_os_str().to_owned();
+/// What the log of a database loses because it is damaged, for people to read; none if it is intact. Copies a damaged log, which
+/// SQLite drops once the database is opened.
+pub fn report_damage(database: &Path, copy: &Path) -> Option<String> {
+    let mut log = database.as_os_str().to_owned();
     log.push("-wal");
     let log = PathBuf::from(log);
     let damage = match damage(&log) {
-        Ok(None) => return,
-        Ok(Some(damage)) => damage,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) => {
-            tracing::warn!(%error, "`{}` cannot be read", log.display());
-            return;
-        }
+        Ok(damage) => damage?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(format!("`{}` cannot be read: {error}", log.display())),
     };
-    let copy = log.with_extension("db-wal-damaged");
-    let copied = match std::fs::copy(&log, &copy) {
+    let copied = match std::fs::copy(&log, copy) {
         Ok(_) => format!("it is copied to `{}`", copy.display()),
         Err(error) => format!("it could not be copied: {error}"),
     };
-    tracing::error!("`{}` is damaged: {damage}; {copied}", log.display());
+    Some(format!(
+        "`{}` is damaged: {damage}; {copied}",
+        log.display()
+    ))
 }
 
 /// What is lost, if anything is. Frames of an earlier use of the file, which have another salt, do not count.
