@@ -19,8 +19,11 @@ use crate::table::{Owner, Route, TableError};
 /// How often a key is given again because another event of it was faster.
 const TRIES: u32 = 3;
 
-/// How many groups are asked for their worker at the same time.
+/// In how many groups a key is given to a worker at the same time.
 const CONCURRENT_GROUPS: usize = 32;
+
+/// The workers of a group, with since when they are away.
+type Members<'a> = BTreeMap<&'a str, Option<UnixMillis>>;
 
 /// What becomes of a key.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ fn first<'a>(candidates: impl Iterator<Item = &'a str>, ordering_key: &str) -> O
 /// Chooses among a group's workers that may see an event and want it, of which there is at least one.
 fn choose<'a>(
     candidates: &[&'a str],
-    members: &BTreeMap<&str, Option<UnixMillis>>,
+    members: &Members<'_>,
     owner: Option<&str>,
     ordering_key: &str,
     failover: Option<Duration>,
@@ -73,6 +76,18 @@ fn choose<'a>(
     })
 }
 
+/// The workers of each group.
+fn by_group(routes: &[Route]) -> BTreeMap<&str, Members<'_>> {
+    let mut groups: BTreeMap<&str, Members<'_>> = BTreeMap::new();
+    for route in routes {
+        if let Some(group) = &route.subscription.group {
+            let members = groups.entry(group).or_default();
+            members.insert(&route.worker, route.away_since);
+        }
+    }
+    groups
+}
+
 impl Ingest {
     /// Leaves one recipient of each group. Asks the table nothing if there is no group.
     pub(super) async fn one_of_each_group(
@@ -89,13 +104,21 @@ impl Ingest {
                 Some(group) => groups.entry(group.clone()).or_default().push(recipient),
             }
         }
-        let of_groups = (groups.into_iter()).map(|(group, mut candidates)| async move {
+        let names: Vec<_> = groups.keys().map(String::as_str).collect();
+        let owners = (self.table).owners(&event.workspace, &names, &event.ordering_key);
+        let (mut owners, mut members) = (owners.await?, by_group(routes));
+        let of_groups = (groups.into_iter()).map(|(group, mut candidates)| {
             // Only if nobody may see it, it is withheld.
             if candidates.iter().any(|candidate| !candidate.is_withheld) {
                 candidates.retain(|candidate| !candidate.is_withheld);
             }
-            let worker = self.choose(event, &group, &candidates, routes).await?;
-            Ok::<_, TableError>(candidates.into_iter().find(|c| c.worker == worker))
+            let owner = owners.remove(&group);
+            let members = members.remove(group.as_str()).unwrap_or_default();
+            async move {
+                let chosen = self.choose(event, &group, owner, &candidates, &members);
+                let worker = chosen.await?;
+                Ok::<_, TableError>(candidates.into_iter().find(|c| c.worker == worker))
+            }
         });
         let of_groups = stream::iter(of_groups).buffered(CONCURRENT_GROUPS);
         let of_groups: Vec<_> = of_groups.try_collect().await?;
@@ -103,25 +126,25 @@ impl Ingest {
         Ok(chosen)
     }
 
-    /// The worker of a group that gets an event.
+    /// The worker of a group that gets an event, of which `owner` was read to have its key.
     async fn choose(
         &self,
         event: &Event,
         group: &str,
+        mut owner: Option<Owner>,
         candidates: &[Recipient],
-        routes: &[Route],
+        members: &Members<'_>,
     ) -> Result<String, TableError> {
-        let members: BTreeMap<_, _> = (routes.iter())
-            .filter(|route| route.subscription.group.as_deref() == Some(group))
-            .map(|route| (route.worker.as_str(), route.away_since))
-            .collect();
         let candidates: Vec<_> = candidates.iter().map(|c| c.worker.as_str()).collect();
         let place = (event.workspace.as_str(), group, event.ordering_key.as_str());
-        for _ in 0..TRIES {
-            let owner: Option<Owner> = self.table.owner(place).await?;
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                let mut owners = self.table.owners(place.0, &[group], place.2).await?;
+                owner = owners.remove(group);
+            }
             let choice = choose(
                 &candidates,
-                &members,
+                members,
                 owner.as_ref().map(|owner| owner.worker.as_str()),
                 place.2,
                 self.config.group_failover,

@@ -3,10 +3,13 @@
 //! Invariant: a key has one worker at a time. It is given by a conditional write, so that two events of the key at once go to
 //! the same worker.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use protocol::clock::{UnixMillis, UnixSeconds};
 
+use super::batch::READS;
 use super::workers::conditional;
 use super::{Item, Table, TableError, item_key, n, number, routes, s, text};
 
@@ -22,24 +25,41 @@ pub(crate) struct Owner {
     until: UnixSeconds,
 }
 
+/// What the partitions of a workspace's groups begin with.
+fn prefix(workspace: &str) -> String {
+    format!("WS#{workspace}#GROUP#")
+}
+
 fn owner_key(workspace: &str, group: &str, ordering_key: &str) -> Item {
-    item_key(format!("WS#{workspace}#GROUP#{group}"), ordering_key)
+    item_key(prefix(workspace) + group, ordering_key)
+}
+
+/// An item's group and owner.
+fn parse(item: &Item, prefix: &str) -> Option<(String, Owner)> {
+    let group = text(item, "pk")?.strip_prefix(prefix)?.to_owned();
+    let owner = Owner {
+        worker: text(item, "worker")?.to_owned(),
+        until: number(item, "expires_at")?,
+    };
+    Some((group, owner))
 }
 
 impl Table {
-    /// The worker of a key in a group, if it has one.
-    pub(crate) async fn owner(
+    /// The workers that a key has in these groups, by group; a hundred groups in one call.
+    pub(crate) async fn owners(
         &self,
-        (workspace, group, ordering_key): (&str, &str, &str),
-    ) -> Result<Option<Owner>, TableError> {
-        let key = owner_key(workspace, group, ordering_key);
-        let item = self.get(key, "look for the worker of a key").await?;
-        Ok(item.and_then(|item| {
-            Some(Owner {
-                worker: text(&item, "worker")?.to_owned(),
-                until: number(&item, "expires_at")?,
-            })
-        }))
+        workspace: &str,
+        groups: &[&str],
+        ordering_key: &str,
+    ) -> Result<HashMap<String, Owner>, TableError> {
+        let read = try_join_all(groups.chunks(READS).map(|groups| {
+            let keys = groups.iter();
+            let keys = keys.map(|group| owner_key(workspace, group, ordering_key));
+            self.get_batch(keys.collect(), "look for the workers of a key")
+        }));
+        let (items, prefix) = (read.await?, prefix(workspace));
+        let owners = items.iter().flatten();
+        Ok(owners.filter_map(|item| parse(item, &prefix)).collect())
     }
 
     /// Whether a key has to be given to its worker again soon, so that it stays there while there are events.
