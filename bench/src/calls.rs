@@ -124,8 +124,8 @@ impl Used {
             write_units: units.write / times,
             sqs: units.sqs as f64 / times,
             http: http as f64 / times,
-            // `deliver` reads the workers of each batch once.
-            batches: each.get("BatchGetItem").copied().unwrap_or_default(),
+            // What is done of a batch is deleted at its end.
+            batches: each.get("DeleteMessageBatch").copied().unwrap_or_default(),
             log: logs::take() as f64 / times,
             calls: each,
         }

@@ -8,7 +8,7 @@ use crate::config::{self, Settings};
 use crate::data_directory::DataDirectory;
 use crate::failure::Failure;
 use crate::registration::Registration;
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// What a command works with.
 pub(crate) struct Context {
@@ -77,7 +77,11 @@ impl Context {
     /// The events, to change them.
     pub(crate) fn store_to_write(&self) -> Result<Store, Failure> {
         self.store()?;
-        Ok(Store::open_existing(&self.directory.events())?)
+        let path = self.directory.events();
+        if !self.directory.is_in_use() {
+            store::report_damaged_log(&path, self.clock.millis());
+        }
+        Ok(Store::open_existing(&path)?)
     }
 
     pub(crate) fn registration(&self) -> Result<Registration, Failure> {

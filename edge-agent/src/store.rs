@@ -168,6 +168,14 @@ fn aside(path: &Path, now: UnixMillis, ending: &str) -> PathBuf {
     path.with_extension(format!("damaged-{now}.{ending}"))
 }
 
+/// Warns of what a damaged log of the file loses. Nothing else may write the file meanwhile.
+pub(crate) fn report_damaged_log(path: &Path, now: UnixMillis) {
+    // SQLite would take a copy that is called `…db-wal` for the log of the file that is moved aside.
+    if let Some(damage) = report_damage(path, &aside(path, now, "wal")) {
+        warn(damage);
+    }
+}
+
 /// Moves a damaged file aside. Returns its new path.
 pub(crate) fn set_aside(path: &Path, now: UnixMillis) -> anyhow::Result<PathBuf> {
     let moved = aside(path, now, "db");
@@ -182,9 +190,7 @@ pub(crate) fn set_aside(path: &Path, now: UnixMillis) -> anyhow::Result<PathBuf>
 impl Store {
     /// Opens or creates the file. A damaged one is moved aside with a warning, so that events can be received again.
     pub(crate) fn open(path: &Path, now: UnixMillis) -> anyhow::Result<Self> {
-        if let Some(damage) = report_damage(path, &aside(path, now, "db-wal")) {
-            warn(damage);
-        }
+        report_damaged_log(path, now);
         match Self::try_open(path, true) {
             Err(error) if is_damage(&error) => {
                 let aside = set_aside(path, now)?;

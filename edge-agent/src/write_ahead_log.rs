@@ -1,16 +1,21 @@
 //! The write-ahead log of a SQLite file (<https://www.sqlite.org/fileformat2.html#walformat>). SQLite reads it up to the first
-//! frame that is not as it was written, and drops all that follows without a word.
+//! frame that is not as it was written, and drops all that follows without an error.
 
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
 
 const HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 /// The beginning of a log whose checksums are over big-endian words.
 const MAGIC_BIG_ENDIAN: u32 = 0x377f_0683;
 
-/// What the log of a database loses because it is damaged, for people to read; none if it is intact. Copies a damaged log, which
-/// SQLite drops once the database is opened.
+/// Says, for people to read, what the log of a database loses because it is damaged, or that it cannot be read. Returns none if
+/// the log is intact or absent.
+///
+/// A damaged log is copied. Then SQLite puts what is intact into the database and empties the log: otherwise what was lost would stay behind
+/// the next transactions, and would be reported again.
 pub fn report_damage(database: &Path, copy: &Path) -> Option<String> {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
@@ -22,8 +27,15 @@ pub fn report_damage(database: &Path, copy: &Path) -> Option<String> {
     };
     let copied = match std::fs::copy(&log, copy) {
         Ok(_) => format!("it is copied to `{}`", copy.display()),
-        Err(error) => format!("it could not be copied: {error}"),
+        Err(error) => {
+            let _ = std::fs::remove_file(copy);
+            format!("it could not be copied: {error}")
+        }
     };
+    // An error shows again when the database is opened.
+    let emptied = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .and_then(|database| database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+    drop(emptied);
     Some(format!(
         "`{}` is damaged: {damage}; {copied}",
         log.display()
@@ -103,9 +115,35 @@ impl Sums {
 
 #[cfg(test)]
 mod tests {
-    use rusqlite::Connection;
-
     use super::*;
+
+    #[test]
+    fn damage_is_reported_once_and_the_log_is_copied() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = |name: &str| directory.path().join(name);
+        let connection = Connection::open(place("written.db")).unwrap();
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+            .unwrap();
+        let insert = |connection: &Connection, number: i64| {
+            let insert = "INSERT INTO t VALUES (?)";
+            connection.execute(insert, [number]).unwrap();
+        };
+        (0..20).for_each(|number| insert(&connection, number));
+        // As if the process had been killed.
+        let (database, log, copy) = (place("some.db"), place("some.db-wal"), place("copy"));
+        std::fs::copy(place("written.db"), &database).unwrap();
+        let mut damaged = std::fs::read(place("written.db-wal")).unwrap();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        std::fs::write(&log, &damaged).unwrap();
+        let said = report_damage(&database, &copy).unwrap();
+        assert!(said.contains("is damaged: its last 1"), "{said}");
+        assert_eq!(std::fs::read(&copy).unwrap(), damaged);
+        let connection = Connection::open(&database).unwrap();
+        (100..103).for_each(|number| insert(&connection, number));
+        assert_eq!(report_damage(&database, &copy), None);
+    }
 
     #[test]
     fn what_follows_damage_is_counted_and_an_intact_log_is_not() {

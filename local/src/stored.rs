@@ -33,7 +33,7 @@ pub(crate) fn check(path: &Path) -> anyhow::Result<()> {
     }
     let copy = path.with_extension("db-wal-damaged");
     if let Some(damage) = write_ahead_log::report_damage(path, &copy) {
-        tracing::error!("{damage}");
+        tracing::warn!("{damage}");
     }
     let found = Connection::open(path).and_then(|connection| {
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))

@@ -28,7 +28,8 @@ const ISSUES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The number of the first event, which shows that an agent is there.
 const FIRST: usize = 1_000_000;
-/// One event in so many has a body that is stored beside the messages.
+/// One event in so many has a body that is stored beside the messages. Each start reads all of them, which takes a debug build seconds
+/// where one in nine has one.
 const LARGE_EVERY: usize = 29;
 const LARGE: usize = 250_000;
 /// How long the retries of the relay may take at last.

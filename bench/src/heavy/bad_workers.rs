@@ -13,13 +13,9 @@ use crate::receiver::Receiver;
 
 const HEALTHY: usize = 16;
 const BAD: usize = 4;
-/// By how much workers that misbehave may raise the p99 of the others.
-const MOST_TIMES: f64 = 2.0;
-/// From so many events on, the p99 is that of more than a few.
-const JUDGED_FROM: usize = 10_000;
 
-/// Prints what was measured.
-pub(super) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<()> {
+/// Prints what was measured. Returns how many times as long the p99 of the healthy workers is beside those that misbehave.
+pub(super) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Result<f64> {
     let Plan { events, .. } = plan;
     progress.set_message("all are healthy");
     let (others, ignored) = Receiver::start().await?;
@@ -43,11 +39,7 @@ pub(super) async fn measure(plan: &Plan, progress: &ProgressBar) -> anyhow::Resu
         "  p99: {times:.2} times; the two that always misbehave were tried {bad} times, the two that do so every second time {mixed} times"
     );
     ensure!(bad > 0 && mixed > 0, "no worker has misbehaved");
-    ensure!(
-        times <= MOST_TIMES || *events < JUDGED_FROM,
-        "workers that misbehave delay the others: p99 may be {MOST_TIMES} times as long"
-    );
-    Ok(())
+    Ok(times)
 }
 
 /// What healthy workers have of the events, and what that takes.

@@ -19,7 +19,7 @@ use crate::table::{Owner, Route, TableError};
 /// How often a key is given again because another event of it was faster.
 const TRIES: u32 = 3;
 
-/// In how many groups a key is given to a worker at the same time.
+/// The number of groups in which a key is given to a worker at the same time.
 const CONCURRENT_GROUPS: usize = 32;
 
 /// The workers of a group, with since when they are away.
@@ -126,7 +126,7 @@ impl Ingest {
         Ok(chosen)
     }
 
-    /// The worker of a group that gets an event, of which `owner` was read to have its key.
+    /// Chooses the worker of a group that gets an event. `owner` is the one that had its key when that was read.
     async fn choose(
         &self,
         event: &Event,

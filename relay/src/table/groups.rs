@@ -45,7 +45,7 @@ fn parse(item: &Item, prefix: &str) -> Option<(String, Owner)> {
 }
 
 impl Table {
-    /// The workers that a key has in these groups, by group; a hundred groups in one call.
+    /// Reads the worker of a key in each of these groups, a hundred groups in a call.
     pub(crate) async fn owners(
         &self,
         workspace: &str,

@@ -48,6 +48,7 @@ pub(super) fn subscription(subscription: &Subscription) -> Item {
     serde_dynamo::to_item(subscription).expect("a subscription is texts, flags and lists of them")
 }
 
+/// A worker's route from its item. Since when it is away only says whom a new key prefers, so what cannot be read there counts as none.
 fn parse(item: Item) -> Option<Route> {
     Some(Route {
         worker: text(&item, "sk")?.to_owned(),
@@ -94,5 +95,36 @@ impl Table {
             }
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subscription::User;
+
+    #[test]
+    fn the_list_of_attributes_has_all_that_a_subscription_has() {
+        let text = || "x".to_owned();
+        let whole = Subscription {
+            user: Some(User {
+                id: text(),
+                name: text(),
+                display_name: text(),
+                email: text(),
+                is_app: true,
+            }),
+            is_oauth: true,
+            teams: Some([text()].into()),
+            capabilities: Some(vec![text()]),
+            mine: true,
+            only_teams: Some([text()].into()),
+            group: Some(text()),
+        };
+        let mut attributes: Vec<_> = subscription(&whole).into_keys().collect();
+        attributes.sort_unstable();
+        let mut listed = SUBSCRIPTION;
+        listed.sort_unstable();
+        assert_eq!(attributes, listed);
     }
 }

@@ -23,7 +23,7 @@ use crate::worker::Worker;
 pub(super) fn parse(mut item: Item) -> Option<Worker> {
     let (workspace, id) = worker_key::parse(text(&item, "pk")?)?;
     let (workspace, id) = (workspace.to_owned(), id.to_owned());
-    // By itself: for a flattened field, serde copies all attributes.
+    // The subscription is read separately, because serde copies all attributes for a flattened field.
     let subscription = (routes::SUBSCRIPTION.iter()).filter_map(|name| item.remove_entry(*name));
     let subscription: Item = subscription.collect();
     let worker: Worker = serde_dynamo::from_item(item).ok()?;

@@ -12,8 +12,8 @@ use tokio::process::Command;
 use crate::harness::agent::{
     Agent, Inside, deliver, events, free_port, in_time, output, reached_at,
 };
-use crate::harness::agent::{relay_and_home, run, signed, with_handler, worker};
-use crate::harness::{damage, issue, until};
+use crate::harness::agent::{Home, relay_and_home, run, signed, with_handler, worker};
+use crate::harness::{Relay, damage, issue, until};
 #[cfg(target_os = "linux")]
 use crate::harness::{disk::Disk, sorted};
 
@@ -162,8 +162,8 @@ async fn whatever_bytes_of_the_store_change_new_events_are_printed_after_one_res
     }
 }
 
-#[tokio::test]
-async fn what_a_damaged_log_loses_is_said_and_new_events_are_printed() {
+/// An agent that was killed after twenty events, and whose log was damaged then. Returns the log, too.
+async fn with_a_damaged_log() -> (Relay, Home, Vec<u8>) {
     let (relay, home) = relay_and_home().await;
     let mut agent = Agent::pulling(&relay, &home).await;
     for number in 0..20 {
@@ -174,6 +174,13 @@ async fn what_a_damaged_log_loses_is_said_and_new_events_are_printed() {
     agent.kill().await;
     let log = home.join("events.db-wal");
     damage(&log, log.metadata().unwrap().len() / 2);
+    let damaged = std::fs::read(log).unwrap();
+    (relay, home, damaged)
+}
+
+#[tokio::test]
+async fn what_a_damaged_log_loses_is_said_once_and_new_events_are_printed() {
+    let (relay, home, damaged) = with_a_damaged_log().await;
     relay.post(&issue("i", 100)).await;
     let said = home.join("stderr");
     let mut up = Agent::up(&relay, &home);
@@ -183,8 +190,24 @@ async fn what_a_damaged_log_loses_is_said_and_new_events_are_printed() {
     assert!(said.contains("warning: `"), "{said}");
     let lost = "events.db-wal` is damaged: its last ";
     assert!(said.contains(lost), "{said}");
-    let is_copy = |name: &str| name.starts_with("events.damaged-") && name.ends_with(".db-wal");
-    assert_eq!(names(&home).iter().filter(|name| is_copy(name)).count(), 1);
+    relay.post(&issue("i", 101)).await;
+    assert!(prints(&mut Agent::up(&relay, &home), 101).await);
+    let mut names = names(&home);
+    names.retain(|name| name.starts_with("events.damaged-"));
+    let [copy] = names.as_slice() else {
+        panic!("it is copied once: {names:?}");
+    };
+    assert!(copy.ends_with(".wal"), "{copy}");
+    assert_eq!(std::fs::read(home.join(copy)).unwrap(), damaged);
+}
+
+#[tokio::test]
+async fn a_command_that_writes_says_what_a_damaged_log_loses() {
+    let (_relay, home, _) = with_a_damaged_log().await;
+    let stored = events(&home).await;
+    let id = stored[0]["id"].as_str().unwrap();
+    let replayed = run(&home, &["replay", id]).await;
+    replayed.warns("events.db-wal` is damaged: its last ");
 }
 
 #[tokio::test]
