@@ -134,13 +134,17 @@ pub(crate) async fn run(
 }
 
 impl Scheduler {
-    /// Queues the waiting events that are newer than `after`.
+    /// Queues the waiting events that are newer than `after`, but for those that are being handled: a stop that has passed the line
+    /// would be begun again.
     async fn load(&mut self, after: i64) {
         let waiting = self.state.store.waiting(after, u32::MAX).await;
         self.is_behind = waiting.is_err();
         (self.state).record_store_result(waiting.as_ref().map(|_| ()));
         for mut event in waiting.into_iter().flatten() {
             self.last = self.last.max(event.sequence);
+            if self.state.in_hand.lock().contains(&event.sequence) {
+                continue;
+            }
             // What has failed at another handler is not kept waiting for this one.
             let tried = event.tried.take();
             if tried.is_some_and(|handler| !self.is_configured(&handler)) {

@@ -9,7 +9,9 @@ use protocol::messages::{AwayReason, Renew, WorkerState};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Receiver, Registration, Relay, SECRET, ids, pulled, relay, until};
+use crate::harness::{
+    Answer, Receiver, Registration, Relay, SECRET, ids, numbers, pulled, relay, until,
+};
 
 pub(crate) const ENG: (&str, &str) = ("team-eng", "ENG");
 pub(crate) const OPS: (&str, &str) = ("team-ops", "OPS");
@@ -106,6 +108,34 @@ async fn an_event_goes_to_those_who_see_its_team_and_without_a_team_to_everybody
     assert_eq!(got(&relay, &eng).await, [1, 4, 5]);
     assert_eq!(got(&relay, &none).await, [5]);
     assert_eq!(relay.read(&eng).await.withheld, 2);
+}
+
+#[tokio::test]
+async fn what_follows_a_withheld_event_is_parked_behind_what_has_marked_its_worker_away() {
+    let relay = relay().set("DELIVERIES_IN_BACKOFF", 1).start().await;
+    let receiver = Receiver::start().await;
+    relay.linear.admit_as(&token("eng"), account("eng", &[ENG]));
+    let request = json!({
+        "name": "one", "linearToken": token("eng"), "webhookUrl": receiver.url(), "pulls": true,
+    });
+    let worker = relay.register_as(request).await;
+    // An event of its own is in backoff, so there is room for no other one.
+    receiver.answer([Answer::Status(500)]);
+    relay.post(&event(9, ENG.0, json!({}))).await;
+    receiver.wait_for(1).await;
+    // Those behind the first one come in one batch.
+    let (slow, refused) = (
+        Answer::Slow(Duration::from_millis(500), 200),
+        Answer::Status(500),
+    );
+    receiver.answer([slow, refused, Answer::Status(200)]);
+    for (number, team) in [(1, ENG.0), (2, ENG.0), (3, OPS.0), (4, ENG.0)] {
+        relay.post(&event(number, team, json!({"id": "one"}))).await;
+    }
+    relay.pass(Duration::from_secs(10), &receiver, 3).await;
+    assert_eq!(got(&relay, &worker).await, [2, 4, 9]);
+    assert_eq!(numbers(&receiver.received()), [9, 1, 2]);
+    assert_eq!(relay.read(&worker).await.withheld, 1);
 }
 
 #[tokio::test]

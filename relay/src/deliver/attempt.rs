@@ -17,6 +17,9 @@ use crate::policy::{self, AfterAttempt};
 use crate::table::TableError;
 use crate::worker::Worker;
 
+/// The shortest wait after a failure of the relay itself.
+pub(super) const INTERNAL_FAILURE_WAIT: Duration = Duration::from_secs(5);
+
 /// How long failed attempts are kept: as long as a message can be on the queue and the dead-letter queue (14 days each at
 /// most), a day included for delays.
 const ATTEMPTS_KEPT_BEYOND: Duration = Duration::from_secs(15 * 24 * 3600);
@@ -58,9 +61,11 @@ impl Deliver {
         policy::after_attempt(attempt, &self.config.give_up)
     }
 
-    /// The wait after a failure of the relay itself.
-    pub(super) fn internal_wait(&self, earlier: Option<FailedAttempts>) -> Duration {
-        policy::backoff(self.tried_for(earlier), None, jitter())
+    /// The wait after a failure of the relay itself, of which there may be no record: as long again as the delivery has been on
+    /// the queue. After a few hundred receives, SQS would make it a dead letter without a reason (the template's `maxReceiveCount`).
+    pub(super) fn internal_wait(&self, delivery: &Delivery) -> Duration {
+        let queued_for = elapsed(delivery.sent_at, self.clock.millis());
+        policy::backoff(queued_for, None, jitter()).max(INTERNAL_FAILURE_WAIT)
     }
 
     fn tried_for(&self, earlier: Option<FailedAttempts>) -> Duration {

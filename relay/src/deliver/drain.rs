@@ -12,8 +12,8 @@ use std::time::Duration;
 use protocol::clock::{UnixMillis, elapsed, millis};
 use tokio::time::Instant;
 
+use super::attempt::INTERNAL_FAILURE_WAIT;
 use super::attempt::next_number;
-use super::group::INTERNAL_FAILURE_WAIT;
 use super::{BATCH_BUDGET, Deliver, report};
 use crate::cause::chain;
 use crate::delivery::FailedAttempts;

@@ -18,9 +18,6 @@ use crate::probe::probe;
 use crate::table::Parking;
 use crate::worker::Worker;
 
-/// The shortest wait after a failure of the relay itself.
-pub(super) const INTERNAL_FAILURE_WAIT: Duration = Duration::from_secs(5);
-
 /// How often a worker's state is read again because it changed between the read and the write.
 const TRIES: u32 = 3;
 
@@ -104,8 +101,7 @@ impl<'a, 'b> Group<'a, 'b> {
                     delivery.event,
                     delivery.worker
                 );
-                let wait = (self.deliver).internal_wait(self.batch.context.attempts(delivery));
-                Step::Return(wait.max(INTERNAL_FAILURE_WAIT))
+                Step::Return(self.deliver.internal_wait(delivery))
             }
         }
     }
@@ -129,7 +125,7 @@ impl<'a, 'b> Group<'a, 'b> {
                     let table = &self.deliver.table;
                     let (workspace, id) = (&delivery.workspace, &delivery.worker);
                     if table.has_earlier_worker(workspace, id).await? {
-                        return Ok(Step::Return(INTERNAL_FAILURE_WAIT));
+                        return Ok(Step::Return(self.deliver.internal_wait(delivery)));
                     }
                     tracing::info!(
                         event = %delivery.event,
@@ -290,7 +286,7 @@ impl<'a, 'b> Group<'a, 'b> {
 
     /// Counts the attempt against the worker. If that marks the worker away, its deliveries are parked.
     async fn unreachable(
-        &self,
+        &mut self,
         worker: &Worker,
         at: usize,
         outcome: Outcome,
@@ -318,7 +314,7 @@ impl<'a, 'b> Group<'a, 'b> {
     /// Puts the delivery into backoff. If the worker has no room for another one there, or too much waits behind this one, it is
     /// away.
     async fn rejected(
-        &self,
+        &mut self,
         worker: &Worker,
         at: usize,
         outcome: Outcome,
@@ -348,7 +344,7 @@ impl<'a, 'b> Group<'a, 'b> {
     /// Marks the worker away and parks its deliveries, of which the first was just attempted so often. If it has changed
     /// meanwhile, they return after `wait`.
     async fn away(
-        &self,
+        &mut self,
         worker: &Worker,
         at: usize,
         attempted: u64,
@@ -374,9 +370,9 @@ impl<'a, 'b> Group<'a, 'b> {
             waiting: false,
             ..worker.clone()
         };
-        match self.park(&away, at, attempted).await? {
-            Some(parked) => Ok(Step::Acknowledge(parked)),
-            None => Ok(Step::Return(wait)),
-        }
+        let parked = self.park(&away, at, attempted).await?;
+        // What comes behind is not attempted as if it were still there.
+        self.worker = Some(Cow::Owned(away));
+        Ok(parked.map_or(Step::Return(wait), Step::Acknowledge))
     }
 }

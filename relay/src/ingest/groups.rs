@@ -30,7 +30,8 @@ type Members<'a> = BTreeMap<&'a str, Option<UnixMillis>>;
 enum Choice<'a> {
     /// It stays with its worker, which gets the event.
     Owner(&'a str),
-    /// It stays with its worker, which does not want this event or may not see it. Another one gets it.
+    /// It stays with its worker, which does not want this event or may not see it. Another one gets it, the same one for all such
+    /// events of the key.
     Instead(&'a str),
     /// It is given to this worker, which gets the event.
     Give(&'a str),
@@ -42,16 +43,21 @@ fn first<'a>(candidates: impl Iterator<Item = &'a str>, ordering_key: &str) -> O
     candidates.max_by_key(|worker| Sha256::digest(format!("{worker}/{ordering_key}")))
 }
 
-/// Chooses among a group's workers that may see an event and want it, of which there is at least one.
+/// Chooses among a group's workers that may see an event and want it, of which there is at least one. `sent_at` is the time of the
+/// event, so that Linear's retry chooses as the attempt before it, whose messages may be on the queue.
 fn choose<'a>(
     candidates: &[&'a str],
     members: &Members<'_>,
     owner: Option<&str>,
     ordering_key: &str,
     failover: Option<Duration>,
-    now: UnixMillis,
+    sent_at: UnixMillis,
 ) -> Option<Choice<'a>> {
     let away_since = |worker: &str| members.get(worker).copied().flatten();
+    let is_gone_for_long = |worker: &str| {
+        (away_since(worker).zip(failover))
+            .is_some_and(|(since, failover)| elapsed(since, sent_at) >= failover)
+    };
     let mut live = (candidates.iter().copied())
         .filter(|worker| away_since(worker).is_none())
         .peekable();
@@ -64,16 +70,19 @@ fn choose<'a>(
     let Some(owner) = owner.filter(|owner| members.contains_key(owner)) else {
         return Some(Choice::Give(preferred));
     };
-    let is_gone_for_long = away_since(owner)
-        .zip(failover)
-        .is_some_and(|(since, failover)| elapsed(since, now) >= failover);
-    if is_gone_for_long && has_live {
+    if is_gone_for_long(owner) && has_live {
         return Some(Choice::Give(preferred));
     }
-    Some(match candidates.iter().find(|worker| **worker == owner) {
-        Some(owner) => Choice::Owner(owner),
-        None => Choice::Instead(preferred),
-    })
+    if let Some(owner) = candidates.iter().find(|worker| **worker == owner) {
+        return Some(Choice::Owner(owner));
+    }
+    // No record says who gets the events of the key in the owner's place. So it must not depend on who is there at the moment.
+    let here = candidates.iter().copied();
+    let instead = first(
+        here.filter(|worker| !is_gone_for_long(worker)),
+        ordering_key,
+    );
+    Some(Choice::Instead(instead.unwrap_or(preferred)))
 }
 
 /// The workers of each group.
@@ -148,7 +157,7 @@ impl Ingest {
                 owner.as_ref().map(|owner| owner.worker.as_str()),
                 place.2,
                 self.config.group_failover,
-                self.clock.millis(),
+                event.sent_at,
             );
             let (worker, is_given) = match choice {
                 None => break,
@@ -198,8 +207,18 @@ mod tests {
             assert!(matches!(given, Choice::Give("b" | "c")), "{given:?}");
         }
         assert_eq!(chosen(&["a"], None, None, 0), Choice::Give("a"));
-        // It does not want this one.
+        // It does not want this one. Whoever gets it in its place does so, there or not, until it has been away for long.
         assert_eq!(chosen(&["b"], Some("c"), None, 0), Choice::Instead("b"));
+        let instead = |members: &Members<'_>, sent_at| {
+            choose(&["a", "b"], members, Some("c"), "key", hour, sent_at).unwrap()
+        };
+        let mut members = BTreeMap::from([("a", None), ("b", None), ("c", None)]);
+        let Choice::Instead(winner) = instead(&members, 2) else {
+            panic!("the owner does not want it");
+        };
+        members.insert(winner, Some(1));
+        assert_eq!(instead(&members, 2), Choice::Instead(winner));
+        assert_ne!(instead(&members, 3_600_001), Choice::Instead(winner));
     }
 
     #[test]

@@ -540,6 +540,33 @@ async fn a_stop_passes_the_line_and_all_that_is_being_handled() {
 }
 
 #[tokio::test]
+async fn a_stop_that_is_being_handled_is_not_begun_again_when_the_waiting_events_are_read() {
+    let (relay, home, handler) = with_handler().await;
+    let stall = || Answer::Stall(Duration::from_secs(600));
+    handler.answer([Answer::Status(200), stall(), stall(), Answer::Status(200)]);
+    let mut up = Agent::up(&relay, &home);
+    let agent = Agent::start(up.arg(&*handler.port())).await;
+    agent.accepts(&home, "evt_1", &issue("i", 1)).await;
+    handler.wait_for(1).await;
+    let created = session("w", "s", "created", None);
+    agent.accepts(&home, "evt_2", &created).await;
+    handler.wait_for(2).await;
+    let stop = session("w", "s", "prompted", Some("stop"));
+    agent.accepts(&home, "evt_3", &stop).await;
+    handler.wait_for(3).await;
+    run(&home, &["replay", "evt_1"]).await.exits(0);
+    let received = handler.wait_for(4).await;
+    let ids = received
+        .iter()
+        .map(|received| received.header("webhook-id"));
+    assert_eq!(
+        ids.collect::<Vec<_>>(),
+        ["evt_1", "evt_2", "evt_3", "evt_1"]
+    );
+    agent.kill().await;
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_running_command_of_its_session_where_the_handler_says_so() {
     let (relay, home) = relay_and_home().await;
     let script = home.script(
