@@ -314,7 +314,7 @@ impl Register {
         let table = &self.table;
         table.complete_removal(workspace, worker).await?;
         let (has_mail, withheld) = try_join(
-            table.has_any_mail(workspace, worker),
+            table.has_mail(workspace, worker),
             table.count_withheld(workspace, worker),
         )
         .await?;
@@ -522,7 +522,7 @@ impl Register {
     }
 
     async fn view(&self, worker: &Worker) -> Result<messages::Worker, Error> {
-        // What waits may have expired.
+        // What was waiting may be gone.
         let waiting = worker.waiting && self.table.has_mail(&worker.workspace, &worker.id).await?;
         let due_at = policy::membership_due_at(worker.checked_at, self.config.membership);
         Ok(worker.view(waiting, due_at))

@@ -63,6 +63,22 @@ fn delivered(receiver: &Receiver, from: usize) -> Vec<usize> {
 }
 
 #[tokio::test]
+async fn what_has_expired_meanwhile_is_counted_before_a_receiver_is_live() {
+    let relay = relay().set("MAILBOX_SECONDS", 3600).start().await;
+    let receiver = Receiver::start().await;
+    let worker = relay.register_receiving("one", &receiver.url()).await;
+    becomes_away(&relay, &receiver, &worker).await;
+    relay.post_all(1..4).await;
+    let all_wait = async || relay.queued().len() == 1;
+    until("only the drain is on the queue", all_wait).await;
+    relay.clock.advance(Duration::from_secs(3601));
+    is_back(&receiver);
+    becomes_live(&relay, &worker, Duration::from_secs(3600)).await;
+    // The first of them had made the worker away.
+    assert_eq!(relay.read(&worker).await.expired.unwrap().count, 4);
+}
+
+#[tokio::test]
 async fn a_receiver_that_was_down_gets_its_mailbox_in_order_soon_after_it_is_back() {
     let (relay, receiver, worker) = receiving().await;
     becomes_away(&relay, &receiver, &worker).await;

@@ -205,8 +205,7 @@ impl Table {
     ) -> Result<Vec<ParkedEvent>, TableError> {
         let operation = "read the mailbox";
         let now = self.clock.seconds();
-        let (mut found, mut expired) = (Vec::new(), Vec::new());
-        let mut together = 0;
+        let (mut found, mut together) = (Vec::new(), 0);
         let partition = worker_partition(workspace, worker);
         let mut from = after.map(|id| key(&partition, id));
         loop {
@@ -221,11 +220,14 @@ impl Table {
                 .send()
                 .await
                 .map_err(|e| TableError::call(operation, e))?;
-            for item in page.items.unwrap_or_default() {
+            // Counted for each page, so that a mailbox of any size is read through in the end.
+            let mut expired = Vec::new();
+            for mut item in page.items.unwrap_or_default() {
                 if !self.is_alive(&item) {
                     continue;
                 }
                 if let Some(since) = number(&item, "kept_until").filter(|at| *at <= now) {
+                    item.retain(|name, _| matches!(name.as_str(), "pk" | "sk"));
                     expired.push((since, item));
                     continue;
                 }
@@ -244,19 +246,18 @@ impl Table {
                 }
                 found.push(mail);
                 if found.len() == limit || together >= bytes {
-                    self.count_expired(workspace, worker, expired).await?;
-                    return Ok(found);
+                    break;
                 }
             }
+            self.count_expired(workspace, worker, expired).await?;
             from = page.last_evaluated_key;
-            if from.is_none() {
-                self.count_expired(workspace, worker, expired).await?;
+            if from.is_none() || found.len() == limit || together >= bytes {
                 return Ok(found);
             }
         }
     }
 
-    /// Counts events that were kept for as long as events are, and deletes them: each with the time when it expired.
+    /// Counts events that were kept for as long as events are, and deletes them: the key of each with the time when it expired.
     async fn count_expired(
         &self,
         workspace: &str,
@@ -279,12 +280,7 @@ impl Table {
             .send()
             .await;
         conditional(counted, operation)?;
-        let keys = (expired.into_iter())
-            .map(|(_, mut item)| {
-                item.retain(|name, _| matches!(name.as_str(), "pk" | "sk"));
-                item
-            })
-            .collect();
+        let keys = expired.into_iter().map(|(_, key)| key).collect();
         self.delete_batch(keys, operation).await?;
         tracing::warn!(
             worker,
@@ -295,33 +291,12 @@ impl Table {
         Ok(())
     }
 
-    /// Whether anything is parked that has not expired.
+    /// Whether anything is parked, or was kept for as long as events are and was not counted yet: whoever empties the mailbox counts it.
     pub(crate) async fn has_mail(&self, workspace: &str, worker: &str) -> Result<bool, TableError> {
-        let is_kept =
-            "expires_at > :now AND (attribute_not_exists(kept_until) OR kept_until > :now)";
-        self.finds_mail(workspace, worker, is_kept).await
-    }
-
-    /// Whether anything is parked, also what has expired and was not counted yet.
-    pub(crate) async fn has_any_mail(
-        &self,
-        workspace: &str,
-        worker: &str,
-    ) -> Result<bool, TableError> {
-        self.finds_mail(workspace, worker, "expires_at > :now")
-            .await
-    }
-
-    async fn finds_mail(
-        &self,
-        workspace: &str,
-        worker: &str,
-        filter: &str,
-    ) -> Result<bool, TableError> {
         let mut pages = (self.client.query())
             .table_name(&self.name)
             .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
-            .filter_expression(filter)
+            .filter_expression("expires_at > :now")
             .expression_attribute_values(":pk", s(worker_partition(workspace, worker)))
             .expression_attribute_values(":prefix", s(PREFIX))
             .expression_attribute_values(":now", n(self.clock.seconds()))
