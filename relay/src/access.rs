@@ -255,10 +255,18 @@ impl<'a> Routing<'a> {
                 Some(Recipient {
                     worker: worker.to_owned(),
                     is_withheld,
+                    is_by_team: !self.names(subscription),
                     group: subscription.group.clone(),
                 })
             })
             .collect()
+    }
+
+    /// Whether the event names the worker's application, which gets it whatever the team.
+    fn names(&self, subscription: &Subscription) -> bool {
+        let application = self.audience.application.as_deref();
+        (subscription.user.as_ref())
+            .is_some_and(|user| user.is_app && application == Some(user.id.as_str()))
     }
 
     /// What becomes of the event for a worker with this subscription.
@@ -269,14 +277,12 @@ impl<'a> Routing<'a> {
         if !capability::wanted(patterns, self.kind, self.action) {
             return Verdict::Skip(Reason::Type);
         }
-        if let Some(user) = user.filter(|user| user.is_app) {
-            match &audience.application {
-                // What names it is its own, whatever the team.
-                Some(application) if *application == user.id => return Verdict::Deliver,
-                Some(_) => return Verdict::Skip(Reason::Application),
-                None if audience.teams.is_empty() => return Verdict::Skip(Reason::Application),
-                None => {}
-            }
+        if self.names(subscription) {
+            return Verdict::Deliver;
+        }
+        let is_for_another = audience.application.is_some() || audience.teams.is_empty();
+        if user.is_some_and(|user| user.is_app) && is_for_another {
+            return Verdict::Skip(Reason::Application);
         }
         let is_among =
             |teams: &BTreeSet<String>| audience.teams.iter().any(|team| teams.contains(&**team));
@@ -307,14 +313,19 @@ impl<'a> Routing<'a> {
     }
 }
 
-/// Whether a worker with this subscription may see an event, whether it wants it or not.
-pub(crate) fn may_see(event: &Event, subscription: &Subscription) -> bool {
+/// A worker with this id and subscription as the recipient of an event, whether it wants it or not; none if it may not see it.
+pub(crate) fn recipient(
+    event: &Event,
+    worker: &str,
+    subscription: &Subscription,
+) -> Option<Recipient> {
     let all = Subscription {
         user: subscription.user.clone(),
         teams: subscription.teams.clone(),
         ..Subscription::default()
     };
-    Routing::new(event).verdict(&all) == Verdict::Deliver
+    let mut found = Routing::new(event).recipients([(worker, &all)]);
+    found.pop().filter(|recipient| !recipient.is_withheld)
 }
 
 /// Why a worker with this id and subscription did not get an event of the last day; none if it did.

@@ -20,7 +20,7 @@ use crate::access;
 use crate::config::{LONGEST_MAILBOX, Resources};
 use crate::delivery::QUEUED_FOR;
 use crate::event::{Event, EventId};
-use crate::queue::{OutgoingEvent, Queue, QueueError, Recipient};
+use crate::queue::{OutgoingEvent, Queue, QueueError};
 use crate::table::{Kept, Table, TableError};
 use crate::worker::{self, Worker};
 
@@ -244,17 +244,11 @@ impl Admin {
         if event.workspace != worker.workspace {
             return Err(AdminError::OtherWorkspace);
         }
-        if !access::may_see(&event, &worker.subscription) {
-            return Err(AdminError::NotVisible);
-        }
+        let recipient = access::recipient(&event, &worker.id, &worker.subscription)
+            .ok_or(AdminError::NotVisible)?;
         // However long mailboxes keep an event here. The body may be another mailbox's, too, and must not go earlier.
         let keep = LONGEST_MAILBOX + QUEUED_FOR;
         let body = self.table.store_body(&event, 1, keep).await?;
-        let recipient = Recipient {
-            worker: worker.id.clone(),
-            is_withheld: false,
-            group: None,
-        };
         let entry = OutgoingEvent::new(&event, &body).entry(&recipient, 0);
         Ok((self.queue.send_again(entry, &worker::ping_id())).await?)
     }

@@ -46,9 +46,8 @@ pub struct Delivery {
     pub kind: String,
     /// The event's action; may be empty.
     pub action: String,
-    /// The ids of the event's teams, if it is withheld until it is known whether the worker's user may see one of them; else
-    /// none.
-    pub withheld: Vec<String>,
+    /// The ids of the event's teams, of which the worker's user has to see one; none if everybody may see it.
+    pub teams: Vec<String>,
     /// The event's body, or where it is stored.
     pub body: Body,
 }

@@ -67,9 +67,11 @@ pub(crate) async fn pull(
             });
         }
         let parked = match may_wait {
-            true => (table.oldest_parked(&workspace, &id, limit, RESPONSE_BYTES, None)).await?,
-            false => Vec::new(),
+            true => (table.oldest_visible(&worker, limit, RESPONSE_BYTES, None)).await?,
+            false => Some(Vec::new()),
         };
+        let is_same = parked.is_some();
+        let parked = parked.unwrap_or_default();
         if !parked.is_empty() {
             let events = sign_all(table, clock, &worker, parked).await?;
             if events.is_empty() {
@@ -88,14 +90,14 @@ pub(crate) async fn pull(
                 events,
             });
         }
-        if let Some(state) = settle_empty(table, &worker).await? {
+        if is_same && let Some(state) = settle_empty(table, &worker).await? {
             return Ok(Mailbox {
                 state,
                 withheld: worker.withheld,
                 events: Vec::new(),
             });
         }
-        // Something was parked since the worker was read.
+        // Something was parked, or the worker was changed, since it was read.
         worker = (table.worker(&workspace, &id).await?).ok_or_else(Error::worker_token_invalid)?;
         may_wait = true;
     }

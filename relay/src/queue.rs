@@ -381,6 +381,7 @@ mod tests {
         let recipients = ["a", "b", "c"].map(|worker| Recipient {
             worker: worker.to_owned(),
             is_withheld: false,
+            is_by_team: true,
             group: None,
         });
         let done = queue.send(&event, &Body::Inline(body), &recipients).await;

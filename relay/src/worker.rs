@@ -289,7 +289,8 @@ impl Worker {
     /// Whether its user could see an event of these teams at the last check.
     pub(crate) fn may_see(&self, teams: &[String]) -> bool {
         let visible = self.subscription.teams.as_ref();
-        visible.is_none_or(|visible| teams.iter().any(|team| visible.contains(team)))
+        let is_among = |visible: &BTreeSet<String>| teams.iter().any(|team| visible.contains(team));
+        teams.is_empty() || visible.is_none_or(is_among)
     }
 
     /// The worker as the HTTP interface shows it: whether anything waits for it, and until when its user counts as a member.

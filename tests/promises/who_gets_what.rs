@@ -111,6 +111,40 @@ async fn an_event_goes_to_those_who_see_its_team_and_without_a_team_to_everybody
 }
 
 #[tokio::test]
+async fn what_was_parked_before_a_check_takes_its_team_away_is_dropped() {
+    let relay = relay().start().await;
+    let loses_a_team = |user: &str| {
+        (relay.linear).admit_as(&token(user), account(user, &[ENG]));
+    };
+    let pulls = worker(&relay, "ana", &[ENG, OPS], json!({})).await;
+    let receiver = Receiver::start().await;
+    (relay.linear).admit_as(&token("bo"), account("bo", &[ENG, OPS]));
+    let request = json!({"name": "one", "linearToken": token("bo"), "webhookUrl": receiver.url()});
+    let receives = relay.register_as(request).await;
+    relay.go_offline(&receives).await;
+    let teams = [OPS.0, ENG.0, OPS.0, "", ENG.0];
+    for (number, team) in teams.into_iter().enumerate() {
+        relay.post(&event(number, team, json!({}))).await;
+    }
+    let is_parked = async || relay.queued().len() == 1;
+    until("only the drain is on the queue", is_parked).await;
+    for (worker, user) in [(&pulls, "ana"), (&receives, "bo")] {
+        loses_a_team(user);
+        shows_token(&relay, worker, user).await;
+    }
+    let mailbox = relay.pull(&pulls, &[], None).await;
+    assert_eq!(pulled(&mailbox), [1, 3, 4]);
+    relay.clock.advance(Duration::from_secs(3600));
+    assert_eq!(numbers(&receiver.wait_for(3).await), [1, 3, 4]);
+    relay.becomes(&receives, WorkerState::Live).await;
+    assert_eq!(receiver.count(), 3);
+    // A team that is seen again brings nothing back.
+    (relay.linear).admit_as(&token("ana"), account("ana", &[ENG, OPS]));
+    shows_token(&relay, &pulls, "ana").await;
+    assert!(pulled(&relay.pull(&pulls, &ids(&mailbox), None).await).is_empty());
+}
+
+#[tokio::test]
 async fn what_follows_a_withheld_event_is_parked_behind_what_has_marked_its_worker_away() {
     let relay = relay().set("DELIVERIES_IN_BACKOFF", 1).start().await;
     let receiver = Receiver::start().await;

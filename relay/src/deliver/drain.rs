@@ -199,10 +199,13 @@ impl Drain<'_> {
         // before that: then what is behind must wait until they were seen.
         let (mut after, mut parked): (Option<String>, _) = (None, self.worker.parked);
         loop {
-            let Worker { workspace, id, .. } = &self.worker;
             let page = (self.deliver.table)
-                .oldest_parked(workspace, id, PAGE, PAGE_BYTES, after.as_deref())
+                .oldest_visible(&self.worker, PAGE, PAGE_BYTES, after.as_deref())
                 .await?;
+            let Some(page) = page else {
+                // The next drain reads the worker as it is now.
+                return Ok(End::OutOfTime);
+            };
             let Some(last) = page.last() else {
                 break;
             };

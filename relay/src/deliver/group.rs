@@ -137,7 +137,7 @@ impl<'a, 'b> Group<'a, 'b> {
                     );
                     return Ok(Step::Acknowledge(1));
                 }
-                (_, Some(worker)) if self.is_withheld(&worker, delivery) => {
+                (_, Some(worker)) if !worker.may_see(&delivery.teams) => {
                     if self.withhold(&worker, delivery).await? {
                         return Ok(Step::Acknowledge(1));
                     }
@@ -159,11 +159,6 @@ impl<'a, 'b> Group<'a, 'b> {
             self.worker = read.map(Cow::Owned);
         }
         Ok(Step::Return(policy::SHORTEST))
-    }
-
-    /// Whether a delivery is withheld from a worker, by what is known now.
-    fn is_withheld(&self, worker: &Worker, delivery: &Delivery) -> bool {
-        !delivery.withheld.is_empty() && !worker.may_see(&delivery.withheld)
     }
 
     /// Withholds a delivery. Returns whether it is withheld: if not, the worker has changed.
@@ -201,7 +196,7 @@ impl<'a, 'b> Group<'a, 'b> {
         attempted: u64,
     ) -> Result<Option<usize>, Error> {
         let behind = self.deliveries[at..].iter();
-        let count = behind.take_while(|d| !self.is_withheld(worker, d)).count();
+        let count = behind.take_while(|d| worker.may_see(&d.teams)).count();
         let deliveries = &self.deliveries[at..at + count];
         let mut numbered: Vec<_> = (deliveries.iter())
             .map(|delivery| {

@@ -53,7 +53,7 @@ mod tests {
             worker: "wrk_1".to_owned(),
             kind: String::new(),
             action: String::new(),
-            withheld: Vec::new(),
+            teams: Vec::new(),
             body: Body::Inline(Bytes::new()),
         }
     }

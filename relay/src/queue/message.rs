@@ -30,7 +30,9 @@ pub(super) mod attribute {
     pub(crate) const LAST_STATUS: &str = "lastStatus";
     pub(crate) const FIRST_ATTEMPT: &str = "firstAttempt";
     pub(crate) const USER: &str = "user";
-    /// The ids of the event's teams, if it is withheld for the worker.
+    /// The ids of the event's teams, unless it names the worker's application.
+    pub(crate) const TEAMS: &str = "teams";
+    /// What an earlier version called them, and sent only if the event was withheld for the worker.
     pub(crate) const WITHHELD: &str = "withheld";
     /// Tells that the access of a worker has ended: when, in milliseconds since the Unix epoch.
     pub(crate) const REVOKE: &str = "revoke";
@@ -261,7 +263,7 @@ impl Delivery {
             worker: text(attribute::WORKER)?,
             kind: text(attribute::TYPE)?,
             action: text(attribute::ACTION).unwrap_or_default(),
-            withheld: text(attribute::WITHHELD)
+            teams: (text(attribute::TEAMS).or_else(|_| text(attribute::WITHHELD)))
                 .map(|teams| teams.split(' ').map(str::to_owned).collect())
                 .unwrap_or_default(),
             body: decode(carried, message.body).ok_or(UnreadablePart(attribute::BODY))?,
@@ -292,6 +294,8 @@ pub struct Recipient {
     pub worker: String,
     /// Whether the event is withheld until it is known whether the worker's user may see its teams.
     pub is_withheld: bool,
+    /// Whether it may see the event only because its user may see a team of it, or there is none.
+    pub is_by_team: bool,
     /// Its group, of which one worker gets the event.
     pub group: Option<String>,
 }
@@ -328,9 +332,9 @@ impl<'a> OutgoingEvent<'a> {
         if !event.action.is_empty() {
             entry = entry.message_attributes(attribute::ACTION, string(&event.action));
         }
-        if recipient.is_withheld {
+        if recipient.is_by_team && !event.audience.teams.is_empty() {
             let teams = event.audience.teams.join(" ");
-            entry = entry.message_attributes(attribute::WITHHELD, string(teams));
+            entry = entry.message_attributes(attribute::TEAMS, string(teams));
         }
         entry.build().expect("an id and a body are given")
     }

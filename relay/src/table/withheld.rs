@@ -34,8 +34,8 @@ pub(crate) struct Released {
     pub(crate) dropped: usize,
 }
 
-/// The teams of a withheld event.
-fn teams(item: &Item) -> impl Iterator<Item = &String> {
+/// The teams of a withheld or parked event.
+pub(super) fn teams(item: &Item) -> impl Iterator<Item = &String> {
     let teams = item.get("teams").and_then(|teams| teams.as_l().ok());
     teams
         .into_iter()
@@ -59,8 +59,6 @@ impl Table {
         let id = text(&item, "sk").and_then(|sk| sk.strip_prefix(MAIL));
         let held = s(format!("{PREFIX}{}", id.unwrap_or_default()));
         item.insert("sk".to_owned(), held);
-        let teams = delivery.withheld.iter().map(s).collect();
-        item.insert("teams".to_owned(), AttributeValue::L(teams));
         let count = Update::builder()
             .table_name(&self.name)
             .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
@@ -179,7 +177,6 @@ impl Table {
             let id = text(&item, "sk").and_then(|sk| sk.strip_prefix(PREFIX));
             let mail = s(format!("{MAIL}{}", id.unwrap_or_default()));
             item.insert("sk".to_owned(), mail);
-            item.remove("teams");
             writes.push(self.put_of(item));
         }
         self.transact(writes, "release withheld events").await
