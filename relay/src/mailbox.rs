@@ -126,7 +126,7 @@ async fn settle_empty(table: &Table, worker: &Worker) -> Result<Option<WorkerSta
     Ok(Some(WorkerState::Live))
 }
 
-/// The events with the headers of a delivery. An event without a body can never be delivered and is deleted.
+/// The events with the headers of a delivery. An event without a body can never be delivered and is set aside.
 async fn sign_all(
     table: &Table,
     clock: &Clock,
@@ -142,12 +142,10 @@ async fn sign_all(
                 workspace = worker.workspace,
                 worker = worker.id,
                 user = worker.owner(),
-                "event {} cannot be pulled: its stored body is gone",
+                "event {} cannot be pulled and is set aside: its stored body is gone",
                 parked.delivery.event
             );
-            table
-                .delete_parked(&worker.workspace, &worker.id, &[parked.id])
-                .await?;
+            table.set_aside(worker, &parked.id).await?;
             continue;
         };
         if !events.is_empty() && bytes + body.len() > RESPONSE_BYTES {

@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use futures::future::join_all;
+use local::dynamodb::TABLE;
 use local::samples::WORKSPACE;
 use protocol::messages::{AwayReason, Renew, WorkerState};
 use serde_json::{Value, json};
@@ -259,6 +260,27 @@ async fn dead_letters_are_listed_once_and_redriven_in_order() {
     assert!((12..=13).contains(&at) && tried > 0);
     // It is rejected again, and is not moved for ever.
     dead(&relay, 13).await;
+}
+
+#[tokio::test]
+async fn the_stored_body_of_a_dead_letter_is_there_as_long_as_the_letter_and_a_mailbox() {
+    let (relay, receiver) = (impatient().await, Receiver::start().await);
+    receiver.answer([Answer::Status(400)]);
+    relay.register("one", &receiver.url()).await;
+    relay.post(&large_issue("i", 1, 400_000)).await;
+    dead(&relay, 1).await;
+    let stored = relay.dynamodb("Scan", &json!({"TableName": TABLE})).await;
+    let chunks = (stored["Items"].as_array().unwrap().iter())
+        .filter(|item| item["pk"]["S"].as_str().unwrap().contains("#BODY#"));
+    let ends: Vec<i64> = chunks
+        .map(|item| item["expires_at"]["N"].as_str().unwrap().parse().unwrap())
+        .collect();
+    let days = |end: &i64| (end - relay.clock.seconds()) / (24 * 3600);
+    // 14 on the dead-letter queue and 30 in the mailbox that keeps events longest.
+    assert!(
+        !ends.is_empty() && ends.iter().all(|end| days(end) >= 44),
+        "{ends:?}"
+    );
 }
 
 #[tokio::test]

@@ -151,6 +151,7 @@ impl Deliver {
             first_attempt_at: first_attempt_at.unwrap_or_else(|| self.clock.millis()),
             user: worker.owner().map(str::to_owned),
         };
+        self.table.store_again(delivery).await?;
         self.dead_letters.dead_letter(delivery, &reason).await?;
         tracing::warn!(
             event = %delivery.event,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use protocol::envelope::digest;
 
 use super::{Table, TableError, item_key, n, s};
+use crate::config::LONGEST_MAILBOX;
 use crate::delivery::{Body, Delivery, QUEUED_FOR};
 use crate::event::Event;
 use crate::transport::{self, Chosen};
@@ -69,6 +70,20 @@ impl Table {
             body,
             ..delivery.clone()
         }))
+    }
+
+    /// Stores the body of a dead letter again if it is stored: it has to be there as long as the letter, and then in a mailbox as
+    /// long as any event, should the letter be moved back.
+    pub(crate) async fn store_again(&self, delivery: &Delivery) -> Result<(), TableError> {
+        let Body::Stored(digest) = &delivery.body else {
+            return Ok(());
+        };
+        let workspace = &delivery.workspace;
+        let Some(body) = self.body(workspace, &delivery.body).await? else {
+            return Ok(());
+        };
+        let keep = LONGEST_MAILBOX + QUEUED_FOR;
+        (self.store_packed(workspace, digest, &transport::pack(&body), keep)).await
     }
 
     async fn store_packed(

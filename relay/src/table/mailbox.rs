@@ -22,9 +22,7 @@ use protocol::messages::WorkerState;
 use super::transaction;
 use super::worker_state::set_of;
 use super::workers::conditional;
-use super::{
-    Item, Table, TableError, item_key, n, number, s, text, withheld, worker_key, worker_partition,
-};
+use super::{Item, Table, TableError, item_key, n, number, s, text, worker_key, worker_partition};
 use crate::delivery::{Body, Delivery};
 use crate::event::EventId;
 use crate::transport;
@@ -94,6 +92,15 @@ pub(super) fn body(item: &Item) -> Option<Body> {
     }
 }
 
+/// The teams of a withheld or parked event.
+pub(super) fn teams(item: &Item) -> impl Iterator<Item = &String> {
+    let teams = item.get("teams").and_then(|teams| teams.as_l().ok());
+    teams
+        .into_iter()
+        .flatten()
+        .filter_map(|team| team.as_s().ok())
+}
+
 fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {
     let body = body(item)?;
     let id = text(item, "sk")?.strip_prefix(PREFIX)?.to_owned();
@@ -113,7 +120,7 @@ fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {
             worker: worker.to_owned(),
             kind: text(item, "type")?.to_owned(),
             action: owned("action", ""),
-            teams: withheld::teams(item).cloned().collect(),
+            teams: teams(item).cloned().collect(),
             body,
         },
         id,

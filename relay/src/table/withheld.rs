@@ -3,7 +3,7 @@
 //!
 //! Invariant: an event is withheld only while the worker's subscription is the one that withholds it, and a new subscription
 //! is written only when as many events are withheld as were released or dropped. So none is left behind, and none comes after
-//! one that was sent later.
+//! one of its teams that was sent later.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, Select, Update};
 use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
 
-use super::mailbox::{self, PREFIX as MAIL};
+use super::mailbox::{self, PREFIX as MAIL, teams};
 use super::transaction;
 use super::worker_key;
 use super::{Item, Table, TableError, n, s, text, worker_partition};
@@ -32,15 +32,6 @@ pub(crate) struct Released {
     pub(crate) released: usize,
     /// How many were dropped.
     pub(crate) dropped: usize,
-}
-
-/// The teams of a withheld or parked event.
-pub(super) fn teams(item: &Item) -> impl Iterator<Item = &String> {
-    let teams = item.get("teams").and_then(|teams| teams.as_l().ok());
-    teams
-        .into_iter()
-        .flatten()
-        .filter_map(|team| team.as_s().ok())
 }
 
 impl Table {
