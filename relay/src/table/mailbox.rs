@@ -246,8 +246,9 @@ impl Table {
                 .table_name(&self.name)
                 .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
                 .update_expression("SET revision = :revision")
-                .condition_expression("registered_at = :registered AND revision = :revision")
-                .expression_attribute_values(":registered", n(worker.registered_at))
+                .condition_expression("#token = :token AND revision = :revision")
+                .expression_attribute_names("#token", "token")
+                .expression_attribute_values(":token", s(&worker.token_hash))
                 .expression_attribute_values(":revision", n(worker.revision))
                 .build()
                 .expect("a key and an expression are given");
