@@ -112,13 +112,28 @@ impl History {
         self.register("app", pulling("lin_oauth_app")).await;
         self.register("hal", pulling("lin_api_hal")).await;
         self.register("ivy", pulling("lin_oauth_ivy")).await;
+        self.register("joe", json!({"linearToken": "lin_oauth_joe"}))
+            .await;
+        self.register("kay", pulling("lin_oauth_kay")).await;
+        self.renew("joe", json!({"state": "away"})).await;
+        self.close("joe");
         self.post(&issue("i", 1)).await;
         let ops = issue("i", 2).replace("\"number\"", "\"teamId\":\"team-ops\",\"number\"");
         self.post(&ops).await;
         let own = json!({"appUserId": "app", "oauthClientId": "client"});
         self.post(&payload(3, ("AppUserNotification", "issueMention"), own))
             .await;
+        self.pass(Duration::from_secs(120)).await;
+        // A team was taken from Joe, who was not there, and from Kay.
+        for (name, token) in [
+            ("joe", "lin_oauth_joe_later"),
+            ("kay", "lin_oauth_kay_later"),
+        ] {
+            self.renew(name, json!({"linearToken": token})).await;
+        }
+        self.reopen("joe").await;
         self.cloud.settle().await;
+        self.pull("kay").await;
         // Ann has joined a team.
         self.renew("ann", json!({"linearToken": "lin_oauth_ann_later"}))
             .await;
@@ -162,7 +177,11 @@ impl History {
         self.post(&issue("i", 9)).await;
         self.cloud.settle().await;
         self.pull("ivy").await;
+        self.pull("kay").await;
 
+        for name in ["joe", "kay"] {
+            self.check(name, [1].into_iter().chain(3..=10));
+        }
         self.check("ann", 1..=5);
         self.check("bob", [1, 3, 4, 5, 6]);
         self.check("app", [3, 5]);
@@ -224,6 +243,7 @@ impl History {
         // The sixth has expired, and the seventh is set aside.
         self.check("bob", [1, 2, 3, 4, 5, 8, 9, 10]);
         self.check_group(1..=10);
+        self.check("gus", []);
         self.check("eve", []);
         self.check("fay", []);
         assert!(self.cloud.dead_letters().is_empty());
@@ -286,16 +306,24 @@ impl History {
         self.stay(&["ann", "bob", "cy", "di"]).await;
     }
 
-    /// What Bob does not pull for so long is gone.
+    /// What Bob does not pull for so long, and Gus is away for, is gone.
     async fn mailbox_ends(&mut self) {
+        self.register("gus", json!({})).await;
+        self.renew("gus", json!({"state": "away"})).await;
+        self.close("gus");
         self.post(&issue("i", 6)).await;
         for _ in 0..3 {
             self.pass(MAILBOX / 2).await;
+            self.renew("gus", json!({"state": "away"})).await;
             for name in ["ann", "bob", "cy", "di"] {
                 self.renew(name, json!({})).await;
             }
         }
         self.pull("bob").await;
+        self.reopen("gus").await;
+        self.renew("gus", json!({})).await;
+        self.cloud.settle().await;
+        self.remove("gus").await;
     }
 
     /// An event does not fit into the answer to Bob's pull. He registers again.
@@ -354,6 +382,10 @@ fn admit_members(linear: &LinearApi) {
         ("lin_oauth_bob", "bob", &[ENG]),
         ("lin_oauth_app", "app", &[ENG]),
         ("lin_api_hal", "hal", &[ENG]),
+        ("lin_oauth_joe", "joe", &[ENG, OPS]),
+        ("lin_oauth_joe_later", "joe", &[ENG]),
+        ("lin_oauth_kay", "kay", &[ENG, OPS]),
+        ("lin_oauth_kay_later", "kay", &[ENG]),
         // More than a page.
         (
             "lin_oauth_ivy",
