@@ -140,8 +140,7 @@ fn assert_is_read(delivery: &Delivery, body: &str, attributes: &BTreeMap<&str, &
     assert_eq!(delivery.worker, text(attribute::WORKER));
     assert_eq!(delivery.kind, text(attribute::TYPE));
     assert_eq!(delivery.action, text(attribute::ACTION));
-    let teams = (attributes.get(attribute::TEAMS)).or(attributes.get(attribute::WITHHELD));
-    assert_eq!(delivery.teams.join(" "), teams.copied().unwrap_or_default());
+    assert_eq!(delivery.teams.join(" "), text(attribute::TEAMS));
     match (&delivery.body, text(attribute::BODY)) {
         (Body::Inline(bytes), "raw") => assert_eq!(bytes, body),
         (Body::Inline(bytes), "base64") => assert_eq!(BASE64.encode(bytes), body),

@@ -30,10 +30,9 @@ pub(super) mod attribute {
     pub(crate) const LAST_STATUS: &str = "lastStatus";
     pub(crate) const FIRST_ATTEMPT: &str = "firstAttempt";
     pub(crate) const USER: &str = "user";
-    /// The ids of the event's teams, unless it names the worker's application.
-    pub(crate) const TEAMS: &str = "teams";
-    /// What an earlier version called them, and sent only if the event was withheld for the worker.
-    pub(crate) const WITHHELD: &str = "withheld";
+    /// The ids of the event's teams, unless it names the worker's application. An earlier version sent them only if the event was
+    /// withheld for the worker, and reads them as this one does: the functions of a stack are not updated at the same moment.
+    pub(crate) const TEAMS: &str = "withheld";
     /// Tells that the access of a worker has ended: when, in milliseconds since the Unix epoch.
     pub(crate) const REVOKE: &str = "revoke";
     /// Tells a heartbeat.
@@ -263,7 +262,7 @@ impl Delivery {
             worker: text(attribute::WORKER)?,
             kind: text(attribute::TYPE)?,
             action: text(attribute::ACTION).unwrap_or_default(),
-            teams: (text(attribute::TEAMS).or_else(|_| text(attribute::WITHHELD)))
+            teams: text(attribute::TEAMS)
                 .map(|teams| teams.split(' ').map(str::to_owned).collect())
                 .unwrap_or_default(),
             body: decode(carried, message.body).ok_or(UnreadablePart(attribute::BODY))?,
