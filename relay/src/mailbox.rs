@@ -70,31 +70,32 @@ pub(crate) async fn pull(
             true => (table.oldest_visible(&worker, limit, RESPONSE_BYTES, None)).await?,
             false => Some(Vec::new()),
         };
-        let is_same = parked.is_some();
-        let parked = parked.unwrap_or_default();
-        if !parked.is_empty() {
-            let events = sign_all(table, clock, &worker, parked).await?;
-            if events.is_empty() {
-                continue;
+        let pulled = match parked {
+            Some(parked) if parked.is_empty() => {
+                let state = settle_empty(table, &worker).await?;
+                state.map(|state| (state, Vec::new()))
             }
-            let count = events.len();
-            tracing::info!(
-                worker = id,
-                workspace,
-                Pulled = count,
-                "worker {id} pulled {count} events"
-            );
-            return Ok(Mailbox {
-                state: worker.state,
-                withheld: worker.withheld,
-                events,
-            });
-        }
-        if is_same && let Some(state) = settle_empty(table, &worker).await? {
+            Some(parked) => {
+                let events = sign_all(table, clock, &worker, parked).await?;
+                if events.is_empty() {
+                    continue;
+                }
+                let count = events.len();
+                tracing::info!(
+                    worker = id,
+                    workspace,
+                    Pulled = count,
+                    "worker {id} pulled {count} events"
+                );
+                Some((worker.state, events))
+            }
+            None => None,
+        };
+        if let Some((state, events)) = pulled {
             return Ok(Mailbox {
                 state,
                 withheld: worker.withheld,
-                events: Vec::new(),
+                events,
             });
         }
         // Something was parked, or the worker was changed, since it was read.

@@ -31,8 +31,6 @@ use crate::worker::Worker;
 pub(super) const PREFIX: &str = "MAIL#";
 /// Instead of it, for an event that fits into no response, or whose item is malformed.
 pub(super) const ASIDE: &str = "ASIDE#";
-/// How many events one transaction drops: it has at most 100 writes (DynamoDB API reference, `TransactWriteItems`).
-const DROPPED_AT_ONCE: usize = 50;
 const SET_ASIDE: &str = "set an event aside";
 /// How long an expired event stays in the table, beyond the time for which it is kept for its worker, so that it is counted
 /// when the mailbox is read and does not vanish silently.
@@ -76,7 +74,7 @@ pub(crate) fn is_mail_id(text: &str) -> bool {
     })
 }
 
-fn key(partition: &str, id: &str) -> Item {
+pub(super) fn key(partition: &str, id: &str) -> Item {
     item_key(partition, format!("{PREFIX}{id}"))
 }
 
@@ -208,73 +206,9 @@ impl Table {
         })
     }
 
-    /// The oldest parked events after the one with this id that the worker's user may see: at most `limit`, and none after their
-    /// bodies have reached `bytes`. Those before them that the user could not see any more at the last check are dropped. Returns
-    /// none if the worker's registration or subscription is not the one that was read.
-    pub(crate) async fn oldest_visible(
-        &self,
-        worker: &Worker,
-        limit: usize,
-        bytes: usize,
-        after: Option<&str>,
-    ) -> Result<Option<Vec<ParkedEvent>>, TableError> {
-        loop {
-            let Worker { workspace, id, .. } = worker;
-            let oldest = self.oldest_parked(workspace, id, limit, bytes, after);
-            let is_visible = |mail: &ParkedEvent| worker.may_see(&mail.delivery.teams);
-            let (visible, hidden): (Vec<_>, Vec<_>) =
-                oldest.await?.into_iter().partition(is_visible);
-            if !self.drop_hidden(worker, &hidden).await? {
-                return Ok(None);
-            }
-            if hidden.is_empty() || !visible.is_empty() {
-                return Ok(Some(visible));
-            }
-        }
-    }
-
-    /// Drops events that were parked before a check saw that the worker's user cannot see their teams. Returns whether that
-    /// still holds.
-    async fn drop_hidden(
-        &self,
-        worker: &Worker,
-        hidden: &[ParkedEvent],
-    ) -> Result<bool, TableError> {
-        let partition = worker_partition(&worker.workspace, &worker.id);
-        for hidden in hidden.chunks(DROPPED_AT_ONCE) {
-            let same = Update::builder()
-                .table_name(&self.name)
-                .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
-                .update_expression("SET revision = :revision")
-                .condition_expression("#token = :token AND revision = :revision")
-                .expression_attribute_names("#token", "token")
-                .expression_attribute_values(":token", s(&worker.token_hash))
-                .expression_attribute_values(":revision", n(worker.revision))
-                .build()
-                .expect("a key and an expression are given");
-            let mut writes = vec![transaction::update(same)];
-            writes.extend(
-                hidden
-                    .iter()
-                    .map(|mail| self.delete_of(key(&partition, &mail.id))),
-            );
-            if !self.transact(writes, "drop events of the mailbox").await? {
-                return Ok(false);
-            }
-            tracing::info!(
-                workspace = worker.workspace,
-                worker = worker.id,
-                "worker {}: {} parked events are dropped, of teams that its user could not see at the last check",
-                worker.id,
-                hidden.len()
-            );
-        }
-        Ok(true)
-    }
-
     /// The oldest parked events after the one with this id: at most `limit`, and none after their bodies have reached
     /// `bytes`.
-    async fn oldest_parked(
+    pub(super) async fn oldest_parked(
         &self,
         workspace: &str,
         worker: &str,

@@ -1,5 +1,6 @@
 //! Withheld events: those of teams that a worker's user could not see at the last check. The next check releases them into
-//! the mailbox, or drops them.
+//! the mailbox, or drops them. What was parked before that is dropped when the mailbox is read, if the user cannot see its teams any
+//! more.
 //!
 //! Invariant: an event is withheld only while the worker's subscription is the one that withholds it, and a new subscription
 //! is written only when as many events are withheld as were released or dropped. So none is left behind, and none comes after
@@ -12,7 +13,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, Select, Update};
 use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
 
-use super::mailbox::{self, PREFIX as MAIL, teams};
+use super::mailbox::{self, PREFIX as MAIL, ParkedEvent, teams};
 use super::transaction;
 use super::worker_key;
 use super::{Item, Table, TableError, n, s, text, worker_partition};
@@ -24,6 +25,9 @@ pub(super) const PREFIX: &str = "HELD#";
 /// How many events one transaction moves: it has at most 100 writes, and 4 MB (DynamoDB API reference,
 /// `TransactWriteItems`).
 const PAGE: i32 = 10;
+
+/// How many events one transaction drops: it has at most 100 writes (DynamoDB API reference, `TransactWriteItems`).
+const DROPPED_AT_ONCE: usize = 50;
 
 /// What became of the withheld events of a worker.
 #[derive(Debug, Default)]
@@ -131,6 +135,70 @@ impl Table {
                 state = WorkerState::Away;
             }
         }
+    }
+
+    /// The oldest parked events after the one with this id that the worker's user may see: at most `limit`, and none after their
+    /// bodies have reached `bytes`. Those before them that the user could not see any more at the last check are dropped. Returns
+    /// none if the worker's registration or subscription is not the one that was read.
+    pub(crate) async fn oldest_visible(
+        &self,
+        worker: &Worker,
+        limit: usize,
+        bytes: usize,
+        after: Option<&str>,
+    ) -> Result<Option<Vec<ParkedEvent>>, TableError> {
+        loop {
+            let Worker { workspace, id, .. } = worker;
+            let oldest = self.oldest_parked(workspace, id, limit, bytes, after);
+            let is_visible = |mail: &ParkedEvent| worker.may_see(&mail.delivery.teams);
+            let (visible, hidden): (Vec<_>, Vec<_>) =
+                oldest.await?.into_iter().partition(is_visible);
+            if !self.drop_hidden(worker, &hidden).await? {
+                return Ok(None);
+            }
+            if hidden.is_empty() || !visible.is_empty() {
+                return Ok(Some(visible));
+            }
+        }
+    }
+
+    /// Drops events that were parked before a check saw that the worker's user cannot see their teams. Returns whether that
+    /// still holds.
+    async fn drop_hidden(
+        &self,
+        worker: &Worker,
+        hidden: &[ParkedEvent],
+    ) -> Result<bool, TableError> {
+        let partition = worker_partition(&worker.workspace, &worker.id);
+        for hidden in hidden.chunks(DROPPED_AT_ONCE) {
+            let same = Update::builder()
+                .table_name(&self.name)
+                .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
+                .update_expression("SET revision = :revision")
+                .condition_expression("#token = :token AND revision = :revision")
+                .expression_attribute_names("#token", "token")
+                .expression_attribute_values(":token", s(&worker.token_hash))
+                .expression_attribute_values(":revision", n(worker.revision))
+                .build()
+                .expect("a key and an expression are given");
+            let mut writes = vec![transaction::update(same)];
+            writes.extend(
+                hidden
+                    .iter()
+                    .map(|mail| self.delete_of(mailbox::key(&partition, &mail.id))),
+            );
+            if !self.transact(writes, "drop events of the mailbox").await? {
+                return Ok(false);
+            }
+            tracing::info!(
+                workspace = worker.workspace,
+                worker = worker.id,
+                "worker {}: {} parked events are dropped, of teams that its user could not see at the last check",
+                worker.id,
+                hidden.len()
+            );
+        }
+        Ok(true)
     }
 
     async fn release_page(

@@ -136,14 +136,20 @@ async fn prints(up: &mut Command, number: usize) -> bool {
     is_printed
 }
 
-#[tokio::test]
-async fn whatever_bytes_of_the_store_change_new_events_are_printed_after_one_restart_at_most() {
+/// An agent that has printed twenty events.
+async fn with_twenty_events() -> (Relay, Home, Agent) {
     let (relay, home) = relay_and_home().await;
     let mut agent = Agent::pulling(&relay, &home).await;
     for number in 0..20 {
         relay.post(&issue("i", number)).await;
         agent.event().await;
     }
+    (relay, home, agent)
+}
+
+#[tokio::test]
+async fn whatever_bytes_of_the_store_change_new_events_are_printed_after_one_restart_at_most() {
+    let (relay, home, agent) = with_twenty_events().await;
     agent.stop().await;
     let intact = std::fs::read(home.join("events.db")).unwrap();
     for part in 0..12 {
@@ -164,12 +170,7 @@ async fn whatever_bytes_of_the_store_change_new_events_are_printed_after_one_res
 
 /// An agent that was killed after twenty events, and whose log was damaged then. Returns the log, too.
 async fn with_a_damaged_log() -> (Relay, Home, Vec<u8>) {
-    let (relay, home) = relay_and_home().await;
-    let mut agent = Agent::pulling(&relay, &home).await;
-    for number in 0..20 {
-        relay.post(&issue("i", number)).await;
-        agent.event().await;
-    }
+    let (relay, home, agent) = with_twenty_events().await;
     // It does not put its log into the file.
     agent.kill().await;
     let log = home.join("events.db-wal");
