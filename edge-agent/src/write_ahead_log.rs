@@ -33,9 +33,8 @@ pub fn report_damage(database: &Path, copy: &Path) -> Option<String> {
         }
     };
     // An error shows again when the database is opened.
-    let emptied = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    let _ = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .and_then(|database| database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
-    drop(emptied);
     Some(format!(
         "`{}` is damaged: {damage}; {copied}",
         log.display()
