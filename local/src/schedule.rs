@@ -18,14 +18,15 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     let every = millis(PROBE_INTERVAL);
+    let latest = || clock.millis() / every * every;
+    let mut time = latest();
     loop {
-        let next = (clock.millis() / every + 1) * every;
         tokio::select! {
-            () = clock.until(next) => {}
+            () = clock.until(time + every) => {}
             () = shutdown.cancelled() => return,
         }
         // After a suspension of the machine, the runs that were missed are skipped.
-        let time = clock.millis() / every * every;
+        time = latest();
         let scheduled = json!({"time": rfc3339(time), "part": 0, "of": 1});
         let Ok(scheduled) = serde_json::from_value(scheduled) else {
             return;

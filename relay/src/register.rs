@@ -166,7 +166,12 @@ impl Register {
             user, workspace, ..
         } = member;
         let id = worker::id(&workspace.id, &user.id, &request.name);
-        let previous = match self.table.worker(&workspace.id, &id).await? {
+        let last = self.table.last_worker(&workspace.id, &id).await?;
+        let (expired, previous) = match last {
+            Some(last) if self.table.has_expired(&last) => (Some(last), None),
+            last => (None, last),
+        };
+        let previous = match previous {
             None => {
                 self.verify_number(member).await?;
                 None
@@ -194,7 +199,9 @@ impl Register {
                 previous.as_ref(),
             )
             .await?;
-        if !self.table.put_worker(&worker, previous.as_ref()).await? {
+        // What is parked or withheld for the expired one meanwhile must not be forgotten either.
+        let last = previous.as_ref().or(expired.as_ref());
+        if !self.table.put_worker(&worker, last).await? {
             return Ok(None);
         }
         let worker = self.with_outlived(worker, member).await;

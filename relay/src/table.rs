@@ -147,6 +147,12 @@ impl Table {
 
     /// The item with this key; none if it is absent or has expired. What was written before is read.
     async fn get(&self, key: Item, operation: &'static str) -> Result<Option<Item>, TableError> {
+        let found = self.find(key, operation).await?;
+        Ok(found.filter(|item| self.is_alive(item)))
+    }
+
+    /// An item, also one that has expired and is still there.
+    async fn find(&self, key: Item, operation: &'static str) -> Result<Option<Item>, TableError> {
         let found = (self.client.get_item())
             .table_name(&self.name)
             .set_key(Some(key))
@@ -154,7 +160,7 @@ impl Table {
             .send()
             .await
             .map_err(|e| TableError::call(operation, e))?;
-        Ok(found.item.filter(|item| self.is_alive(item)))
+        Ok(found.item)
     }
 
     /// Writes an item that lives this long, whatever was in its place.

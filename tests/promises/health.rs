@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use local::dynamodb::TABLE;
 use local::local_relay::QUEUE;
+use protocol::clock::{elapsed, millis};
 use protocol::messages::WorkerState;
 use serde_json::json;
 
@@ -11,11 +12,13 @@ use crate::harness::{Answer, Receiver, Relay, ids, issue, pulled, relay, until};
 
 const TICK: Duration = Duration::from_secs(5 * 60);
 
-/// Lets the schedule's time come, again and again, until it holds.
+/// Lets the schedule's time come, again and again, until it holds. After that it is a second ago, so that it does not come by
+/// itself.
 async fn ticks_until(relay: &Relay, what: &str, most: usize, holds: impl AsyncFn() -> bool) {
     for _ in 0..most {
         let before = relay.local.health_runs();
-        relay.clock.advance(TICK);
+        let since = elapsed(0, relay.clock.millis() % millis(TICK));
+        relay.clock.advance(TICK - since + Duration::from_secs(1));
         let has_run = async || relay.local.health_runs() > before;
         until("the schedule has run", has_run).await;
         if holds().await {

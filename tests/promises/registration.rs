@@ -1,5 +1,7 @@
 //! Registration: the challenge, the same worker again, renewal.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use local::samples::WORKSPACE;
@@ -8,7 +10,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Receiver, Registration, TOKEN, issue, new_address, problem, relay, until,
+    Answer, Receiver, Registration, TOKEN, issue, new_address, problem, pulled, relay, until,
 };
 
 #[tokio::test]
@@ -132,6 +134,36 @@ async fn mail_that_outlived_its_lease_comes_first() {
     let again = relay.register("one", &receiver.url()).await;
     let worker = relay.read(&again).await;
     assert_eq!((worker.state, worker.waiting), (WorkerState::Away, true));
+}
+
+#[tokio::test]
+async fn what_is_parked_at_the_end_of_a_lease_waits_for_a_registration_that_looked_before() {
+    let parks = Arc::new(AtomicBool::new(false));
+    let begins = Arc::clone(&parks);
+    // The worker is read, and written when a registration after its lease has looked for mail, but has not been written.
+    let relay = relay()
+        .set("LEASE_SECONDS", 3600)
+        .delayed(move |function, target| {
+            let is_write = target.ends_with("TransactWriteItems");
+            let delay = match function {
+                "deliver" if is_write => {
+                    begins.store(true, Ordering::Relaxed);
+                    400
+                }
+                "register" if is_write && begins.load(Ordering::Relaxed) => 1_200,
+                // It would delete the expired worker.
+                "health" if is_write => 3_000,
+                _ => 0,
+            };
+            Duration::from_millis(delay)
+        });
+    let relay = relay.start().await;
+    relay.register_pull("one").await;
+    relay.post(&issue("i", 1)).await;
+    until("it is parked soon", async || parks.load(Ordering::Relaxed)).await;
+    relay.clock.advance(Duration::from_secs(2 * 3600));
+    let again = relay.register_pull("one").await;
+    assert_eq!(pulled(&relay.pull(&again, &[], None).await), [1]);
 }
 
 #[tokio::test]

@@ -178,13 +178,28 @@ impl Table {
         workspace: &str,
         worker: &str,
     ) -> Result<Option<Worker>, TableError> {
+        let last = self.last_worker(workspace, worker).await?;
+        Ok(last.filter(|worker| !self.has_expired(worker)))
+    }
+
+    /// One worker, also if its lease has ended; none if it is absent.
+    pub(crate) async fn last_worker(
+        &self,
+        workspace: &str,
+        worker: &str,
+    ) -> Result<Option<Worker>, TableError> {
         let operation = "read the worker";
-        match self.get(key(workspace, worker), operation).await? {
+        match self.find(key(workspace, worker), operation).await? {
             None => Ok(None),
             Some(item) => parse(item)
                 .map(Some)
                 .ok_or(TableError::Malformed { operation }),
         }
+    }
+
+    /// Whether the lease of a worker has ended.
+    pub(crate) fn has_expired(&self, worker: &Worker) -> bool {
+        worker.expires_at <= self.clock.seconds()
     }
 
     /// Whether version 0.1 has registered a worker whose lease goes on. It is found after it has registered again, which it
@@ -198,7 +213,8 @@ impl Table {
         Ok(found.await?.is_some())
     }
 
-    /// Writes a registration in the place of `previous`, and its route. Returns whether the worker still was `previous`.
+    /// Writes a registration in the place of `previous`, whose lease may have ended, and its route. Returns whether the worker
+    /// still was `previous`.
     pub(crate) async fn put_worker(
         &self,
         worker: &Worker,
@@ -208,10 +224,7 @@ impl Table {
             .table_name(&self.name)
             .set_item(Some(item(worker)));
         let put = match previous {
-            // An expired item may still be there.
-            None => put
-                .condition_expression("attribute_not_exists(pk) OR expires_at <= :now")
-                .expression_attribute_values(":now", n(self.clock.seconds())),
+            None => put.condition_expression("attribute_not_exists(pk)"),
             // The counters, too: events that are parked or withheld meanwhile must not be forgotten.
             Some(previous) => {
                 let paused = if previous.paused {

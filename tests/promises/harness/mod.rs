@@ -17,7 +17,7 @@ pub(crate) mod template;
 pub(crate) mod tls;
 pub(crate) mod used;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -160,21 +160,29 @@ impl<'a> Start<'a> {
         self
     }
 
+    /// Delays calls, by the function and the SDK's target.
+    pub(crate) fn delayed(
+        mut self,
+        delay: impl Fn(&str, &str) -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        self.interfere = Some(Arc::new(move |function, target, _: &[u8]| Interference {
+            delay: delay(function, target),
+            ..Interference::default()
+        }));
+        self
+    }
+
     /// Delays all calls of a function while this is set.
     pub(crate) fn slow_while(
-        mut self,
+        self,
         is_slow: Arc<AtomicBool>,
         slow: &'static str,
         delay: Duration,
     ) -> Self {
-        self.interfere = Some(Arc::new(move |function, _, _: &[u8]| {
+        self.delayed(move |function, _| {
             let is_slow = function == slow && is_slow.load(Ordering::Relaxed);
-            Interference {
-                delay: if is_slow { delay } else { Duration::ZERO },
-                ..Interference::default()
-            }
-        }));
-        self
+            if is_slow { delay } else { Duration::ZERO }
+        })
     }
 
     /// Refuses the first call that comes from this place, with an error after which the SDK does not try again.
@@ -506,17 +514,21 @@ impl Relay {
         .await
     }
 
-    /// Whether every message's next attempt has been scheduled: one that is being tried is invisible for the
-    /// queue's own visibility timeout.
+    /// Whether every message's next attempt has been scheduled, or that of one before it in its group: one that is being tried
+    /// is invisible for the queue's own visibility timeout.
     pub(crate) fn is_waiting(&self) -> bool {
         let messages = self.queued();
         let now = self.clock.millis();
-        messages
-            .iter()
-            .filter_map(Message::in_flight)
-            .all(|(received_at, visible_at)| {
-                visible_at > now && visible_at - received_at != VISIBILITY
-            })
+        let waits = |message: &&Message| {
+            message
+                .in_flight()
+                .is_some_and(|(received_at, visible_at)| {
+                    visible_at > now && visible_at - received_at != VISIBILITY
+                })
+        };
+        let waiting = messages.iter().filter(waits).map(|m| &m.group);
+        let waiting: BTreeSet<_> = waiting.collect();
+        messages.iter().all(|m| waiting.contains(&m.group))
     }
 
     /// Marks a worker away, by its own request.
