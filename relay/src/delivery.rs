@@ -66,10 +66,8 @@ pub struct FailedAttempts {
 /// Why a delivery is dead-lettered.
 #[derive(Debug, Clone)]
 pub struct DeadLetterReason {
-    /// In words.
+    /// In words, with the status of the last answer, if there was one.
     pub text: String,
-    /// The last status, if the worker answered.
-    pub status: Option<u16>,
     /// When the first attempt was made.
     pub first_attempt_at: UnixMillis,
     /// Whose worker it is, if that is known.

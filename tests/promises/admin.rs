@@ -243,7 +243,7 @@ async fn dead_letters_are_listed_once_and_redriven_in_order() {
     assert_eq!(of_event.len(), 2);
     assert_eq!(of_event[0]["user"], "ana@example.com");
     assert_eq!(of_event[0]["workspace"], WORKSPACE);
-    assert_eq!(of_event[0]["lastStatus"], 400);
+    assert_eq!(of_event[0]["reason"], "rejected: answered 400");
 
     receiver.answer([Answer::Status(200)]);
     let (_, said) = does(&relay, &["redrive", "--worker", &id(&worker)]).await;

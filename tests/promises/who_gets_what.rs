@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use local::linear_api::Account;
-use local::local_relay::QUEUE;
+use local::local_relay::{DEAD_LETTERS, QUEUE};
 use local::samples::{WORKSPACE, Webhook};
 use protocol::messages::{AwayReason, Renew, WorkerState};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::harness::template::arn;
 use crate::harness::{
     Answer, Receiver, Registration, Relay, SECRET, ids, numbers, pulled, relay, until,
 };
@@ -142,6 +143,34 @@ async fn what_was_parked_before_a_check_takes_its_team_away_is_dropped() {
     (relay.linear).admit_as(&token("ana"), account("ana", &[ENG, OPS]));
     shows_token(&relay, &pulls, "ana").await;
     assert!(pulled(&relay.pull(&pulls, &ids(&mailbox), None).await).is_empty());
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_a_team_that_a_check_has_taken_away_is_withheld_when_it_is_moved_back() {
+    let relay = relay().set("GIVE_UP_4XX_SECONDS", 1).start().await;
+    let receiver = Receiver::start().await;
+    (relay.linear).admit_as(&token("ana"), account("ana", &[ENG, OPS]));
+    let request = json!({
+        "name": "one", "linearToken": token("ana"), "webhookUrl": receiver.url(), "pulls": true,
+    });
+    let worker = relay.register_as(request).await;
+    receiver.answer([Answer::Status(400)]);
+    relay.post(&event(1, OPS.0, json!({}))).await;
+    relay.post(&event(2, ENG.0, json!({}))).await;
+    relay.pass(Duration::from_secs(3), &receiver, 2).await;
+    until("the dead letters", async || relay.dead_letters().len() == 2).await;
+    relay.settled().await;
+    (relay.linear).admit_as(&token("ana"), account("ana", &[ENG]));
+    shows_token(&relay, &worker, "ana").await;
+    receiver.answer([Answer::Status(200)]);
+    let tried = receiver.count();
+    let from_to = json!({"SourceArn": arn(DEAD_LETTERS), "DestinationArn": arn(QUEUE)});
+    let (status, _) = relay.sqs("StartMessageMoveTask", &from_to).await;
+    assert_eq!(status, 200);
+    until("both are moved", async || relay.dead_letters().is_empty()).await;
+    relay.settled().await;
+    assert_eq!(numbers(&receiver.received()[tried..]), [2]);
+    assert_eq!(relay.read(&worker).await.withheld, 1);
 }
 
 #[tokio::test]

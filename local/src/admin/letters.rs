@@ -25,7 +25,6 @@ struct Row<'a> {
     user: Option<&'a str>,
     workspace: Option<&'a str>,
     reason: &'a str,
-    last_status: Option<u16>,
     first_attempt: Option<&'a str>,
     dead_since: String,
 }
@@ -38,7 +37,6 @@ fn row(letter: &DeadLetter) -> Row<'_> {
         user: letter.user(),
         workspace: letter.workspace(),
         reason: (letter.reason()).unwrap_or("SQS moved it here: `deliver` could not finish it"),
-        last_status: letter.last_status(),
         first_attempt: letter.first_attempt(),
         dead_since: rfc3339(letter.sent_at()),
     }

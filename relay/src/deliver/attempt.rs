@@ -94,8 +94,7 @@ impl Deliver {
         let attempts = self.record_failure(delivery, Duration::ZERO).await?;
         let text = outcome.reason();
         (self.note_rejection(worker, &text, Some(&delivery.event))).await;
-        let reason = (text, outcome.status());
-        (self.dead_letter(worker, delivery, reason, Some(attempts))).await?;
+        (self.dead_letter(worker, delivery, text, Some(attempts))).await?;
         if let Err(error) = self.table.restart_attempts(delivery).await {
             let error = chain(&error);
             tracing::warn!(error, event = %delivery.event, "moved back, the event is tried once");
@@ -141,13 +140,12 @@ impl Deliver {
         &self,
         worker: &Worker,
         delivery: &Delivery,
-        (text, status): (String, Option<u16>),
+        text: String,
         attempts: Option<FailedAttempts>,
     ) -> Result<(), Error> {
         let first_attempt_at = attempts.and_then(|a| a.first_at);
         let reason = DeadLetterReason {
             text,
-            status,
             first_attempt_at: first_attempt_at.unwrap_or_else(|| self.clock.millis()),
             user: worker.owner().map(str::to_owned),
         };

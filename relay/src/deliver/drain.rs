@@ -300,7 +300,7 @@ impl Drain<'_> {
         }
         let read = deliver.table.body(&delivery.workspace, &delivery.body);
         let Some(body) = read.await? else {
-            let reason = ("the stored body is gone".to_owned(), None);
+            let reason = "the stored body is gone".to_owned();
             (deliver.dead_letter(&self.worker, delivery, reason, earlier)).await?;
             return Ok(Step::DeadLettered);
         };

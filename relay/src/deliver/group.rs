@@ -247,7 +247,7 @@ impl<'a, 'b> Group<'a, 'b> {
         let deliver = self.deliver;
         let earlier = self.batch.context.attempts(delivery);
         let Some(body) = deliver.body(self.batch, delivery).await? else {
-            let reason = ("the stored body is gone".to_owned(), None);
+            let reason = "the stored body is gone".to_owned();
             (deliver.dead_letter(worker, delivery, reason, earlier)).await?;
             return Ok(Step::Acknowledge(1));
         };

@@ -60,14 +60,9 @@ impl DeadLetter {
         self.attribute(attribute::USER)
     }
 
-    /// Why it is here; none if SQS has moved it here.
+    /// Why it is here, with the status of the last answer, if there was one; none if SQS has moved it here.
     pub fn reason(&self) -> Option<&str> {
         self.attribute(attribute::REASON)
-    }
-
-    /// The status of the last answer, if there was one.
-    pub fn last_status(&self) -> Option<u16> {
-        self.attribute(attribute::LAST_STATUS)?.parse().ok()
     }
 
     /// When the first attempt was made, RFC 3339.

@@ -27,7 +27,6 @@ pub(super) mod attribute {
     pub(crate) const ACTION: &str = "action";
     pub(crate) const BODY: &str = "body";
     pub(crate) const REASON: &str = "reason";
-    pub(crate) const LAST_STATUS: &str = "lastStatus";
     pub(crate) const FIRST_ATTEMPT: &str = "firstAttempt";
     pub(crate) const USER: &str = "user";
     /// The ids of the event's teams, unless it names the worker's application. An earlier version sent them only if the event was
@@ -391,7 +390,7 @@ pub(super) fn dead_letter(
     reason: &DeadLetterReason,
 ) -> SendMessageFluentBuilder {
     let Carried { text, attribute } = encode(&delivery.body);
-    let status = reason.status.map_or("none".to_owned(), |s| s.to_string());
+    let teams = delivery.teams.join(" ");
     let call = call
         .message_body(text)
         .message_group_id(&delivery.group)
@@ -404,7 +403,7 @@ pub(super) fn dead_letter(
         (attribute::TYPE, &delivery.kind),
         (attribute::ACTION, &delivery.action),
         (attribute::REASON, &reason.text),
-        (attribute::LAST_STATUS, &status),
+        (attribute::TEAMS, &teams),
         (attribute::FIRST_ATTEMPT, &rfc3339(reason.first_attempt_at)),
         (attribute::USER, reason.user.as_deref().unwrap_or_default()),
     ];
