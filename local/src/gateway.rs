@@ -41,6 +41,8 @@ use crate::trusted_proxies::TrustedProxies;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many bytes unfinished bodies may hold together; more waits to be read.
 const BODIES_LIMIT: usize = 128 * 1024 * 1024;
+/// The beginning of each body, which does not count: so that those who fill the room keep no ordinary webhook out.
+const UNCOUNTED: usize = 64 * 1024;
 /// The largest request and response of a Lambda function, as JSON (its quota "Invocation payload").
 const INVOCATION_LIMIT: usize = 6 * 1024 * 1024;
 /// By how much a request may exceed that here, so that the largest body of `ingest` arrives whatever it holds.
@@ -109,8 +111,9 @@ impl Gateway {
             if read.len() + data.len() > limit {
                 return Err(Error::body_too_large(limit));
             }
-            let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
-            room.push(self.bodies.acquire_many(size).await);
+            let counted = (read.len() + data.len()).saturating_sub(UNCOUNTED.max(read.len()));
+            let counted = u32::try_from(counted).unwrap_or(u32::MAX);
+            room.push(self.bodies.acquire_many(counted).await);
             read.extend_from_slice(&data);
         }
         Ok(read.freeze())

@@ -93,19 +93,6 @@ fn size(directory: &Path) -> u64 {
         .sum()
 }
 
-/// A number that proc_pid_status(5) says of a process.
-#[cfg(target_os = "linux")]
-fn status(pid: u32, name: &str) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let value = status.lines().find_map(|line| line.strip_prefix(name));
-    let number = value
-        .unwrap()
-        .trim_start_matches(':')
-        .split_whitespace()
-        .next();
-    number.unwrap().parse().unwrap()
-}
-
 /// Four of twenty workers reject everything, each of which is written to the table.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +121,7 @@ async fn with_a_slow_disk_and_bad_workers_each_webhook_is_answered_in_time_by_fe
         }
     });
     let slowest = join_all(posts).await.into_iter().max();
-    let threads = status(relay.child.id(), "Threads");
+    let threads = relay.status("Threads");
     println!("slowest {slowest:?}, {threads} threads");
     assert!(threads < 64, "{threads} threads");
     good.wait_for(16 * EVENTS).await;
@@ -154,7 +141,7 @@ async fn a_worker_that_rejects_all_about_few_issues_takes_no_hundreds_of_megabyt
     receiver.answer([Answer::Status(500)]);
     let register = json!({"name": "one", "linearToken": TOKEN, "webhookUrl": receiver.url()});
     let _: Registered = relay.register(&register).await;
-    let before = status(relay.child.id(), "VmHWM") / 1024;
+    let before = relay.peak_megabytes();
     let (began, mut events) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(240) {
         let posts = (events..events + 20).map(|number| {
@@ -170,7 +157,7 @@ async fn a_worker_that_rejects_all_about_few_issues_takes_no_hundreds_of_megabyt
         assert_eq!(answers, [200; 20]);
         events += 20;
     }
-    let peak = status(relay.child.id(), "VmHWM") / 1024;
+    let peak = relay.peak_megabytes();
     println!("{events} events: {before} MB before, {peak} MB at most");
     assert!(peak < before + 250, "{before} MB before, {peak} MB at most");
 }

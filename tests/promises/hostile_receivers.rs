@@ -193,14 +193,6 @@ async fn tricks_do_not_delay_another_worker() {
     }
 }
 
-/// The most memory that a process has had, in bytes.
-fn peak_memory(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = peak.unwrap().trim().trim_end_matches(" kB");
-    kibibytes.parse::<usize>().unwrap() * 1024
-}
-
 /// A worker as the relay, which is a process of its own, shows it.
 async fn read(relay: &Served, worker: &Registered) -> Worker {
     let call = relay.client.get(format!("{}{}", relay.url, worker.worker));
@@ -228,7 +220,7 @@ async fn sixty_receivers_with_tricks_at_once_take_a_bounded_amount_of_memory() {
             workers.push(relay.register::<Registered>(&request).await);
         }
     }
-    let before = peak_memory(relay.child.id());
+    let before = relay.peak_megabytes();
     assert_eq!(relay.post(1).await["deliveries"], 60);
     for worker in &workers {
         until("the attempt is over", async || {
@@ -237,8 +229,8 @@ async fn sixty_receivers_with_tricks_at_once_take_a_bounded_amount_of_memory() {
         })
         .await;
     }
-    let more = peak_memory(relay.child.id()) - before;
-    assert!(more < 64 << 20, "{more} bytes more");
+    let more = relay.peak_megabytes() - before;
+    assert!(more < 64, "{more} MB more");
 }
 
 /// Writes certificates as the authorities that the relay trusts.

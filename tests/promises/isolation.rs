@@ -1,13 +1,16 @@
 //! One bad worker harms no other.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use futures::future::join_all;
 use protocol::messages::{AwayReason, WorkerState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::raw::{Raw, Script};
-use crate::harness::{Answer, Receiver, eventually, issue, relay, until};
+use crate::harness::served::Served;
+use crate::harness::{Answer, Receiver, eventually, issue, linear, relay, until};
 
 #[tokio::test]
 async fn a_worker_that_stalls_does_not_delay_another_one() {
@@ -99,6 +102,39 @@ async fn an_answer_with_odd_header_fields_is_a_delivery_and_interim_answers_with
         );
         relay.remove(&worker).await;
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn bodies_that_are_not_finished_take_bounded_memory_and_keep_no_ordinary_webhook_out() {
+    const BODY: usize = 6 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let (_, linear) = linear().await;
+    let relay = Served::start(directory.path(), &linear);
+    let before = relay.peak_megabytes();
+    let address = relay.url.strip_prefix("http://").unwrap();
+    let body = vec![b' '; BODY - 1];
+    let senders = (0..60).map(async |_| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /webhooks/linear HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {BODY}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // What there is no room for waits for longer than this.
+        let sent = tokio::time::timeout(Duration::from_secs(2), stream.write_all(&body)).await;
+        (stream, sent.is_ok())
+    });
+    let senders = join_all(senders).await;
+    assert!(senders.iter().any(|(_, is_sent)| !is_sent));
+    relay.post(1).await;
+    for (stream, _) in &senders {
+        let error = stream
+            .try_read(&mut [0])
+            .expect_err("it was answered first");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    }
+    let peak = relay.peak_megabytes();
+    assert!(peak < before + 250, "{before} MB before, {peak} MB at most");
 }
 
 #[tokio::test]

@@ -85,6 +85,22 @@ impl Served {
         self.child.wait().unwrap();
     }
 
+    /// A number that proc_pid_status(5) says of it.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn status(&self, name: &str) -> usize {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.unwrap().trim_start_matches(':');
+        value.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// The most memory that it has had.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn peak_megabytes(&self) -> usize {
+        self.status("VmHWM") / 1024
+    }
+
     /// Registers a worker; its answer as it comes.
     pub(crate) async fn register<T: DeserializeOwned>(&self, request: &Value) -> T {
         let call = self.client.post(format!("{}/edge/register", self.url));
