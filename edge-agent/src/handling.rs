@@ -54,8 +54,10 @@ struct Scheduler {
     queue: Queue,
     /// The stops in the queue, by the ordering key of their session.
     stops: Stops,
-    /// The keys of which an event is being handled, since when.
-    begun: HashMap<String, UnixMillis>,
+    /// What is being handled, by its key, but for the stops that have passed it.
+    begun: HashMap<String, stops::Begun>,
+    /// How many stops that have passed the line are being handled, by their key.
+    beside: HashMap<String, usize>,
     /// The commands that a stop ends.
     commands: Running,
     /// The sequence of the newest event in the queue.
@@ -83,6 +85,7 @@ pub(crate) async fn run(
         queue: Queue::default(),
         stops: Stops::default(),
         begun: HashMap::new(),
+        beside: HashMap::new(),
         commands: Running::default(),
         last: 0,
         is_behind: false,
@@ -169,13 +172,18 @@ impl Scheduler {
             if self.commands.stop(&key) {
                 info("a stop ends the running command of its session");
             }
+            *self.beside.entry(key.clone()).or_default() += 1;
             self.begin(key, sequence, true);
         }
         while self.running.len() < self.config.concurrency {
             let Some((key, sequence)) = self.queue.take_due(now) else {
                 return;
             };
-            self.begun.insert(key.clone(), now);
+            let since = stops::Begun {
+                since: now,
+                sequence,
+            };
+            self.begun.insert(key.clone(), since);
             self.begin(key, sequence, false);
         }
     }
@@ -251,22 +259,38 @@ impl Scheduler {
         self.unblock(&key);
     }
 
-    /// Puts a stop that passed the line back into it, unless it is settled. Its key is blocked by another event, or by none.
+    /// Puts a stop that passed the line back into it, unless it is settled. Its key is unblocked if that waited for the stop alone.
     fn settle_beside(&mut self, key: String, sequence: i64, disposition: Disposition) {
         let due_at = match disposition {
-            Disposition::Settled(_) => return,
-            Disposition::Retry(due_at) => due_at,
-            Disposition::HandlerAbsent(_) => self.state.clock.millis() + millis(ABSENT_INTERVAL),
+            Disposition::Settled(_) => None,
+            Disposition::Retry(due_at) => Some(due_at),
+            Disposition::HandlerAbsent(_) => {
+                Some(self.state.clock.millis() + millis(ABSENT_INTERVAL))
+            }
         };
-        self.queue.add(Waiting {
-            sequence,
-            ordering_key: key,
-            due_at,
-            tried: None,
-        });
+        if let Some(due_at) = due_at {
+            self.queue.add(Waiting {
+                sequence,
+                ordering_key: key.clone(),
+                due_at,
+                tried: None,
+            });
+        }
+        let beside = self.beside.remove(&key).unwrap_or_default();
+        if beside > 1 {
+            self.beside.insert(key, beside - 1);
+        } else if !self.begun.contains_key(&key)
+            && !self.absent.values().flatten().any(|k| *k == key)
+        {
+            self.unblock(&key);
+        }
     }
 
+    /// Lets the next event of a key begin, unless a stop is being handled that has passed the one before.
     fn unblock(&mut self, key: &str) {
+        if self.beside.contains_key(key) {
+            return;
+        }
         let now = self.state.clock.millis();
         self.queue.unblock(key, now);
     }

@@ -9,6 +9,13 @@ use std::time::Duration;
 
 use protocol::clock::{UnixMillis, millis};
 
+/// The event of a key that is being handled, and that a stop passes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    pub(super) since: UnixMillis,
+    pub(super) sequence: i64,
+}
+
 /// How long an event has to have been handled for a stop to pass the line.
 const HANDLED_FOR: Duration = Duration::from_secs(1);
 
@@ -33,15 +40,14 @@ impl Stops {
         was_one
     }
 
-    /// The stops that pass the line, and when, of the keys that are being handled since these times: the oldest of each.
-    pub(super) fn passing(
-        &self,
-        begun: &HashMap<String, UnixMillis>,
-    ) -> Vec<(UnixMillis, String, i64)> {
+    /// The stops that pass what is being handled, and when: of each key the oldest that came after it. What came after a stop is
+    /// not stopped by it.
+    pub(super) fn passing(&self, begun: &HashMap<String, Begun>) -> Vec<(UnixMillis, String, i64)> {
         (self.0.iter())
             .filter_map(|(key, stops)| {
-                let passes_at = begun.get(key)? + millis(HANDLED_FOR);
-                Some((passes_at, key.clone(), *stops.first()?))
+                let begun = begun.get(key)?;
+                let stop = stops.range(begun.sequence..).next()?;
+                Some((begun.since + millis(HANDLED_FOR), key.clone(), *stop))
             })
             .collect()
     }
@@ -58,7 +64,8 @@ mod tests {
             stops.add(key, sequence);
         }
         assert!(stops.passing(&HashMap::new()).is_empty());
-        let begun = HashMap::from([("a".to_owned(), 1_000), ("c".to_owned(), 0)]);
+        let since = |key: &str, since, sequence| (key.to_owned(), Begun { since, sequence });
+        let begun = HashMap::from([since("a", 1_000, 1), since("b", 0, 6), since("c", 0, 1)]);
         assert_eq!(stops.passing(&begun), [(2_000, "a".to_owned(), 2)]);
         assert!(stops.remove("a", 2));
         assert!(!stops.remove("a", 2) && !stops.remove("c", 1));

@@ -567,6 +567,33 @@ async fn a_stop_that_is_being_handled_is_not_begun_again_when_the_waiting_events
 }
 
 #[tokio::test]
+async fn what_comes_after_a_stop_waits_until_the_stop_that_passed_the_line_is_handled() {
+    let (relay, home, handler) = with_handler().await;
+    handler.answer([
+        Answer::Slow(Duration::from_millis(1_500), 200),
+        Answer::Slow(Duration::from_secs(2), 500),
+        Answer::Status(200),
+    ]);
+    let mut up = Agent::up(&relay, &home);
+    let agent = Agent::start(up.arg(&*handler.port())).await;
+    for (id, action, signal) in [
+        ("evt_1", "created", None),
+        ("evt_2", "prompted", Some("stop")),
+        ("evt_3", "prompted", None),
+    ] {
+        let event = session("w", "s", action, signal);
+        agent.accepts(&home, id, &event).await;
+    }
+    let received = handler.wait_for(4).await;
+    let ids: Vec<_> = received
+        .iter()
+        .map(|received| received.header("webhook-id"))
+        .collect();
+    assert_eq!(ids, ["evt_1", "evt_2", "evt_2", "evt_3"]);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_running_command_of_its_session_where_the_handler_says_so() {
     let (relay, home) = relay_and_home().await;
     let script = home.script(
