@@ -171,10 +171,10 @@ impl Register {
             Some(last) if self.table.has_expired(&last) => (Some(last), None),
             last => (None, last),
         };
-        let previous = match previous {
+        let (previous, kept) = match previous {
             None => {
                 self.verify_number(member).await?;
-                None
+                (None, 0)
             }
             Some(previous) if request.replace == Some(false) && self.is_in_use(&previous) => {
                 return Err(Error::refused(
@@ -185,7 +185,7 @@ impl Register {
             // A registration is a check, too.
             Some(previous) => match self.release(&previous, member).await? {
                 None => return Ok(None),
-                released => released,
+                Some((previous, kept)) => (Some(previous), kept),
             },
         };
         let token = Token::generate();
@@ -196,7 +196,7 @@ impl Register {
                 (member, subscription),
                 &id,
                 &token,
-                previous.as_ref(),
+                (previous.as_ref(), kept),
             )
             .await?;
         // What is parked or withheld for the expired one meanwhile must not be forgotten either.
@@ -235,7 +235,7 @@ impl Register {
         policy::is_in_use(worker.state, worker.paused, self.config.lease, since)
     }
 
-    /// The worker that a registration makes of `previous`.
+    /// The worker that a registration makes of `previous`, of which so many events are still withheld.
     async fn admit(
         &self,
         request: &messages::Register,
@@ -243,11 +243,11 @@ impl Register {
         (member, subscription): (&Member, &Subscription),
         id: &str,
         token: &Token,
-        previous: Option<&Worker>,
+        (previous, kept): (Option<&Worker>, u64),
     ) -> Result<Worker, Error> {
         let workspace = &member.workspace;
         let (has_mail, withheld) = match previous {
-            Some(_) => (false, 0),
+            Some(_) => (false, kept),
             None => self.outlived(&workspace.id, id).await?,
         };
         let waits = has_mail || withheld > 0;

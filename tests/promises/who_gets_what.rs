@@ -1,5 +1,7 @@
 //! A worker gets the events that its user may see and wants: by team, by filter, and by application.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use local::linear_api::Account;
@@ -241,6 +243,56 @@ async fn the_next_check_releases_what_was_withheld_or_drops_it() {
         .admit_as(&token("eng"), account("eng", &[SECRET_TEAM]));
     shows_token(&relay, &worker, "eng").await;
     assert_eq!(got(&relay, &worker).await, [0; 0]);
+}
+
+#[tokio::test]
+async fn what_a_check_has_released_is_not_dropped_though_the_check_cannot_be_recorded() {
+    let recorded = "register: TransactWriteItems ConditionCheck attribute_not_exists(ended_at) OR ended_at < :asked of \
+        ENDED + Put of ROUTES + Update #token = :token AND #state = :was AND attribute_not_exists(revision) AND \
+        attribute_not_exists(withheld) of WORKER";
+    let relay = relay().refused_once(recorded).start().await;
+    let ana = worker(&relay, "ana", &[ENG], json!({})).await;
+    for number in [1, 2] {
+        relay.post(&event(number, OPS.0, json!({}))).await;
+    }
+    relay.settled().await;
+    (relay.linear).admit_as(&token("ana"), account("ana", &[ENG, OPS]));
+    let check = json!({"linearToken": token("ana")});
+    let refused = (relay.call(Method::PUT, &ana.path, Some(&ana.token), &check)).await;
+    assert_eq!(refused.status(), 503);
+    let mailbox = relay.pull(&ana, &[], None).await;
+    assert_eq!(pulled(&mailbox), [1, 2]);
+    // A later check that does not show the team drops what is left.
+    relay.clock.advance(Duration::from_secs(1));
+    (relay.linear).admit_as(&token("ana"), account("ana", &[ENG]));
+    shows_token(&relay, &ana, "ana").await;
+    assert!(relay.pull(&ana, &[], None).await.events.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_withheld_after_linear_was_asked_is_not_dropped_for_its_answer() {
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = Duration::from_millis(500);
+    let relay = relay().slow_while(Arc::clone(&is_slow), "register", slow);
+    let relay = relay.start().await;
+    let ana = worker(&relay, "ana", &[ENG], json!({})).await;
+    relay.post(&event(1, OPS.0, json!({}))).await;
+    relay.settled().await;
+    is_slow.store(true, Ordering::Relaxed);
+    let asked = relay.linear.calls();
+    let joins = async {
+        until("Linear was asked", async || relay.linear.calls() > asked).await;
+        relay.clock.advance(Duration::from_secs(1));
+        relay.post(&event(2, OPS.0, json!({}))).await;
+        relay.settled().await;
+        is_slow.store(false, Ordering::Relaxed);
+    };
+    let (checked, ()) = tokio::join!(shows_token(&relay, &ana, "ana"), joins);
+    // What was withheld before is dropped.
+    assert_eq!(checked.withheld, 1);
+    (relay.linear).admit_as(&token("ana"), account("ana", &[ENG, OPS]));
+    shows_token(&relay, &ana, "ana").await;
+    assert_eq!(got(&relay, &ana).await, [2]);
 }
 
 #[tokio::test]

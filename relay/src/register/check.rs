@@ -72,7 +72,7 @@ impl Register {
         worker: &Worker,
         member: &Member,
     ) -> Result<Option<Worker>, Error> {
-        let Some(worker) = self.release(worker, member).await? else {
+        let Some((worker, withheld)) = self.release(worker, member).await? else {
             return Ok(None);
         };
         let change = Change {
@@ -80,6 +80,7 @@ impl Register {
             check: Some(Check {
                 team_keys: member.teams.clone(),
                 asked_at: member.asked_at,
+                withheld,
             }),
             ..Change::default()
         };
@@ -90,16 +91,18 @@ impl Register {
         Ok(None)
     }
 
-    /// Releases or drops what was withheld. Returns the worker as it is then, or none if it was changed otherwise meanwhile.
+    /// Releases or drops what was withheld. Returns the worker as it is then with how many events it is withheld after the check,
+    /// or none if it was changed otherwise meanwhile.
     pub(super) async fn release(
         &self,
         worker: &Worker,
         member: &Member,
-    ) -> Result<Option<Worker>, Error> {
+    ) -> Result<Option<(Worker, u64)>, Error> {
         if worker.withheld == 0 {
-            return Ok(Some(worker.clone()));
+            return Ok(Some((worker.clone(), 0)));
         }
-        let Some(released) = self.table.release(worker, &member.teams).await? else {
+        let released = (self.table).release(worker, &member.teams, member.asked_at);
+        let Some(released) = released.await? else {
             return Ok(None);
         };
         tracing::info!(
@@ -114,8 +117,9 @@ impl Register {
         );
         // What was released has changed the worker. If more is withheld now, it has to be released, too.
         let worker_now = self.table.worker(&worker.workspace, &worker.id).await?;
-        Ok(worker_now
-            .filter(|now| now.token_hash == worker.token_hash && now.withheld == worker.withheld))
+        let is_same =
+            |now: &Worker| now.token_hash == worker.token_hash && now.withheld == worker.withheld;
+        Ok((worker_now.filter(is_same)).map(|now| (now, released.kept as u64)))
     }
 
     /// Removes a worker whose user Linear does not accept any more.

@@ -44,6 +44,8 @@ pub(crate) struct ParkedEvent {
     pub(crate) id: String,
     /// The number of its next attempt.
     pub(crate) attempt: u64,
+    /// When Linear was asked by the check that released it, if it was withheld.
+    pub(super) released_at: UnixMillis,
     /// What was parked. It has no message on the queue any more.
     pub(crate) delivery: Delivery,
 }
@@ -105,6 +107,7 @@ fn parse(workspace: &str, worker: &str, item: &Item) -> Option<ParkedEvent> {
     let owned = |name, otherwise: &str| text(item, name).unwrap_or(otherwise).to_owned();
     Some(ParkedEvent {
         attempt: number(item, "attempt")?,
+        released_at: number(item, "released_at").unwrap_or_default(),
         delivery: Delivery {
             message_id: id.clone(),
             receipt_handle: String::new(),

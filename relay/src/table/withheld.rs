@@ -1,10 +1,11 @@
 //! Withheld events: those of teams that a worker's user could not see at the last check. The next check releases them into
-//! the mailbox, or drops them. What was parked before that is dropped when the mailbox is read, if the user cannot see its teams any
-//! more.
+//! the mailbox, or drops them, but for those that came after Linear was asked: they wait for the check after it. What was parked
+//! before a check is dropped when the mailbox is read, if the user cannot see its teams any more.
 //!
 //! Invariant: an event is withheld only while the worker's subscription is the one that withholds it, and a new subscription
-//! is written only when as many events are withheld as were released or dropped. So none is left behind, and none comes after
-//! one of its teams that was sent later.
+//! is written only when as many events are withheld as were released, dropped or kept. So none is left behind, and none comes
+//! after one of its teams that was sent later. What is released says by which check, and obeys the checks after that one: it
+//! is in the mailbox before the check is recorded, which may fail.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use protocol::messages::{AwayReason, WorkerState};
 use super::mailbox::{self, PREFIX as MAIL, ParkedEvent, teams};
 use super::transaction;
 use super::worker_key;
-use super::{Item, Table, TableError, n, s, text, worker_partition};
+use super::{Item, Table, TableError, n, number, s, text, worker_partition};
 use crate::delivery::Delivery;
 use crate::worker::Worker;
 
@@ -36,6 +37,8 @@ pub(crate) struct Released {
     pub(crate) released: usize,
     /// How many were dropped.
     pub(crate) dropped: usize,
+    /// How many are still withheld.
+    pub(crate) kept: usize,
 }
 
 impl Table {
@@ -54,6 +57,7 @@ impl Table {
         let id = text(&item, "sk").and_then(|sk| sk.strip_prefix(MAIL));
         let held = s(format!("{PREFIX}{}", id.unwrap_or_default()));
         item.insert("sk".to_owned(), held);
+        item.insert("withheld_at".to_owned(), n(self.clock.millis()));
         let count = Update::builder()
             .table_name(&self.name)
             .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
@@ -91,16 +95,19 @@ impl Table {
         Ok(count)
     }
 
-    /// Moves the withheld events of a worker into its mailbox whose teams are among these, and drops the others. A live worker
-    /// is away then, so that what is sent later comes after them. Returns none if the worker was changed meanwhile.
+    /// Moves the withheld events of a worker into its mailbox whose teams are among these, and drops the others if they were
+    /// withheld before Linear was asked. A live worker is away then, so that what is sent later comes after them. Returns none if
+    /// the worker was changed meanwhile.
     pub(crate) async fn release(
         &self,
         worker: &Worker,
         visible: &BTreeMap<String, String>,
+        asked_at: UnixMillis,
     ) -> Result<Option<Released>, TableError> {
         let operation = "release withheld events";
         let mut done = Released::default();
         let mut state = worker.state;
+        let mut from = None;
         loop {
             let page = (self.client.query())
                 .table_name(&self.name)
@@ -112,27 +119,33 @@ impl Table {
                 .expression_attribute_values(":prefix", s(PREFIX))
                 .consistent_read(true)
                 .limit(PAGE)
+                .set_exclusive_start_key(from)
                 .send()
                 .await
                 .map_err(|e| TableError::call(operation, e))?;
-            let items = page.items.unwrap_or_default();
-            if items.is_empty() {
-                return Ok(Some(done));
-            }
-            let (released, dropped): (Vec<_>, Vec<_>) = (items.into_iter())
+            let (released, hidden): (Vec<_>, Vec<_>) = (page.items.unwrap_or_default().into_iter())
                 .partition(|item| teams(item).any(|team| visible.contains_key(team)));
+            let is_earlier = |item: &Item| {
+                let withheld_at: UnixMillis = number(item, "withheld_at").unwrap_or_default();
+                withheld_at < asked_at
+            };
+            let (dropped, kept): (Vec<_>, Vec<_>) = hidden.into_iter().partition(is_earlier);
             done.dropped += dropped.len();
             done.released += released.len();
+            done.kept += kept.len();
             let keys = dropped.into_iter().map(|item| key_of(&item)).collect();
             self.delete_batch(keys, operation).await?;
-            if released.is_empty() {
-                continue;
+            if !released.is_empty() {
+                if !(self.release_page(worker, state, released, asked_at)).await? {
+                    return Ok(None);
+                }
+                if state == WorkerState::Live {
+                    state = WorkerState::Away;
+                }
             }
-            if !self.release_page(worker, state, released).await? {
-                return Ok(None);
-            }
-            if state == WorkerState::Live {
-                state = WorkerState::Away;
+            from = page.last_evaluated_key;
+            if from.is_none() {
+                return Ok(Some(done));
             }
         }
     }
@@ -150,7 +163,9 @@ impl Table {
         loop {
             let Worker { workspace, id, .. } = worker;
             let oldest = self.oldest_parked(workspace, id, limit, bytes, after);
-            let is_visible = |mail: &ParkedEvent| worker.may_see(&mail.delivery.teams);
+            let is_visible = |mail: &ParkedEvent| {
+                mail.released_at > worker.checked_at || worker.may_see(&mail.delivery.teams)
+            };
             let (visible, hidden): (Vec<_>, Vec<_>) =
                 oldest.await?.into_iter().partition(is_visible);
             if !self.drop_hidden(worker, &hidden).await? {
@@ -206,6 +221,7 @@ impl Table {
         worker: &Worker,
         was: WorkerState,
         released: Vec<Item>,
+        asked_at: UnixMillis,
     ) -> Result<bool, TableError> {
         let grow = Update::builder()
             .table_name(&self.name)
@@ -236,6 +252,7 @@ impl Table {
             let id = text(&item, "sk").and_then(|sk| sk.strip_prefix(PREFIX));
             let mail = s(format!("{MAIL}{}", id.unwrap_or_default()));
             item.insert("sk".to_owned(), mail);
+            item.insert("released_at".to_owned(), n(asked_at));
             writes.push(self.put_of(item));
         }
         self.transact(writes, "release withheld events").await

@@ -68,6 +68,8 @@ pub(crate) struct Check {
     pub(crate) team_keys: BTreeMap<String, String>,
     /// When Linear was asked.
     pub(crate) asked_at: UnixMillis,
+    /// How many events are withheld after it.
+    pub(crate) withheld: u64,
 }
 
 /// An update under construction: what it sets and what it removes.
@@ -302,7 +304,10 @@ impl Table {
             let keys = (check.team_keys.iter()).map(|(id, key)| (id.clone(), s(key)));
             changes.set("team_keys", AttributeValue::M(keys.collect()));
             changes.set("checked_at", n(check.asked_at));
-            changes.remove("withheld");
+            match check.withheld {
+                0 => changes.remove("withheld"),
+                kept => changes.set_as("withheld", ":kept", n(kept)),
+            }
         }
         changes.set("expires_at", n(expires_at));
         changes.set_as("revision", ":next_revision", n(worker.revision + 1));
