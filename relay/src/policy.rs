@@ -251,6 +251,12 @@ pub(crate) fn drain_wait(away_for: Duration) -> Duration {
     Duration::from_secs(away_for.clamp(DRAIN_FIRST, AWAY_LONGEST).as_secs())
 }
 
+/// The wait until an event is attempted again that a worker did not answer so often, although it answers pings.
+pub(crate) fn unanswered_wait(attempts: u64) -> Duration {
+    let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+    DRAIN_FIRST.saturating_mul(attempts).min(AWAY_LONGEST)
+}
+
 /// The wait until a drain looks again for new mail of other groups, after it has looked through the mailbox for so long.
 pub(crate) fn drain_again(looked_for: Duration) -> Duration {
     DRAIN_AGAIN.max(looked_for * DRAIN_PAUSE)

@@ -176,14 +176,7 @@ impl Register {
                 self.verify_number(member).await?;
                 (None, 0)
             }
-            Some(previous) if request.replace == Some(false) && self.is_in_use(&previous) => {
-                return Err(Error::refused(
-                    Code::NameInUse,
-                    format!("`{}` is in use by another agent of yours", request.name),
-                ));
-            }
-            // A registration is a check, too.
-            Some(previous) => match self.release(&previous, member).await? {
+            Some(previous) => match self.take_over(request, &previous, member).await? {
                 None => return Ok(None),
                 Some((previous, kept)) => (Some(previous), kept),
             },
@@ -226,6 +219,26 @@ impl Register {
             replaced: previous.is_some(),
             expires_at: rfc3339(worker.expires_at * 1000),
         }))
+    }
+
+    /// Takes over a worker that may be taken over: a registration is a check, too. Returns what [`Self::release`] does.
+    async fn take_over(
+        &self,
+        request: &messages::Register,
+        previous: &Worker,
+        member: &Member,
+    ) -> Result<Option<(Worker, u64)>, Error> {
+        if request.replace == Some(false) && self.is_in_use(previous) {
+            return Err(Error::refused(
+                Code::NameInUse,
+                format!("`{}` is in use by another agent of yours", request.name),
+            ));
+        }
+        // A later check counts.
+        if previous.checked_at > member.asked_at {
+            return Err(Error::worker_changed());
+        }
+        self.release(previous, member).await
     }
 
     /// Whether somebody uses a worker.

@@ -171,6 +171,42 @@ async fn a_receiver_that_does_not_know_pings_and_one_that_rejects_an_event_get_t
 }
 
 #[tokio::test]
+async fn an_event_that_alone_is_never_answered_holds_back_its_ordering_key_and_no_other() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    for (key, number) in [("bad", 1), ("bad", 2), ("other", 3), ("third", 4)] {
+        relay.post(&issue(key, number)).await;
+    }
+    // To a worker without receipts, this is a network's login page.
+    receiver.answer([Answer::To("\"number\":1", 511)]);
+    receiver.answer_ping(Answer::Status(204));
+    until("the others are delivered", async || {
+        relay.clock.advance(Duration::from_millis(500));
+        delivered(&receiver, tried).contains(&4)
+    })
+    .await;
+    assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
+    // So are those that come later, within a minute.
+    relay.post(&issue("fourth", 5)).await;
+    let posted_at = relay.clock.millis();
+    until("the later one is delivered", async || {
+        step(&relay, Duration::from_secs(1)).await;
+        delivered(&receiver, tried).contains(&5)
+    })
+    .await;
+    let waited = elapsed(posted_at, relay.clock.millis());
+    assert!(waited < Duration::from_secs(120), "{waited:?}");
+    is_back(&receiver);
+    becomes_live(&relay, &worker, Duration::from_secs(3600)).await;
+    let bad: Vec<_> = (delivered(&receiver, tried).into_iter())
+        .filter(|number| matches!(number, 1 | 2))
+        .collect();
+    assert_eq!(bad[bad.len() - 2..], [1, 2]);
+    assert!(relay.dead_letters().is_empty());
+}
+
+#[tokio::test]
 async fn a_worker_has_a_bounded_number_of_deliveries_in_backoff_and_gets_all_when_it_recovers() {
     let relay = relay().set("DELIVERIES_IN_BACKOFF", 4).start().await;
     let receiver = Receiver::start().await;

@@ -343,11 +343,12 @@ async fn a_filter_by_team_and_by_what_concerns_the_user() {
         (4, OPS.0, json!({"delegateId": "cy"})),
         (5, OPS.0, json!({"description": "hello @ana, please"})),
         (6, "", json!({"subscriberIds": ["ana", "cy"]})),
+        (7, ENG.0, json!({"bodyData": mention("ana")})),
     ] {
         relay.post(&event(number, team, more)).await;
     }
-    assert_eq!(got(&relay, &mine).await, [1, 2, 5]);
-    assert_eq!(got(&relay, &eng).await, [1, 3]);
+    assert_eq!(got(&relay, &mine).await, [1, 2, 5, 7]);
+    assert_eq!(got(&relay, &eng).await, [1, 3, 7]);
     assert_eq!(got(&relay, &both).await, [4]);
     // A renewal changes it, and names it.
     let renew = Renew {
@@ -360,8 +361,13 @@ async fn a_filter_by_team_and_by_what_concerns_the_user() {
         (true, Some(vec!["OPS".to_owned()]))
     );
     assert_eq!(relay.renew(&both, &renew).await.filter, None);
-    relay.post(&event(7, ENG.0, json!({}))).await;
-    assert_eq!(got(&relay, &both).await, [7]);
+    relay.post(&event(8, ENG.0, json!({}))).await;
+    assert_eq!(got(&relay, &both).await, [8]);
+}
+
+/// What Linear's editor stores of a text that mentions a user.
+fn mention(user: &str) -> String {
+    format!(r#"{{"type":"suggestion_userMentions","attrs":{{"id":"{user}","label":"{user}"}}}}"#)
 }
 
 #[tokio::test]

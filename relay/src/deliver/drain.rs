@@ -4,7 +4,7 @@
 //! A drain is a message on the queue in a FIFO group of its own, so that it survives a crash, no two drains of a worker
 //! overlap, and its visibility timeout is the wait until the next probe. Invariant: an event leaves the mailbox only after
 //! it was delivered or dead-lettered. New events are parked behind until the mailbox is empty, so order holds; an event
-//! that is rejected holds back those with its ordering key, and no others.
+//! that is rejected, or that alone is never answered, holds back those with its ordering key, and no others.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -73,7 +73,7 @@ enum Step {
 enum Page {
     /// Its events are delivered, but for those that are blocked.
     Delivered,
-    /// More was parked since the pages before it were read.
+    /// More was parked since the pages before it were read, or the worker was changed.
     OutOfDate,
     /// The drain ends here.
     End(End),
@@ -87,6 +87,8 @@ struct Drain<'a> {
     /// The groups whose head is in backoff, and until when.
     blocked: HashMap<String, UnixMillis>,
     has_delivered: bool,
+    /// It has answered the ping, and an event not. If a second one finds it unreachable, too, it is not there any more.
+    is_in_doubt: bool,
 }
 
 impl Deliver {
@@ -153,6 +155,7 @@ impl Deliver {
             began: Instant::now(),
             blocked: HashMap::new(),
             has_delivered: false,
+            is_in_doubt: false,
         };
         drain.run().await
     }
@@ -244,11 +247,16 @@ impl Drain<'_> {
         let deliveries: Vec<_> = page.iter().map(|parked| parked.delivery.clone()).collect();
         let context = table.batch_context(&deliveries).await?;
         match context.worker(&deliveries[0])? {
-            Some(worker) if worker.is_drained() => self.worker = worker.clone(),
+            Some(worker) if worker.is_drained() => {
+                // The page is what may be seen by the registration and the subscription that were read before it.
+                let is_same = worker.revision == self.worker.revision
+                    && worker.token_hash == self.worker.token_hash;
+                self.worker = worker.clone();
+                if !is_same || expected.is_some_and(|parked| parked != self.worker.parked) {
+                    return Ok(Page::OutOfDate);
+                }
+            }
             _ => return Ok(Page::End(End::Done)),
-        }
-        if expected.is_some_and(|parked| parked != self.worker.parked) {
-            return Ok(Page::OutOfDate);
         }
         let (mut settled, mut tried) = (Vec::new(), Vec::new());
         let mut end = Ok(Page::Delivered);
@@ -326,6 +334,15 @@ impl Drain<'_> {
                 Ok(Step::Delivered)
             }
             AfterAttempt::RemoveWorker => self.remove().await.map(Step::End),
+            AfterAttempt::Unreachable { .. } if !self.is_in_doubt => {
+                self.is_in_doubt = true;
+                if earlier.is_some() {
+                    deliver.table.restart_attempts(delivery).await?;
+                }
+                let wait = policy::unanswered_wait(next_number(earlier));
+                let attempts = deliver.record_failure(delivery, wait).await?;
+                Ok(self.block(parked, attempts.due_at.unwrap_or_default()))
+            }
             AfterAttempt::Unreachable { .. } => {
                 deliver.record_failure(delivery, Duration::ZERO).await?;
                 deliver.table.restart_attempts(delivery).await?;

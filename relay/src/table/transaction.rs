@@ -31,6 +31,14 @@ fn is_cancelled_by(error: &SdkError<TransactWriteItemsError>, code: &str) -> boo
     }
 }
 
+/// A conflict means that another write changes the same worker. The jitter keeps them apart.
+pub(super) fn conflict_backoff() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(10))
+        .with_max_times(7)
+        .with_jitter()
+}
+
 impl Table {
     /// A write of this item, without a condition.
     pub(super) fn put_of(&self, item: Item) -> TransactWriteItem {
@@ -61,12 +69,7 @@ impl Table {
                 Err(e) => Err(TableError::call(operation, e)),
             }
         };
-        // A conflict means that another write changes the same worker. The jitter keeps them apart.
-        let backoff = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(10))
-            .with_max_times(7)
-            .with_jitter();
-        (transact.retry(backoff))
+        (transact.retry(conflict_backoff()))
             .when(|error| matches!(error, TableError::Conflict { .. }))
             .await
     }

@@ -17,6 +17,7 @@ use protocol::messages::{AwayReason, WorkerState};
 use super::mailbox::{self, PREFIX as MAIL, ParkedEvent, teams};
 use super::transaction;
 use super::worker_key;
+use super::worker_state::set_of;
 use super::{Item, Table, TableError, n, number, s, text, worker_partition};
 use crate::delivery::Delivery;
 use crate::worker::Worker;
@@ -61,7 +62,9 @@ impl Table {
         let count = Update::builder()
             .table_name(&self.name)
             .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))
-            .update_expression("ADD withheld :one")
+            // What is withheld is not in backoff any more.
+            .update_expression("ADD withheld :one DELETE in_backoff :event")
+            .expression_attribute_values(":event", set_of([&delivery.event]))
             .condition_expression("registered_at = :registered AND revision = :revision")
             .expression_attribute_values(":one", n(1))
             .expression_attribute_values(":registered", n(worker.registered_at))

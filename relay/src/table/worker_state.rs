@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use protocol::clock::{UnixMillis, elapsed};
 use protocol::messages::{AwayReason, WorkerState};
 
-use super::workers::conditional;
+use super::workers::{conditional, despite_conflicts, is_as_read};
 use super::{Table, TableError, n, number, s};
 use crate::event::EventId;
 use crate::policy::UnreachableAttempts;
@@ -31,6 +32,23 @@ pub(super) fn set_of<'a>(events: impl IntoIterator<Item = &'a EventId>) -> Attri
     AttributeValue::Ss(ids.into_iter().collect())
 }
 
+/// Adds to this condition that nothing was parked for the worker, and that it was not registered anew, since it was read.
+fn if_mailbox_as_read(
+    mut update: UpdateItemFluentBuilder,
+    worker: &Worker,
+    condition: &str,
+) -> UpdateItemFluentBuilder {
+    let mut condition = condition.to_owned();
+    let registered_at = worker.registered_at.unsigned_abs();
+    for (name, read) in [("parked", worker.parked), ("registered_at", registered_at)] {
+        condition.push_str(&is_as_read(name, read));
+        if read > 0 {
+            update = update.expression_attribute_values(format!(":{name}"), n(read));
+        }
+    }
+    update.condition_expression(condition)
+}
+
 impl Table {
     /// Marks an away worker live, unless anything was parked since it was read. Returns whether it is live now.
     pub(crate) async fn mark_live(&self, worker: &Worker) -> Result<bool, TableError> {
@@ -43,13 +61,7 @@ impl Table {
             .expression_attribute_values(":live", s(WorkerState::Live.as_str()))
             .expression_attribute_values(":away", s(WorkerState::Away.as_str()));
         let may_be = "#state = :away AND attribute_not_exists(paused)";
-        let update = if worker.parked > 0 {
-            update
-                .condition_expression(format!("{may_be} AND parked = :parked"))
-                .expression_attribute_values(":parked", n(worker.parked))
-        } else {
-            update.condition_expression(format!("{may_be} AND attribute_not_exists(parked)"))
-        };
+        let update = if_mailbox_as_read(update, worker, may_be);
         let is_live = conditional(update.send().await, "mark the worker live")?.is_some();
         if is_live && worker.subscription.group.is_some() {
             self.route_away(&worker.workspace, &worker.id, None).await;
@@ -91,9 +103,8 @@ impl Table {
         let update = self
             .update_worker(worker)
             .update_expression("REMOVE waiting")
-            .condition_expression("#state = :state AND parked = :parked")
-            .expression_attribute_values(":state", s(worker.state.as_str()))
-            .expression_attribute_values(":parked", n(worker.parked));
+            .expression_attribute_values(":state", s(worker.state.as_str()));
+        let update = if_mailbox_as_read(update, worker, "#state = :state");
         conditional(update.send().await, "record that the mailbox is empty").map(drop)
     }
 
@@ -171,7 +182,7 @@ impl Table {
             .expression_attribute_values(":event", set_of([event]))
             .expression_attribute_values(":now", n(self.clock.millis()))
             .expression_attribute_values(":yes", AttributeValue::Bool(true));
-        conditional(update.send().await, "record the worker's success").map(drop)
+        despite_conflicts(update, "record the worker's success").await
     }
 
     /// Records that the worker rejected a delivery or a health check. An event that is given is not in backoff any more.
@@ -192,7 +203,7 @@ impl Table {
                 .update_expression(format!("{REJECTED} DELETE in_backoff :event"))
                 .expression_attribute_values(":event", set_of([event])),
         };
-        conditional(update.send().await, "record the worker's rejection").map(drop)
+        despite_conflicts(update, "record the worker's rejection").await
     }
 
     /// Records that the worker rejected the delivery of an event, which is in backoff now. Returns whether it is: a worker

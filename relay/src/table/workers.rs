@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
+use backon::Retryable as _;
 use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
 
@@ -130,6 +131,16 @@ impl Changes {
         );
     }
 
+    fn set_check(&mut self, check: &Check) {
+        let keys = (check.team_keys.iter()).map(|(id, key)| (id.clone(), s(key)));
+        self.set("team_keys", AttributeValue::M(keys.collect()));
+        self.set("checked_at", n(check.asked_at));
+        match check.withheld {
+            0 => self.remove("withheld"),
+            kept => self.set_as("withheld", ":kept", n(kept)),
+        }
+    }
+
     fn finish(self) -> Update {
         let mut expression = format!("SET {}", self.set.join(", "));
         if !self.remove.is_empty() {
@@ -140,7 +151,7 @@ impl Changes {
 }
 
 /// The condition that a counter, which is absent while it is zero, is as it was read. Its value is named like it.
-fn is_as_read(counter: &str, read: u64) -> String {
+pub(super) fn is_as_read(counter: &str, read: u64) -> String {
     if read == 0 {
         format!(" AND attribute_not_exists({counter})")
     } else {
@@ -164,6 +175,24 @@ where
             _ => Err(TableError::call(operation, error)),
         },
     }
+}
+
+/// Sends an update again while it conflicts with a transaction, which says nothing of its condition. It need not hold.
+pub(super) async fn despite_conflicts(
+    update: UpdateItemFluentBuilder,
+    operation: &'static str,
+) -> Result<(), TableError> {
+    let send = || async {
+        match update.clone().send().await {
+            Err(error) if error.code() == Some("TransactionConflictException") => {
+                Err(TableError::Conflict { operation })
+            }
+            result => conditional(result, operation).map(drop),
+        }
+    };
+    (send.retry(transaction::conflict_backoff()))
+        .when(|error| matches!(error, TableError::Conflict { .. }))
+        .await
 }
 
 impl Table {
@@ -227,7 +256,7 @@ impl Table {
             .set_item(Some(item(worker)));
         let put = match previous {
             None => put.condition_expression("attribute_not_exists(pk)"),
-            // The counters, too: events that are parked or withheld meanwhile must not be forgotten.
+            // The counters, too: events that are parked or withheld meanwhile must not be forgotten, nor a renewal.
             Some(previous) => {
                 let paused = if previous.paused {
                     "attribute_exists"
@@ -241,7 +270,11 @@ impl Table {
                     .expression_attribute_names("#state", "state")
                     .expression_attribute_values(":token", s(&previous.token_hash))
                     .expression_attribute_values(":state", s(previous.state.as_str()));
-                for (name, read) in [("parked", previous.parked), ("withheld", previous.withheld)] {
+                for (name, read) in [
+                    ("parked", previous.parked),
+                    ("withheld", previous.withheld),
+                    ("revision", previous.revision),
+                ] {
                     condition.push_str(&is_as_read(name, read));
                     if read > 0 {
                         put = put.expression_attribute_values(format!(":{name}"), n(read));
@@ -301,13 +334,7 @@ impl Table {
         }
         let mut changes = Changes::new(update.condition_expression(condition));
         if let Some(check) = &change.check {
-            let keys = (check.team_keys.iter()).map(|(id, key)| (id.clone(), s(key)));
-            changes.set("team_keys", AttributeValue::M(keys.collect()));
-            changes.set("checked_at", n(check.asked_at));
-            match check.withheld {
-                0 => changes.remove("withheld"),
-                kept => changes.set_as("withheld", ":kept", n(kept)),
-            }
+            changes.set_check(check);
         }
         changes.set("expires_at", n(expires_at));
         changes.set_as("revision", ":next_revision", n(worker.revision + 1));
