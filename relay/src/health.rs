@@ -215,18 +215,20 @@ impl Health {
         }
     }
 
-    /// Sends a health check to a worker and records the outcome.
+    /// Sends a health check to a worker and records the outcome. A paused one gets none.
     async fn probe_in_time(&self, indexed: &IndexedWorker) -> Result<(), Error> {
         // The index is eventually consistent.
         let found = (self.table.worker(indexed.workspace(), indexed.id())).await?;
-        let is_it = |worker: &Worker| {
-            worker.state == indexed.state && worker.url.is_some() && !worker.paused
-        };
-        let Some(worker) = found.filter(is_it) else {
+        let Some(worker) = found.filter(|worker| worker.state == indexed.state) else {
             return Ok(());
         };
         // After the worker was read: `mark_live` requires that nothing was parked since.
-        let waiting = self.table.has_mail(&worker.workspace, &worker.id).await?;
+        let waiting = (self.table)
+            .count_expired_mail(&worker.workspace, &worker.id)
+            .await?;
+        if worker.url.is_none() || worker.paused {
+            return Ok(());
+        }
         let outcome = probe(
             &self.outbound,
             &self.clock,

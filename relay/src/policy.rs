@@ -332,7 +332,7 @@ pub(crate) fn when_empty(state: WorkerState, is_recorded_waiting: bool) -> WhenE
     }
 }
 
-/// Whether a run of `health` at `now` probes a worker: one that is away since then, or a live one that had its last
+/// Whether a run of `health` at `now` looks at a worker: one that is away since then, or paused, or a live one that had its last
 /// delivery then.
 pub(crate) fn is_probe_due(state: WorkerState, since: Option<UnixMillis>, now: UnixMillis) -> bool {
     let Some(since) = since else {
@@ -341,8 +341,7 @@ pub(crate) fn is_probe_due(state: WorkerState, since: Option<UnixMillis>, now: U
     let age = elapsed(since, now);
     match state {
         WorkerState::Live => is_due(age, SILENT_FIRST, SILENT_LONGEST),
-        WorkerState::Away => is_due(age, AWAY_FIRST, AWAY_LONGEST),
-        WorkerState::Pull => false,
+        WorkerState::Away | WorkerState::Pull => is_due(age, AWAY_FIRST, AWAY_LONGEST),
     }
 }
 
@@ -730,7 +729,9 @@ mod tests {
         assert_eq!(away[..8], [5, 10, 20, 40, 80, 160, 320, 480]);
         let silent = due(0, SILENT_FIRST, SILENT_LONGEST);
         assert_eq!(silent[..5], [60, 120, 240, 480, 720]);
-        assert!(!is_probe_due(WorkerState::Pull, Some(0), 300_000));
+        // A pull worker has been away since then only if it is paused.
+        assert!(is_probe_due(WorkerState::Pull, Some(0), 300_000));
+        assert!(!is_probe_due(WorkerState::Pull, None, 300_000));
         assert!(!is_probe_due(WorkerState::Away, None, 300_000));
         assert!(is_probe_due(WorkerState::Away, Some(0), 300_000));
     }

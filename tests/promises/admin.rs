@@ -42,7 +42,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Runs a command that has to succeed. Returns what it printed, and what it said.
-async fn does(relay: &Relay, arguments: &[&str]) -> (String, String) {
+pub(crate) async fn does(relay: &Relay, arguments: &[&str]) -> (String, String) {
     let done = run(relay, arguments).await;
     let (printed, said) = (text(&done.stdout), text(&done.stderr));
     assert!(done.status.success(), "{arguments:?}: {printed}{said}");

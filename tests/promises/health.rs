@@ -8,6 +8,7 @@ use protocol::clock::{elapsed, millis};
 use protocol::messages::WorkerState;
 use serde_json::json;
 
+use crate::admin::does;
 use crate::harness::{Answer, Receiver, Relay, ids, issue, pulled, relay, until};
 
 const TICK: Duration = Duration::from_secs(5 * 60);
@@ -77,6 +78,27 @@ async fn gaps_between_pings_at_a_worker_that_stays_away_grow() {
     let gaps: Vec<_> = at.windows(2).map(|w| w[1] - w[0]).collect();
     assert_eq!(gaps, [1, 2, 4, 8]);
     assert_eq!(relay.read(&worker).await.state, WorkerState::Away);
+}
+
+#[tokio::test]
+async fn what_expires_for_a_worker_that_is_down_or_paused_is_counted() {
+    let relay = relay().set("MAILBOX_SECONDS", 3600).start().await;
+    let receiver = Receiver::start().await;
+    let down = relay.register("down", &receiver.url()).await;
+    receiver.answer_ping(Answer::Status(502));
+    relay.go_offline(&down).await;
+    let paused = relay.register_pull("paused").await;
+    relay.post_all(0..3).await;
+    relay.settled().await;
+    let [_, id] = paused.names();
+    does(&relay, &["pause", &id]).await;
+    for worker in [&down, &paused] {
+        let is_counted = async || {
+            let worker = relay.read(worker).await;
+            worker.expired.is_some_and(|expired| expired.count == 3)
+        };
+        ticks_until(&relay, "it is counted", 40, is_counted).await;
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use local::dynamodb::TABLE;
 use local::linear_api::Account;
 use local::local_relay::{DEAD_LETTERS, QUEUE};
 use local::samples::{WORKSPACE, Webhook};
@@ -293,6 +294,31 @@ async fn what_is_withheld_after_linear_was_asked_is_not_dropped_for_its_answer()
     (relay.linear).admit_as(&token("ana"), account("ana", &[ENG, OPS]));
     shows_token(&relay, &ana, "ana").await;
     assert_eq!(got(&relay, &ana).await, [2]);
+}
+
+#[tokio::test]
+async fn what_was_withheld_for_too_long_is_counted_by_the_next_check() {
+    let relay = relay().start().await;
+    let ana = worker(&relay, "ana", &[ENG], json!({})).await;
+    for number in [1, 2, 3] {
+        relay.post(&event(number, OPS.0, json!({}))).await;
+    }
+    relay.settled().await;
+    // DynamoDB deletes two of them, as it does a week after they have expired.
+    let held = json!({
+        "TableName": TABLE, "FilterExpression": "begins_with(sk, :held)",
+        "ExpressionAttributeValues": {":held": {"S": "HELD#"}},
+    });
+    let held = relay.dynamodb("Scan", &held).await;
+    for at in [0, 1] {
+        let key = json!({"pk": held["Items"][at]["pk"], "sk": held["Items"][at]["sk"]});
+        let delete = json!({"TableName": TABLE, "Key": key});
+        relay.dynamodb("DeleteItem", &delete).await;
+    }
+    (relay.linear).admit_as(&token("ana"), account("ana", &[ENG, OPS]));
+    let checked = shows_token(&relay, &ana, "ana").await;
+    assert_eq!(checked.expired.unwrap().count, 2);
+    assert_eq!(got(&relay, &ana).await.len(), 1);
 }
 
 #[tokio::test]

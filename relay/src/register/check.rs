@@ -81,6 +81,8 @@ impl Register {
                 team_keys: member.teams.clone(),
                 asked_at: member.asked_at,
                 withheld,
+                expired: worker.expired,
+                expired_since: worker.expired_since,
             }),
             ..Change::default()
         };
@@ -115,11 +117,29 @@ impl Register {
             released.released,
             released.dropped
         );
+        let known = released.released + released.dropped + released.kept;
+        let expired = worker.withheld.saturating_sub(known as u64);
+        if expired > 0 {
+            tracing::warn!(
+                worker = worker.id,
+                workspace = worker.workspace,
+                Expired = expired,
+                "{expired} events were withheld from worker {} for longer than they are kept",
+                worker.id
+            );
+        }
         // What was released has changed the worker. If more is withheld now, it has to be released, too.
         let worker_now = self.table.worker(&worker.workspace, &worker.id).await?;
         let is_same =
             |now: &Worker| now.token_hash == worker.token_hash && now.withheld == worker.withheld;
-        Ok((worker_now.filter(is_same)).map(|now| (now, released.kept as u64)))
+        let Some(mut worker) = worker_now.filter(is_same) else {
+            return Ok(None);
+        };
+        if expired > 0 {
+            worker.expired += expired;
+            (worker.expired_since).get_or_insert(self.clock.seconds());
+        }
+        Ok(Some((worker, released.kept as u64)))
     }
 
     /// Removes a worker whose user Linear does not accept any more.

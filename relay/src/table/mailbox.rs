@@ -333,6 +333,48 @@ impl Table {
         Ok(false)
     }
 
+    /// Whether anything is parked that has not expired. What has is counted: nobody else reads the mailbox of a worker that stays
+    /// away or paused.
+    pub(crate) async fn count_expired_mail(
+        &self,
+        workspace: &str,
+        worker: &str,
+    ) -> Result<bool, TableError> {
+        let now = self.clock.seconds();
+        let mut pages = (self.client.query())
+            .table_name(&self.name)
+            .key_condition_expression("pk = :pk AND begins_with(sk, :prefix)")
+            .projection_expression("pk, sk, kept_until, expires_at")
+            .expression_attribute_values(":pk", s(worker_partition(workspace, worker)))
+            .expression_attribute_values(":prefix", s(PREFIX))
+            .limit(10)
+            .consistent_read(true)
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|e| TableError::call("look into the mailbox", e))?;
+            let mut expired = Vec::new();
+            let mut is_waiting = false;
+            for mut item in page.items.unwrap_or_default() {
+                if !self.is_alive(&item) {
+                    continue;
+                }
+                match number(&item, "kept_until").filter(|at| *at <= now) {
+                    None => is_waiting = true,
+                    Some(since) => {
+                        item.retain(|name, _| matches!(name.as_str(), "pk" | "sk"));
+                        expired.push((since, item));
+                    }
+                }
+            }
+            self.count_expired(workspace, worker, expired).await?;
+            if is_waiting {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes a parked event out of the mailbox, and keeps it as long as before.
     pub(crate) async fn set_aside(&self, worker: &Worker, id: &str) -> Result<(), TableError> {
         let partition = worker_partition(&worker.workspace, &worker.id);

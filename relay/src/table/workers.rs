@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
 use backon::Retryable as _;
-use protocol::clock::UnixMillis;
+use protocol::clock::{UnixMillis, UnixSeconds};
 use protocol::messages::{AwayReason, WorkerState};
 
 use super::transaction;
@@ -71,6 +71,10 @@ pub(crate) struct Check {
     pub(crate) asked_at: UnixMillis,
     /// How many events are withheld after it.
     pub(crate) withheld: u64,
+    /// How many have expired by then, and since when.
+    pub(crate) expired: u64,
+    /// See `expired`.
+    pub(crate) expired_since: Option<UnixSeconds>,
 }
 
 /// An update under construction: what it sets and what it removes.
@@ -138,6 +142,10 @@ impl Changes {
         match check.withheld {
             0 => self.remove("withheld"),
             kept => self.set_as("withheld", ":kept", n(kept)),
+        }
+        if let Some(since) = check.expired_since {
+            self.set("expired", n(check.expired));
+            self.set("expired_since", n(since));
         }
     }
 
