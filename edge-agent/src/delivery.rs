@@ -68,11 +68,7 @@ impl Delivery {
                 read.kind.into_owned(),
                 read.action.into_owned(),
                 read.workspace.into_owned(),
-                if read.is_stop {
-                    stop_key(&read.ordering_key)
-                } else {
-                    read.ordering_key
-                },
+                line_key(read.ordering_key, read.is_stop),
             ),
             _ => Default::default(),
         };
@@ -101,10 +97,13 @@ fn verify_id(id: &str) -> Result<(), SignatureError> {
     })
 }
 
-/// The ordering key of a stop: that of its session, marked, so that a stop can be told from what it stops. Other keys have no
-/// colon.
-fn stop_key(session: &str) -> String {
-    format!("{session}{STOP}")
+/// The ordering key that is stored. That of a stop is the one of its session, marked, so that a stop can be told from what it
+/// stops. Other keys have no colon.
+pub(crate) fn line_key(ordering_key: String, is_stop: bool) -> String {
+    match is_stop {
+        true => format!("{ordering_key}{STOP}"),
+        false => ordering_key,
+    }
 }
 
 const STOP: &str = ":stop";

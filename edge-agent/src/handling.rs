@@ -22,7 +22,7 @@ use crate::output::{info, warn};
 use crate::report::Report;
 use crate::state::AgentState;
 use crate::store::Waiting;
-use attempt::{Disposition, Handling, Stamps};
+use attempt::{Disposition, Handling, LONGEST_WAIT, Stamps};
 use queue::Queue;
 use stops::Stops;
 
@@ -31,6 +31,8 @@ const PRESENT_INTERVAL: Duration = Duration::from_secs(2);
 const ABSENT_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the store is checked for writes of another process, which `replay` makes.
 const OTHER_WRITERS_INTERVAL: Duration = Duration::from_secs(1);
+/// By how much a clock may go back that was not set.
+const SET_BACK: Duration = Duration::from_secs(5);
 /// How long running handlers have when the agent shuts down.
 pub(crate) const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
@@ -62,6 +64,8 @@ struct Scheduler {
     commands: Running,
     /// The sequence of the newest event in the queue.
     last: i64,
+    /// When the clock was last looked at.
+    seen_at: UnixMillis,
     /// The store could not be read, and has to be read from the beginning.
     is_behind: bool,
     running: JoinSet<(Begun, Disposition)>,
@@ -88,6 +92,7 @@ pub(crate) async fn run(
         beside: HashMap::new(),
         commands: Running::default(),
         last: 0,
+        seen_at: state.clock.millis(),
         is_behind: false,
         running: JoinSet::new(),
         absent: HashMap::new(),
@@ -126,6 +131,7 @@ pub(crate) async fn run(
                 scheduler.watch_handlers();
             }
             _ = other_writers.tick() => {
+                scheduler.look_at_clock();
                 if scheduler.is_behind || state.store.changed_by_another().await.unwrap_or(true) {
                     scheduler.load(0).await;
                 }
@@ -148,6 +154,8 @@ impl Scheduler {
             if self.state.in_hand.lock().contains(&event.sequence) {
                 continue;
             }
+            // The clock may have been set back since it was stored.
+            event.due_at = (event.due_at).min(self.state.clock.millis() + millis(LONGEST_WAIT));
             // What has failed at another handler is not kept waiting for this one.
             let tried = event.tried.take();
             if tried.is_some_and(|handler| !self.is_configured(&handler)) {
@@ -159,6 +167,19 @@ impl Scheduler {
             }
             self.queue.add(event);
         }
+    }
+
+    /// Finds out whether the clock was set back. What was due in an hour would have to wait for the difference, too.
+    fn look_at_clock(&mut self) {
+        let now = self.state.clock.millis();
+        if now + millis(SET_BACK) < self.seen_at {
+            info("the clock was set back: what waits is tried now");
+            self.queue.set_back(now);
+            for begun in self.begun.values_mut() {
+                begun.since = begun.since.min(now);
+            }
+        }
+        self.seen_at = now;
     }
 
     fn begin_due(&mut self) {

@@ -98,10 +98,10 @@ enum AddressSource {
 
 impl AddressSource {
     /// The address, once there is one and it is ready.
-    async fn address(&self, client: &Client, printed: &Printed) -> Option<Url> {
+    async fn address(&self, clients: &Clients, printed: &Printed) -> Option<Url> {
         match self {
-            Self::Cloudflared(metrics) => metrics.address(client).await,
-            Self::Ngrok(api) => api.address(client, printed).await,
+            Self::Cloudflared(metrics) => metrics.address(&clients.here).await,
+            Self::Ngrok(api) => api.address(&clients.here, printed).await,
             Self::Tailscale(status) => status.address().await,
         }
     }
@@ -137,14 +137,35 @@ async fn body(mut answer: reqwest::Response) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// The client for probes and for the programs' APIs. Each request has a new connection, because an old one may outlive
+/// The clients for probes and for the programs' APIs. Each request has a new connection, because an old one may outlive
 /// the tunnel.
-pub(crate) fn client() -> reqwest::Result<Client> {
-    Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(PROBE_TIMEOUT)
-        .pool_max_idle_per_host(0)
-        .build()
+pub(crate) struct Clients {
+    /// For addresses anywhere: through the machine's proxy, if there is one.
+    anywhere: Client,
+    /// For addresses on this machine, which a proxy cannot reach.
+    here: Client,
+}
+
+impl Clients {
+    pub(crate) fn new() -> reqwest::Result<Self> {
+        let builder = || {
+            Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .timeout(PROBE_TIMEOUT)
+                .pool_max_idle_per_host(0)
+        };
+        Ok(Self {
+            anywhere: builder().build()?,
+            here: builder().no_proxy().build()?,
+        })
+    }
+
+    fn to(&self, address: &Url) -> &Client {
+        match is_on_loopback(address) {
+            true => &self.here,
+            false => &self.anywhere,
+        }
+    }
 }
 
 /// A tunnel that is kept open.
@@ -161,13 +182,13 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     /// Keeps the tunnel open until the task is aborted.
-    pub(crate) async fn keep_open(self, client: Client) {
+    pub(crate) async fn keep_open(self, clients: Clients) {
         let name = self.program.name();
         self.report
             .change(|status| status.tunnel = Some(name.to_owned()));
         let mut problem = Problem::none();
         loop {
-            let why = self.open_once(&client, &mut problem).await;
+            let why = self.open_once(&clients, &mut problem).await;
             self.address.send_replace(None);
             let wait = problem.occurs(&why, || {
                 warn(format_args!(
@@ -182,14 +203,14 @@ impl Tunnel {
     }
 
     /// Opens the tunnel and watches it. Returns why it is no longer open.
-    async fn open_once(&self, client: &Client, problem: &mut Problem) -> String {
+    async fn open_once(&self, clients: &Clients, problem: &mut Problem) -> String {
         let name = self.program.name();
         let (mut running, source) = match self.start() {
             Ok(started) => started,
             Err(error) => return format!("`{name}` cannot be started: {error:#}"),
         };
         let printed = running.printed.clone();
-        let opening = self.open(client, &source, &printed);
+        let opening = self.open(clients, &source, &printed);
         let clock = &self.state.clock;
         let opened = tokio::select! {
             address = opening => Some(address),
@@ -209,7 +230,7 @@ impl Tunnel {
         problem.ends();
         self.address.send_replace(Some(webhook(&address)));
         tokio::select! {
-            why = self.watch(client, &source, &printed, &address) => why,
+            why = self.watch(clients, &source, &printed, &address) => why,
             why = running.ended(name) => why,
         }
     }
@@ -237,10 +258,10 @@ impl Tunnel {
     }
 
     /// Waits for an address by which this agent is reachable.
-    async fn open(&self, client: &Client, source: &AddressSource, printed: &Printed) -> Url {
+    async fn open(&self, clients: &Clients, source: &AddressSource, printed: &Printed) -> Url {
         loop {
-            if let Some(address) = source.address(client, printed).await
-                && self.is_reachable(client, &address).await
+            if let Some(address) = source.address(clients, printed).await
+                && self.is_reachable(clients, &address).await
             {
                 return address;
             }
@@ -251,7 +272,7 @@ impl Tunnel {
     /// Watches an open tunnel. Returns why it is no longer usable.
     async fn watch(
         &self,
-        client: &Client,
+        clients: &Clients,
         source: &AddressSource,
         printed: &Printed,
         address: &Url,
@@ -263,7 +284,7 @@ impl Tunnel {
                 () = clock.until(clock.millis() + millis(WATCH_INTERVAL)) => false,
                 () = self.resumed.notified() => true,
             };
-            match source.address(client, printed).await {
+            match source.address(clients, printed).await {
                 Some(now) if now != *address => return "its address has changed".to_owned(),
                 // A program that is not ready may become ready again. The probe decides.
                 _ => {}
@@ -272,7 +293,7 @@ impl Tunnel {
                 continue;
             }
             let mut tries = 0;
-            while !self.is_reachable(client, address).await {
+            while !self.is_reachable(clients, address).await {
                 tries += 1;
                 if tries == PROBE_TRIES {
                     return "its address does not lead here any more".to_owned();
@@ -285,8 +306,8 @@ impl Tunnel {
     }
 
     /// Whether this agent is reachable by the address.
-    async fn is_reachable(&self, client: &Client, address: &Url) -> bool {
-        round_trip(client, &self.state, &webhook(address)).await
+    async fn is_reachable(&self, clients: &Clients, address: &Url) -> bool {
+        round_trip(clients.to(address), &self.state, &webhook(address)).await
     }
 }
 

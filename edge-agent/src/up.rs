@@ -339,8 +339,8 @@ fn new_report(
 }
 
 fn open_tunnel(tunnel: Tunnel) -> anyhow::Result<JoinHandle<()>> {
-    let client = tunnel::client().context("cannot make an HTTP client")?;
-    Ok(tokio::spawn(tunnel.keep_open(client)))
+    let clients = tunnel::Clients::new().context("cannot make an HTTP client")?;
+    Ok(tokio::spawn(tunnel.keep_open(clients)))
 }
 
 fn watch_sleep(environment: &mut Environment, notified: [Arc<Notify>; 2]) -> JoinHandle<()> {

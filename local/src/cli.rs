@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use edge_agent::VERSION;
 use edge_agent::generated::{print_completions, write_manual_pages};
+use edge_agent::printable::printable;
 use edge_agent::signal::Signals;
 use ipnet::IpNet;
 use relay::config::{ConfigError, environment};
@@ -124,7 +125,10 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("edge-relay: error: {error:#}");
+            // It may say what a server has answered.
+            let text = format!("{error:#}");
+            let lines: Vec<_> = text.lines().map(printable).collect();
+            eprintln!("edge-relay: error: {}", lines.join("\n"));
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }

@@ -185,6 +185,13 @@ async fn route(
         return Error::not_found().into_response();
     };
     let (parts, body) = request.into_parts();
+    // Before the body is read, so that what waits holds none.
+    if function == "ingest" {
+        let room = gateway.sqs.until_ready(QUEUE, READY_LIMIT);
+        if tokio::time::timeout(ROOM_TIMEOUT, room).await.is_err() {
+            return Error::OutOfTime.into_response();
+        }
+    }
     let body = match gateway.read_body(body, body_limit(function)).await {
         Ok(body) => body,
         Err(error) => return error.into_response(),
@@ -197,12 +204,6 @@ async fn route(
     };
     if event.len() > INVOCATION_LIMIT + ENVELOPE_ALLOWANCE {
         return Error::body_too_large(MAX_BODY_BYTES).into_response();
-    }
-    if function == "ingest" {
-        let room = gateway.sqs.until_ready(QUEUE, READY_LIMIT);
-        if tokio::time::timeout(ROOM_TIMEOUT, room).await.is_err() {
-            return Error::OutOfTime.into_response();
-        }
     }
     let running = gateway.running.clone();
     let answer = running.spawn(run(gateway, function, event)).await;

@@ -16,6 +16,7 @@ use crate::printable::printable;
 use crate::registration::Registration;
 use crate::relay::{CallError, Relay};
 use crate::report::{self, Status};
+use crate::target::is_on_loopback;
 use crate::tunnel::Program;
 
 /// How far this clock may be from the relay's: signatures are taken within 300 s.
@@ -322,11 +323,13 @@ async fn around(
     })
     .map_err(anyhow::Error::from)?;
     let now = context.clock.millis();
-    let client = reqwest::Client::builder()
+    let mut client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(Duration::from_secs(10))
-        .build()
-        .map_err(anyhow::Error::from)?;
+        .timeout(Duration::from_secs(10));
+    if url.parse().is_ok_and(|url| is_on_loopback(&url)) {
+        client = client.no_proxy();
+    }
+    let client = client.build().map_err(anyhow::Error::from)?;
     let mut request = client.post(url);
     for (name, value) in signed(registration, "ping_doctor", &body, now) {
         request = request.header(name, value);

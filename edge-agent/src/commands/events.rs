@@ -176,7 +176,7 @@ fn text(detail: &Detail) -> String {
     let mut text = line(event);
     text.push_str(&format!("  id: {}\n", event.id));
     for (name, value) in &detail.headers {
-        text.push_str(&format!("  {name}: {}\n", printable(value)));
+        text.push_str(&format!("  {}: {}\n", printable(name), printable(value)));
     }
     text.push_str(&format!("  {} bytes (--body prints them)\n", event.size));
     for attempt in &detail.tries {

@@ -193,7 +193,8 @@ fn unit(plan: &ServicePlan) -> String {
          RestartSec=5\n\
          # Wrong settings and a refusal do not mend themselves.\n\
          RestartPreventExitStatus=2 4\n\
-         # Running handlers have 10 s to end.\n\
+         # The agent tells running handlers and the tunnel to end. Handlers have 10 s.\n\
+         KillMode=mixed\n\
          TimeoutStopSec=20\n\
          \n\
          [Install]\n\

@@ -105,7 +105,11 @@ async fn wait(
     let mut is_long = false;
     let ended = loop {
         tokio::select! {
-            status = child.wait() => return (Ended::Itself, status),
+            status = child.wait() => {
+                // Whoever ends the agent may have ended the command, too.
+                let is_shutdown = attempting.shutdown.is_cancelled();
+                return (if is_shutdown { Ended::Shutdown } else { Ended::Itself }, status);
+            }
             () = &mut limit => break Ended::TimeLimit,
             () = attempting.shutdown.cancelled() => break Ended::Shutdown,
             () = &mut long, if !is_long => {

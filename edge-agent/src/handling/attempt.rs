@@ -23,6 +23,9 @@ const WAITS: [Duration; 5] = [
     Duration::from_secs(600),
 ];
 
+/// The longest of them.
+pub(super) const LONGEST_WAIT: Duration = WAITS[WAITS.len() - 1];
+
 /// How often a request is retried that its handler says is wrong. It holds back all later events of its ordering key meanwhile.
 const REFUSED_RETRIES: u64 = 2;
 

@@ -110,6 +110,14 @@ impl Queue {
         }
     }
 
+    /// The clock was set back to `now`: what was due before it is due now, and nothing is paused.
+    pub(super) fn set_back(&mut self, now: UnixMillis) {
+        for queue in self.keys.values_mut() {
+            queue.paused_until = queue.paused_until.min(now);
+        }
+        self.hasten(now);
+    }
+
     /// Has the next event of a key wait until this time, also if it is not there yet.
     pub(super) fn pause(&mut self, key: &str, until: UnixMillis) {
         if let Some(queue) = self.keys.get_mut(key) {
@@ -216,6 +224,25 @@ mod tests {
         queue.hasten(5);
         assert_eq!(queue.take_due(5), Some(("a".to_owned(), 1)));
         assert_eq!(queue.take_due(9_000), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_nothing_wait_for_the_difference() {
+        let mut queue = Queue::default();
+        for event in [
+            waiting(1, "a", 9_000),
+            waiting(2, "b", 8_000),
+            waiting(3, "b", 8_000),
+        ] {
+            queue.add(event);
+        }
+        assert_eq!(queue.take_due(8_000), Some(("b".to_owned(), 2)));
+        queue.remove("b", 2);
+        queue.pause("b", 9_000);
+        queue.unblock("b", 8_000);
+        queue.set_back(5);
+        assert_eq!(queue.take_due(5), Some(("a".to_owned(), 1)));
+        assert_eq!(queue.take_due(5), Some(("b".to_owned(), 3)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use protocol::headers::{
 };
 use protocol::signature::Secret;
 
+use crate::delivery::line_key;
 use crate::store::{Event, Headers};
 
 /// The copy has an id of its own, so that a handler that knows ids does not take it for the original. It has no signature,
@@ -18,7 +19,7 @@ pub(super) fn edited(event: Event, body: String, now: UnixMillis) -> Event {
         Ok(read) => (
             read.kind.into_owned(),
             read.action.into_owned(),
-            read.ordering_key,
+            line_key(read.ordering_key, read.is_stop),
         ),
         Err(_) => (event.kind, event.action, event.ordering_key),
     };
@@ -93,6 +94,9 @@ mod tests {
             from,
             [&(EDGE_EDITED_FROM.to_owned(), copy.id.clone().into_bytes())]
         );
+        let stop = r#"{"type":"AgentSessionEvent","action":"prompted","organizationId":"o","agentSession":{"id":"s"},"agentActivity":{"signal":"stop"}}"#;
+        let stop = edited(original.clone(), stop.to_owned(), 7);
+        assert!(crate::delivery::stopped_key(&stop.ordering_key).is_some());
         let text = edited(original.clone(), "not JSON".to_owned(), 7);
         assert_eq!(
             (text.kind, text.ordering_key),

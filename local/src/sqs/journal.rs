@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::error::SqsError;
 use super::message::Message;
-use super::queue::{Key, Queue, Sent};
+use super::queue::{Key, MAX_VISIBILITY_SECONDS, Queue, Sent};
 use crate::stored::{self, IDLE, tidy};
 
 const SCHEMA: &str = "
@@ -398,6 +398,9 @@ fn restore(connection: &Connection, now: UnixMillis) -> anyhow::Result<Restored>
         next = next.max(sequence + 1);
         let attributes: String = row.get("attributes")?;
         let visible_at: Option<UnixMillis> = row.get("visible_at")?;
+        // The clock may have been set back since it was written.
+        let latest = now + MAX_VISIBILITY_SECONDS * 1000;
+        let visible_at = visible_at.map(|at| at.min(latest));
         let nonce: Option<String> = row.get("nonce")?;
         let message = Message {
             id: row.get::<_, String>("id")?.parse()?,

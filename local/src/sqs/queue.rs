@@ -20,7 +20,7 @@ const DEDUPLICATION_MS: i64 = 5 * 60 * 1000;
 /// The largest number of messages of a FIFO queue in flight.
 pub(super) const MAX_IN_FLIGHT: usize = 120_000;
 /// The longest visibility timeout, counted from the receive.
-const MAX_VISIBILITY_SECONDS: i64 = 12 * 3600;
+pub(super) const MAX_VISIBILITY_SECONDS: i64 = 12 * 3600;
 
 /// A queue's settings from `CreateQueue` and `SetQueueAttributes`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -64,6 +64,8 @@ impl Programs {
         let mut command = Agent::up(relay, home);
         // What comes, comes through the tunnel: it is not asked for.
         command.args(["--tunnel", tunnel, "--poll", "1h", &handler.port()]);
+        // What is on this machine, as the addresses of these programs are, is not asked for through a proxy.
+        command.env("HTTP_PROXY", "http://127.0.0.1:1");
         Agent::begin(self.find(&mut command)).await
     }
 }
