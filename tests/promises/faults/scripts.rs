@@ -306,8 +306,9 @@ impl History {
         self.stay(&["ann", "bob", "cy", "di"]).await;
     }
 
-    /// What Bob does not pull for so long, and Gus is away for, is gone.
+    /// What Bob does not pull for so long, and Gus is away for, is gone. So is what Lou did not pull, whose address is down then.
     async fn mailbox_ends(&mut self) {
+        self.register("lou", pulling(TOKEN)).await;
         self.register("gus", json!({})).await;
         self.renew("gus", json!({"state": "away"})).await;
         self.close("gus");
@@ -315,7 +316,7 @@ impl History {
         for _ in 0..3 {
             self.pass(MAILBOX / 2).await;
             self.renew("gus", json!({"state": "away"})).await;
-            for name in ["ann", "bob", "cy", "di"] {
+            for name in ["ann", "bob", "cy", "di", "lou"] {
                 self.renew(name, json!({})).await;
             }
         }
@@ -324,6 +325,12 @@ impl History {
         self.renew("gus", json!({})).await;
         self.cloud.settle().await;
         self.remove("gus").await;
+        let url = self.workers["lou"].receiver.url();
+        self.renew("lou", json!({"webhookUrl": url, "pulls": true}))
+            .await;
+        self.close("lou");
+        self.watch(2).await;
+        self.remove("lou").await;
     }
 
     /// An event does not fit into the answer to Bob's pull. He registers again.
