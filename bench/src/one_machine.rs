@@ -194,6 +194,7 @@ pub(crate) fn worker_at(receiver: SocketAddr, worker: usize) -> Register {
         receipts: false,
         pulls: true,
         replace: None,
+        holder: None,
         nonce: None,
     }
 }

@@ -6,6 +6,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use protocol::envelope::{digest, is_identifier};
+use protocol::signature::Secret;
+
 use crate::failure::Failure;
 use crate::files::{own_file, replace};
 use crate::report;
@@ -124,6 +127,19 @@ impl DataDirectory {
             .map_err(|error| {
                 Failure::Configuration(format!("cannot write `{}`: {error}", file.display()))
             })
+    }
+
+    /// What identifies this directory when its agent registers: random, and made once.
+    pub(crate) fn holder(&self) -> Result<String, Failure> {
+        let file = self.directory.join("holder");
+        if let Ok(holder) = fs::read_to_string(&file)
+            && is_identifier(&holder)
+        {
+            return Ok(holder);
+        }
+        let holder = digest(Secret::generate().expose().as_bytes());
+        self.write_private(&file, holder.as_bytes())?;
+        Ok(holder)
     }
 
     /// The key of the running agent's inspector.

@@ -42,6 +42,8 @@ const OFFLINE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Membership {
     pub(crate) relay: Relay,
     pub(crate) file: PathBuf,
+    /// What identifies the agent at the relay before it has a registration.
+    pub(crate) holder: String,
     pub(crate) state: Arc<AgentState>,
     pub(crate) report: Report,
     pub(crate) config: watch::Receiver<Arc<Config>>,
@@ -97,7 +99,7 @@ impl Membership {
                 continue;
             };
             let registration = self.state.registration();
-            // An earlier try may have registered, and its answer been lost.
+            // An earlier try may have registered, and its answer been lost, at a relay that does not know holders.
             let may_pass = error.is_not_served() || (is_retry && error.is_name_in_use());
             is_retry = true;
             if let (CallError::Refused(refusal), None, false) = (&error, &registration, may_pass) {
@@ -182,6 +184,7 @@ impl Membership {
             receipts: true,
             pulls: true,
             replace: Some(config.replace),
+            holder: Some(self.holder.clone()),
             nonce: Some(expected.nonce()),
         };
         let registered = self.relay.register(&request).await;

@@ -178,6 +178,7 @@ impl Daemon {
         let membership = Membership {
             relay: relay.clone(),
             file: directory.registration(),
+            holder: directory.holder()?,
             state: Arc::clone(&state),
             report: report.clone(),
             config: config.subscribe(),

@@ -95,6 +95,10 @@ pub struct Register {
     /// this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace: Option<bool>,
+    /// Identifies who registers, and may take the place of what it has registered itself, whatever `replace` says: the answer to an
+    /// earlier try may have been lost. 1 to 64 of `A-Z a-z 0-9 _ -`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     /// Random text that the challenge of `webhookUrl` carries, so that the worker answers the challenge of its own
     /// registration alone: 1 to 64 of `A-Z a-z 0-9 _ -`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -512,6 +516,7 @@ mod tests {
             receipts: true,
             pulls: true,
             replace: None,
+            holder: None,
             nonce: None,
         };
         assert!(!format!("{register:?}").contains("hush"));

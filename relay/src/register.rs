@@ -81,6 +81,7 @@ fn validate(request: &messages::Register) -> Result<(), Error> {
     }
     validate_identifier("nonce", request.nonce.as_deref())?;
     validate_identifier("group", request.group.as_deref())?;
+    validate_identifier("holder", request.holder.as_deref())?;
     match &request.capabilities {
         Some(patterns) => capability::validate(patterns).map_err(Error::capabilities),
         None => Ok(()),
@@ -228,7 +229,8 @@ impl Register {
         previous: &Worker,
         member: &Member,
     ) -> Result<Option<(Worker, u64)>, Error> {
-        if request.replace == Some(false) && self.is_in_use(previous) {
+        let is_own = request.holder.is_some() && request.holder == previous.holder;
+        if request.replace == Some(false) && !is_own && self.is_in_use(previous) {
             return Err(Error::refused(
                 Code::NameInUse,
                 format!("`{}` is in use by another agent of yours", request.name),
@@ -276,6 +278,7 @@ impl Register {
             revision: previous.map_or(1, |w| w.revision + 1),
             url,
             state,
+            holder: request.holder.clone(),
             token_hash: token.hash(),
             replaced_hash: previous.map(|w| w.token_hash.clone()),
             secrets: match previous {

@@ -56,6 +56,9 @@ pub struct Worker {
     pub url: Option<String>,
     /// Whether its events are POSTed or parked.
     pub state: WorkerState,
+    /// Who has registered it, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     /// The hash of the bearer token, unique to one registration.
     #[serde(rename = "token")]
     pub token_hash: String,

@@ -310,6 +310,7 @@ impl Machine {
                 receipts,
                 pulls: kind.pulls(),
                 replace: None,
+                holder: None,
                 nonce: None,
             };
             agent.register(&register).await?;

@@ -126,6 +126,7 @@ fn message(size: usize) -> anyhow::Result<(Event, Worker)> {
         revision: 1,
         url: Some("http://127.0.0.1:9/".to_owned()),
         state: WorkerState::Live,
+        holder: None,
         token_hash: String::new(),
         replaced_hash: None,
         secrets: SigningSecrets::new(Secret::generate()),

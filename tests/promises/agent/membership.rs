@@ -116,6 +116,19 @@ async fn a_registration_that_ended_and_a_token_that_is_refused_end_nothing() {
 }
 
 #[tokio::test]
+async fn an_agent_that_was_killed_before_its_registration_was_written_registers_again() {
+    let relay = relay().start().await;
+    let home = Home::new();
+    let agent = Agent::pulling(&relay, &home).await;
+    agent.kill().await;
+    std::fs::remove_file(home.join("registration.json")).unwrap();
+    relay.post(&issue("i", 1)).await;
+    let mut again = Agent::pulling(&relay, &home).await;
+    again.event().await;
+    again.stop().await;
+}
+
+#[tokio::test]
 async fn of_two_agents_with_one_name_the_second_has_to_take_over_and_the_first_does_not_register_again()
  {
     let relay = relay().start().await;
