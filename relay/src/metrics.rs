@@ -70,7 +70,7 @@ const fn latency(name: &'static str, from: &'static [&'static str]) -> Metric {
 /// | `DeliveryLatency` | from acceptance to the worker's 2xx |
 /// | `Registered` | registrations |
 /// | `Pulled` | events in the responses to pulls |
-/// | `Expired` | events that were parked or withheld for longer than they are kept, when that is found |
+/// | `Expired` | events that were parked for longer than they are kept, when that is found |
 /// | `LeasesEnded` | registrations that were not renewed |
 /// | `QueueLatency` | how long a heartbeat, which `health` sends, was on the queue |
 ///

@@ -251,7 +251,7 @@ pub(crate) fn drain_wait(away_for: Duration) -> Duration {
     Duration::from_secs(away_for.clamp(DRAIN_FIRST, AWAY_LONGEST).as_secs())
 }
 
-/// The wait until an event is attempted again that a worker did not answer so often, although it answers pings.
+/// The wait until the next attempt at an event that was attempted so often, and never answered, although pings are.
 pub(crate) fn unanswered_wait(attempts: u64) -> Duration {
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
     DRAIN_FIRST.saturating_mul(attempts).min(AWAY_LONGEST)

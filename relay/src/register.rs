@@ -198,7 +198,10 @@ impl Register {
         if !self.table.put_worker(&worker, last).await? {
             return Ok(None);
         }
-        let worker = self.with_outlived(worker, member).await;
+        let worker = match previous {
+            Some(_) => worker,
+            None => self.with_outlived(worker, member).await,
+        };
         tracing::info!(
             worker = id,
             workspace = workspace.id,
@@ -236,8 +239,7 @@ impl Register {
                 format!("`{}` is in use by another agent of yours", request.name),
             ));
         }
-        // A later check counts.
-        if previous.checked_at > member.asked_at {
+        if self.has_later_check(previous, member) {
             return Err(Error::worker_changed());
         }
         self.release(previous, member).await

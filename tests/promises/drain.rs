@@ -171,6 +171,34 @@ async fn a_receiver_that_does_not_know_pings_and_one_that_rejects_an_event_get_t
 }
 
 #[tokio::test]
+async fn a_receiver_that_was_there_for_a_moment_is_probed_soon_again() {
+    let (relay, receiver, worker) = receiving().await;
+    becomes_away(&relay, &receiver, &worker).await;
+    let tried = receiver.count();
+    relay.post_all(1..4).await;
+    // It has been away for so long that it is probed in hours.
+    step(&relay, Duration::from_secs(10 * 3600)).await;
+    receiver.answer_ping(Answer::Status(204));
+    receiver.answer([
+        Answer::Status(200),
+        Answer::Status(200),
+        Answer::Status(502),
+    ]);
+    until("it was there for a moment", async || {
+        if receiver.count() < tried + 3 {
+            step(&relay, Duration::from_secs(60)).await;
+        }
+        receiver.count() >= tried + 3
+    })
+    .await;
+    receiver.answer_ping(Answer::Status(502));
+    step(&relay, Duration::from_secs(15)).await;
+    is_back(&receiver);
+    becomes_live(&relay, &worker, Duration::from_secs(120)).await;
+    assert_eq!(delivered(&receiver, tried), [0, 1, 2, 2, 3]);
+}
+
+#[tokio::test]
 async fn an_event_that_alone_is_never_answered_holds_back_its_ordering_key_and_no_other() {
     let (relay, receiver, worker) = receiving().await;
     becomes_away(&relay, &receiver, &worker).await;

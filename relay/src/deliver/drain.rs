@@ -334,24 +334,7 @@ impl Drain<'_> {
                 Ok(Step::Delivered)
             }
             AfterAttempt::RemoveWorker => self.remove().await.map(Step::End),
-            AfterAttempt::Unreachable { .. } if !self.is_in_doubt => {
-                self.is_in_doubt = true;
-                if earlier.is_some() {
-                    deliver.table.restart_attempts(delivery).await?;
-                }
-                let wait = policy::unanswered_wait(next_number(earlier));
-                let attempts = deliver.record_failure(delivery, wait).await?;
-                Ok(self.block(parked, attempts.due_at.unwrap_or_default()))
-            }
-            AfterAttempt::Unreachable { .. } => {
-                deliver.record_failure(delivery, Duration::ZERO).await?;
-                deliver.table.restart_attempts(delivery).await?;
-                if !self.has_delivered {
-                    return Ok(Step::End(End::Wait(self.wait())));
-                }
-                deliver.table.restart_away(&self.worker).await?;
-                Ok(Step::End(End::Wait(policy::DRAIN_FIRST)))
-            }
+            AfterAttempt::Unreachable { .. } => self.unanswered(parked, earlier).await,
             AfterAttempt::Retry(wait) => {
                 let attempts = deliver.record_failure(delivery, wait).await?;
                 (deliver.note_rejection(&self.worker, &outcome.reason(), None)).await;
@@ -363,6 +346,34 @@ impl Drain<'_> {
                 Ok(Step::DeadLettered)
             }
         }
+    }
+
+    /// Holds back the group of an event that was not answered. If it is the second one, the worker is not there any more.
+    async fn unanswered(
+        &mut self,
+        parked: &ParkedEvent,
+        earlier: Option<FailedAttempts>,
+    ) -> Result<Step, Error> {
+        let (deliver, delivery) = (self.deliver, &parked.delivery);
+        if earlier.is_some() {
+            deliver.table.restart_attempts(delivery).await?;
+        }
+        let mut probed_in = self.wait();
+        if self.has_delivered {
+            deliver.table.restart_away(&self.worker).await?;
+            probed_in = policy::DRAIN_FIRST;
+        }
+        let mut wait = policy::unanswered_wait(next_number(earlier));
+        if self.is_in_doubt {
+            // The next drain passes this one over, too: otherwise two that are never answered would hold back all others.
+            wait += probed_in;
+        }
+        let attempts = deliver.record_failure(delivery, wait).await?;
+        if self.is_in_doubt {
+            return Ok(Step::End(End::Wait(probed_in)));
+        }
+        self.is_in_doubt = true;
+        Ok(self.block(parked, attempts.due_at.unwrap_or_default()))
     }
 
     /// Holds back the group of an event until `due_at`. A worker that rejects as many groups as a live one may have in

@@ -65,13 +65,16 @@ impl Register {
         Err(Error::worker_changed())
     }
 
-    /// Releases or drops what was withheld, and records the check. Returns the worker as it is then, or none if it was changed
-    /// meanwhile.
+    /// Releases or drops what was withheld, and records the check, unless a later one is recorded. Returns the worker as it is then,
+    /// or none if it was changed meanwhile.
     pub(super) async fn record_check(
         &self,
         worker: &Worker,
         member: &Member,
     ) -> Result<Option<Worker>, Error> {
+        if self.has_later_check(worker, member) {
+            return Ok(Some(worker.clone()));
+        }
         let Some((worker, withheld)) = self.release(worker, member).await? else {
             return Ok(None);
         };
@@ -81,8 +84,6 @@ impl Register {
                 team_keys: member.teams.clone(),
                 asked_at: member.asked_at,
                 withheld,
-                expired: worker.expired,
-                expired_since: worker.expired_since,
             }),
             ..Change::default()
         };
@@ -117,29 +118,17 @@ impl Register {
             released.released,
             released.dropped
         );
-        let known = released.released + released.dropped + released.kept;
-        let expired = worker.withheld.saturating_sub(known as u64);
-        if expired > 0 {
-            tracing::warn!(
-                worker = worker.id,
-                workspace = worker.workspace,
-                Expired = expired,
-                "{expired} events were withheld from worker {} for longer than they are kept",
-                worker.id
-            );
-        }
         // What was released has changed the worker. If more is withheld now, it has to be released, too.
         let worker_now = self.table.worker(&worker.workspace, &worker.id).await?;
         let is_same =
             |now: &Worker| now.token_hash == worker.token_hash && now.withheld == worker.withheld;
-        let Some(mut worker) = worker_now.filter(is_same) else {
-            return Ok(None);
-        };
-        if expired > 0 {
-            worker.expired += expired;
-            (worker.expired_since).get_or_insert(self.clock.seconds());
-        }
-        Ok(Some((worker, released.kept as u64)))
+        Ok((worker_now.filter(is_same)).map(|now| (now, released.kept as u64)))
+    }
+
+    /// Whether Linear was asked about a worker after it was asked for `member`. A check in the future is one of a clock that was
+    /// set back since.
+    pub(super) fn has_later_check(&self, worker: &Worker, member: &Member) -> bool {
+        (member.asked_at + 1..=self.clock.millis()).contains(&worker.checked_at)
     }
 
     /// Removes a worker whose user Linear does not accept any more.

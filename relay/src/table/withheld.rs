@@ -1,5 +1,5 @@
 //! Withheld events: those of teams that a worker's user could not see at the last check. The next check releases them into
-//! the mailbox, or drops them, but for those that came after Linear was asked: they wait for the check after it. What was parked
+//! the mailbox, or drops them, unless they came after Linear was asked: then they wait for the check after it. What was parked
 //! before a check is dropped when the mailbox is read, if the user cannot see its teams any more.
 //!
 //! Invariant: an event is withheld only while the worker's subscription is the one that withholds it, and a new subscription
@@ -23,6 +23,10 @@ use crate::delivery::Delivery;
 use crate::worker::Worker;
 
 pub(super) const PREFIX: &str = "HELD#";
+
+/// How long an expired event stays in the table. It is counted after the next check, and an agent may show its token once in 30
+/// days (the default of `MEMBERSHIP_SECONDS`).
+const EXPIRED_STAYS: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How many events one transaction moves: it has at most 100 writes, and 4 MB (DynamoDB API reference,
 /// `TransactWriteItems`).
@@ -59,6 +63,8 @@ impl Table {
         let held = s(format!("{PREFIX}{}", id.unwrap_or_default()));
         item.insert("sk".to_owned(), held);
         item.insert("withheld_at".to_owned(), n(self.clock.millis()));
+        let stays = i64::try_from(EXPIRED_STAYS.as_secs()).unwrap_or_default();
+        item.insert("expires_at".to_owned(), n(kept_until + stays));
         let count = Update::builder()
             .table_name(&self.name)
             .set_key(Some(worker_key::key(&worker.workspace, &worker.id)))

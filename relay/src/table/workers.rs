@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};
 use backon::Retryable as _;
-use protocol::clock::{UnixMillis, UnixSeconds};
+use protocol::clock::UnixMillis;
 use protocol::messages::{AwayReason, WorkerState};
 
 use super::transaction;
@@ -71,10 +71,6 @@ pub(crate) struct Check {
     pub(crate) asked_at: UnixMillis,
     /// How many events are withheld after it.
     pub(crate) withheld: u64,
-    /// How many have expired by then, and since when.
-    pub(crate) expired: u64,
-    /// See `expired`.
-    pub(crate) expired_since: Option<UnixSeconds>,
 }
 
 /// An update under construction: what it sets and what it removes.
@@ -123,12 +119,15 @@ impl Changes {
         }
     }
 
-    fn set_state(&mut self, state: WorkerState, was: WorkerState, now: UnixMillis) {
+    fn set_state(&mut self, state: WorkerState, worker: &Worker, now: UnixMillis) {
         self.set("state", s(state.as_str()));
         let is_away = state == WorkerState::Away;
-        self.replace("away_since", is_away.then(|| n(now)));
+        // A paused worker counts as away since it was paused.
+        if !worker.paused {
+            self.replace("away_since", is_away.then(|| n(now)));
+        }
         // A pull worker that gets an address is away, too, until its mailbox is empty, but has not gone offline.
-        let is_offline = is_away && was == WorkerState::Live;
+        let is_offline = is_away && worker.state == WorkerState::Live;
         self.replace(
             "away_reason",
             is_offline.then(|| s(AwayReason::Offline.as_str())),
@@ -142,10 +141,6 @@ impl Changes {
         match check.withheld {
             0 => self.remove("withheld"),
             kept => self.set_as("withheld", ":kept", n(kept)),
-        }
-        if let Some(since) = check.expired_since {
-            self.set("expired", n(check.expired));
-            self.set("expired_since", n(since));
         }
     }
 
@@ -185,7 +180,8 @@ where
     }
 }
 
-/// Sends an update again while it conflicts with a transaction, which says nothing of its condition. It need not hold.
+/// Sends an update again while it conflicts with a transaction, which says nothing of its condition. Whether the condition holds
+/// does not matter to the caller.
 pub(super) async fn despite_conflicts(
     update: UpdateItemFluentBuilder,
     operation: &'static str,
@@ -363,7 +359,7 @@ impl Table {
             changes.set("pulls", AttributeValue::Bool(pulls));
         }
         if let Some(state) = change.state {
-            changes.set_state(state, worker.state, self.clock.millis());
+            changes.set_state(state, worker, self.clock.millis());
         }
         if change.url.is_some() || change.state.is_some() {
             // Attempts at another address say nothing about this one.
