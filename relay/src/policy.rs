@@ -252,9 +252,11 @@ pub(crate) fn drain_wait(away_for: Duration) -> Duration {
 }
 
 /// The wait until the next attempt at an event that was attempted so often, and never answered, although pings are.
+/// It doubles, so that a drain soon has time for what is behind many of them.
 pub(crate) fn unanswered_wait(attempts: u64) -> Duration {
-    let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-    DRAIN_FIRST.saturating_mul(attempts).min(AWAY_LONGEST)
+    let doubled = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+    let times = 1_u32.checked_shl(doubled).unwrap_or(u32::MAX);
+    DRAIN_FIRST.saturating_mul(times).min(AWAY_LONGEST)
 }
 
 /// The wait until a drain looks again for new mail of other groups, after it has looked through the mailbox for so long.
@@ -734,6 +736,13 @@ mod tests {
         assert!(!is_probe_due(WorkerState::Pull, None, 300_000));
         assert!(!is_probe_due(WorkerState::Away, None, 300_000));
         assert!(is_probe_due(WorkerState::Away, Some(0), 300_000));
+    }
+
+    #[test]
+    fn what_is_never_answered_is_attempted_at_doubling_gaps() {
+        let waits =
+            [0, 1, 2, 3, 10, 11, 40, u64::MAX].map(|attempts| unanswered_wait(attempts).as_secs());
+        assert_eq!(waits, [10, 10, 20, 40, 5_120, 9_600, 9_600, 9_600]);
     }
 
     proptest! {

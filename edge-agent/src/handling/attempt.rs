@@ -74,8 +74,8 @@ impl Stamps {
     /// The time that an event sent at `now` bears.
     fn of(&self, sequence: i64, now: UnixMillis) -> UnixMillis {
         let mut stamps = self.0.lock();
-        // One in the future is of a clock that was set back since.
-        stamps.retain(|_, stamp| (0..=millis(STAMP_KEPT)).contains(&(now - *stamp)));
+        // One far in the future is of a clock that was set back since.
+        stamps.retain(|_, stamp| (-1_000..=millis(STAMP_KEPT)).contains(&(now - *stamp)));
         *stamps.entry(sequence).or_insert(now)
     }
 }

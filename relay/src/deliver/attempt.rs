@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::clock::{elapsed, millis};
+use protocol::clock::{UnixMillis, elapsed, millis};
 use tracing::{Instrument as _, trace_span};
 
 use super::Deliver;
@@ -82,6 +82,19 @@ impl Deliver {
         let keep = self.config.give_up.after + ATTEMPTS_KEPT_BEYOND;
         let due_at = self.clock.millis() + millis(wait);
         self.table.record_attempt(delivery, due_at, keep).await
+    }
+
+    /// Records an attempt that was not answered, which says nothing of how long the worker has rejected the delivery. It is
+    /// attempted again after `wait`; returns when.
+    pub(super) async fn record_unanswered(
+        &self,
+        delivery: &Delivery,
+        wait: Duration,
+    ) -> Result<UnixMillis, TableError> {
+        let keep = self.config.give_up.after + ATTEMPTS_KEPT_BEYOND;
+        let due_at = self.clock.millis() + millis(wait);
+        (self.table.record_unanswered(delivery, due_at, keep)).await?;
+        Ok(due_at)
     }
 
     /// Records the last attempt at a delivery, and dead-letters it with its outcome as the reason.

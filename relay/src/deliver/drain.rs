@@ -4,7 +4,7 @@
 //! A drain is a message on the queue in a FIFO group of its own, so that it survives a crash, no two drains of a worker
 //! overlap, and its visibility timeout is the wait until the next probe. Invariant: an event leaves the mailbox only after
 //! it was delivered or dead-lettered. New events are parked behind until the mailbox is empty, so order holds; an event
-//! that is rejected, or that alone is never answered, holds back those with its ordering key, and no others.
+//! that is rejected, or never answered, holds back those with its ordering key, and no others.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -87,7 +87,7 @@ struct Drain<'a> {
     /// The groups whose head is in backoff, and until when.
     blocked: HashMap<String, UnixMillis>,
     has_delivered: bool,
-    /// It has answered the ping, and an event not. If a second one finds it unreachable, too, it is not there any more.
+    /// It has answered the ping, and an event not. Before another one is passed over, it has to answer a ping again.
     is_in_doubt: bool,
 }
 
@@ -175,25 +175,26 @@ impl Drain<'_> {
             .table
             .has_mail(&worker.workspace, &worker.id)
             .await?;
-        let outcome = probe(
-            &deliver.outbound,
-            &deliver.clock,
-            worker,
-            &ping(worker, waiting),
-        )
-        .await?;
+        match self.probe(waiting).await? {
+            AfterProbe::RemoveWorker => self.remove().await,
+            AfterProbe::Drain => self.empty().await,
+            AfterProbe::MarkLive => self.mark_live().await,
+            _ => Ok(End::Wait(self.wait())),
+        }
+    }
+
+    /// Pings the worker.
+    async fn probe(&self, waiting: bool) -> Result<AfterProbe, Error> {
+        let (deliver, worker) = (self.deliver, &self.worker);
+        let ping = ping(worker, waiting);
+        let outcome = probe(&deliver.outbound, &deliver.clock, worker, &ping).await?;
         let probed = Probed {
             state: worker.state,
             pulls: worker.pulls,
             waiting,
             has_failures: false,
         };
-        match policy::after_probe(probed, outcome) {
-            AfterProbe::RemoveWorker => self.remove().await,
-            AfterProbe::Drain => self.empty().await,
-            AfterProbe::MarkLive => self.mark_live().await,
-            _ => Ok(End::Wait(self.wait())),
-        }
+        Ok(policy::after_probe(probed, outcome))
     }
 
     /// Delivers the mailbox until it is empty or has to wait.
@@ -348,32 +349,34 @@ impl Drain<'_> {
         }
     }
 
-    /// Holds back the group of an event that was not answered. If it is the second one, the worker is not there any more.
+    /// Holds back the group of an event that was not answered, or ends the drain, because the worker is not there any more.
     async fn unanswered(
         &mut self,
         parked: &ParkedEvent,
         earlier: Option<FailedAttempts>,
     ) -> Result<Step, Error> {
         let (deliver, delivery) = (self.deliver, &parked.delivery);
-        if earlier.is_some() {
-            deliver.table.restart_attempts(delivery).await?;
-        }
-        let mut probed_in = self.wait();
         if self.has_delivered {
             deliver.table.restart_away(&self.worker).await?;
-            probed_in = policy::DRAIN_FIRST;
         }
-        let mut wait = policy::unanswered_wait(next_number(earlier));
-        if self.is_in_doubt {
-            // The next drain passes this one over, too: otherwise two that are never answered would hold back all others.
-            wait += probed_in;
-        }
-        let attempts = deliver.record_failure(delivery, wait).await?;
-        if self.is_in_doubt {
-            return Ok(Step::End(End::Wait(probed_in)));
-        }
+        let is_there = match self.is_in_doubt {
+            false => true,
+            true => match self.probe(true).await? {
+                AfterProbe::RemoveWorker => return self.remove().await.map(Step::End),
+                answer => answer == AfterProbe::Drain,
+            },
+        };
         self.is_in_doubt = true;
-        Ok(self.block(parked, attempts.due_at.unwrap_or_default()))
+        if is_there {
+            let wait = policy::unanswered_wait(next_number(earlier));
+            let due_at = deliver.record_unanswered(delivery, wait).await?;
+            return Ok(self.block(parked, due_at));
+        }
+        deliver.record_unanswered(delivery, Duration::ZERO).await?;
+        Ok(Step::End(End::Wait(match self.has_delivered {
+            true => policy::DRAIN_FIRST,
+            false => self.wait(),
+        })))
     }
 
     /// Holds back the group of an event until `due_at`. A worker that rejects as many groups as a live one may have in

@@ -152,6 +152,29 @@ impl Table {
         (recorded.attributes.as_ref().and_then(parse)).ok_or(TableError::Malformed { operation })
     }
 
+    /// Records an attempt that was not answered: the delivery is attempted again at `due_at`, and the time for which it is tried
+    /// begins anew then.
+    pub(crate) async fn record_unanswered(
+        &self,
+        delivery: &Delivery,
+        due_at: UnixMillis,
+        keep: Duration,
+    ) -> Result<(), TableError> {
+        (self.client.update_item())
+            .table_name(&self.name)
+            .set_key(Some(key(delivery)))
+            .update_expression(
+                "ADD attempts :one SET expires_at = :until, due_at = :due REMOVE first_attempt",
+            )
+            .expression_attribute_values(":one", n(1))
+            .expression_attribute_values(":due", n(due_at))
+            .expression_attribute_values(":until", n(self.expiry(keep)))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| TableError::call("record a failed attempt", e))
+    }
+
     /// Begins the time anew for which a delivery is tried: because it is dead-lettered, and should it be moved back, it is tried
     /// as long again; or because its worker is not there. Its attempts stay counted.
     pub(crate) async fn restart_attempts(&self, delivery: &Delivery) -> Result<(), TableError> {

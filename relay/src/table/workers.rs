@@ -162,6 +162,14 @@ pub(super) fn is_as_read(counter: &str, read: u64) -> String {
     }
 }
 
+/// The condition that a worker is paused, or not, as it was read.
+fn if_paused_as_read(worker: &Worker) -> &'static str {
+    match worker.paused {
+        true => " AND attribute_exists(paused)",
+        false => " AND attribute_not_exists(paused)",
+    }
+}
+
 /// The result of a conditional write; none if the condition did not hold. A conflict with a transaction counts as that,
 /// too: the caller reads again.
 pub(super) fn conditional<T, E>(
@@ -262,13 +270,8 @@ impl Table {
             None => put.condition_expression("attribute_not_exists(pk)"),
             // The counters, too: events that are parked or withheld meanwhile must not be forgotten, nor a renewal.
             Some(previous) => {
-                let paused = if previous.paused {
-                    "attribute_exists"
-                } else {
-                    "attribute_not_exists"
-                };
-                let mut condition =
-                    format!("#token = :token AND #state = :state AND {paused}(paused)");
+                let mut condition = "#token = :token AND #state = :state".to_owned();
+                condition.push_str(if_paused_as_read(previous));
                 let mut put = put
                     .expression_attribute_names("#token", "token")
                     .expression_attribute_names("#state", "state")
@@ -328,6 +331,9 @@ impl Table {
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":was", s(worker.state.as_str()));
         let mut condition = "#token = :token AND #state = :was".to_owned();
+        if change.state.is_some() {
+            condition.push_str(if_paused_as_read(worker));
+        }
         let withheld = change.check.is_some().then_some(worker.withheld);
         for (name, read) in [("revision", Some(worker.revision)), ("withheld", withheld)] {
             let Some(read) = read else { continue };
