@@ -12,7 +12,7 @@ use local::samples::{TEAM_KEY, WORKSPACE};
 use protocol::clock::rfc3339;
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::harness::agent::{
     Agent, Home, Inside, command, deliver, free_port, in_time, kept, output,
@@ -23,7 +23,10 @@ use crate::harness::{Receiver, TOKEN, issue, relay, until};
 #[tokio::test]
 async fn it_waits_for_a_relay_that_is_down_and_reports_it_once() {
     let (relay, home, handler) = with_handler().await;
-    let url = format!("http://127.0.0.1:{}", free_port().await);
+    // Nothing listens there, and no other test can.
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", held.local_addr().unwrap());
     let mut command = Agent::up(&relay, &home);
     let mut agent = Agent::begin(command.args(["--relay", &url, &handler.port()])).await;
     let said = agent.says("the relay cannot be reached").await;
