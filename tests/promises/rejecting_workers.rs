@@ -80,6 +80,22 @@ async fn a_plain_4xx_is_given_up_after_five_minutes() {
 }
 
 #[tokio::test]
+async fn a_conflict_with_another_write_leaves_no_event_in_backoff() {
+    let success = "deliver: UpdateItem SET delivered_at = :now, has_delivered = :yes REMOVE failures, failing_since DELETE \
+        in_backoff :event, attribute_exists(#state) of WORKER";
+    let relay = relay().refused_once_with(success, "TransactionConflictException");
+    let (relay, receiver, _) = relay.with_worker().await;
+    receiver.answer([Answer::Status(500), Answer::Status(200)]);
+    relay.post(&issue("i", 1)).await;
+    relay.pass(Duration::from_secs(3), &receiver, 1).await;
+    receiver.wait_for(2).await;
+    relay.settled().await;
+    let in_backoff =
+        json!({"TableName": TABLE, "FilterExpression": "attribute_exists(in_backoff)"});
+    assert_eq!(relay.dynamodb("Scan", &in_backoff).await["Count"], 0);
+}
+
+#[tokio::test]
 async fn retry_after_is_honoured() {
     let (relay, receiver, _) = relay().with_worker().await;
     for (at, status) in [429, 503].into_iter().enumerate() {

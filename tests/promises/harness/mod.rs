@@ -186,13 +186,18 @@ impl<'a> Start<'a> {
     }
 
     /// Refuses the first call that comes from this place, with an error after which the SDK does not try again.
-    pub(crate) fn refused_once(mut self, at: &'static str) -> Self {
+    pub(crate) fn refused_once(self, at: &'static str) -> Self {
+        self.refused_once_with(at, "ValidationException")
+    }
+
+    /// Refuses the first call that comes from this place, with this code.
+    pub(crate) fn refused_once_with(mut self, at: &'static str, code: &'static str) -> Self {
         let is_refused = AtomicBool::new(false);
         self.interfere = Some(Arc::new(move |function, target, body: &[u8]| {
             let is_it =
                 place(function, target, body) == at && !is_refused.swap(true, Ordering::Relaxed);
             Interference {
-                fault: is_it.then_some(Fault::Refused(400, "ValidationException")),
+                fault: is_it.then_some(Fault::Refused(400, code)),
                 ..Interference::default()
             }
         }));
